@@ -1,1 +1,37 @@
-//! Placeholder.
+//! The node agent: captures the TCP connections of enrolled workloads, decides by cryptographic
+//! identity what becomes of them, carries them over mutual TLS, and records what happened.
+//!
+//! Imports go one way, from the bottom of this list to the top; `cargo xtask layers` enforces it.
+//!
+//! | layer | modules | what |
+//! |---|---|---|
+//! | 0 | [`net`], [`drain`], [`yaml`] | sockets and namespaces, tasks, located documents |
+//! | 1 | [`workload`], [`identity`] | what we know |
+//! | 2 | [`capture`], [`decide`], [`transport`] | what we do; these never import each other |
+//! | 3 | [`telemetry`] | what we saw |
+//! | 4 | [`connection`] | the story of one connection |
+//! | 5 | [`config`], [`admin`] | what is asked of us, what we show |
+//! | 6 | [`app`] | the process |
+//! | 7 | [`cli`] | the commands |
+
+pub mod drain;
+pub mod net;
+pub mod yaml;
+
+pub mod identity;
+pub mod workload;
+
+pub mod capture;
+pub mod decide;
+pub mod transport;
+
+pub mod telemetry;
+
+pub mod connection;
+
+pub mod admin;
+pub mod config;
+
+pub mod app;
+
+pub mod cli;

@@ -1,0 +1,138 @@
+//! Tasks: the only way to start concurrent work, so that shutting down can wait for all of it.
+//!
+//! Draining has two steps. [`Tasks::stop`] asks: every task sees [`Tasks::stopping`] resolve and
+//! ends at its own pace (a listener stops accepting, a connection runs on). [`Tasks::finish`]
+//! waits until a deadline, then cancels what is left at its next await point.
+//!
+//! Not here: what a task does when it is asked to stop.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A handle through which tasks are started, asked to stop, and waited for.
+///
+/// Clones share the same set of tasks. [`Tasks::child`] makes a set that stops with its parent
+/// and can also be stopped alone (one workload's listeners, for example).
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stopping: CancellationToken,
+    cancelled: CancellationToken,
+}
+
+impl Tasks {
+    /// An empty set of tasks.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A set whose tasks are waited for together with the parent's, and that stops when the
+    /// parent stops or when it is stopped itself.
+    pub fn child(&self) -> Self {
+        Self {
+            tracker: self.tracker.clone(),
+            stopping: self.stopping.child_token(),
+            cancelled: self.cancelled.child_token(),
+        }
+    }
+
+    /// Starts `future` on the current runtime under `name`, which appears in debug logs.
+    ///
+    /// The future is dropped at an await point if the drain deadline passes first, so it must be
+    /// cancel safe in the sense that dropping it loses nothing but its own connection.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, as every spawn does.
+    pub fn spawn<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let cancelled = self.cancelled.clone();
+        self.tracker.spawn(async move {
+            if cancelled.run_until_cancelled(future).await.is_none() {
+                tracing::debug!(task = name, "cancelled at the drain deadline");
+            }
+        });
+    }
+
+    /// Asks every task of this set to stop. Idempotent.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+    }
+
+    /// Drops every task of this set at its next await point, without waiting. For a workload that
+    /// is gone, where there is nothing to drain.
+    pub fn cancel(&self) {
+        self.stopping.cancel();
+        self.cancelled.cancel();
+    }
+
+    /// True once [`Tasks::stop`] was called here or on a parent.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Resolves when this set is asked to stop.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop and call again.
+    pub async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
+    /// Stops, waits up to `deadline` for the tasks of this set and of all sets that share its
+    /// root, then cancels the rest. Returns how many had to be cancelled.
+    pub async fn finish(&self, deadline: Duration) -> usize {
+        self.stop();
+        self.tracker.close();
+        if tokio::time::timeout(deadline, self.tracker.wait())
+            .await
+            .is_ok()
+        {
+            return 0;
+        }
+        let left = self.tracker.len();
+        self.cancelled.cancel();
+        self.tracker.wait().await;
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn finish_waits_for_tasks_that_end_in_time() {
+        let tasks = Tasks::new();
+        let inner = tasks.clone();
+        tasks.spawn("polite", async move {
+            inner.stopping().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        });
+        assert_eq!(tasks.finish(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn finish_cancels_tasks_that_outlive_the_deadline() {
+        let tasks = Tasks::new();
+        tasks.spawn("stubborn", std::future::pending());
+        assert_eq!(tasks.finish(Duration::from_secs(5)).await, 1);
+    }
+
+    #[tokio::test]
+    async fn stopping_a_child_leaves_the_parent_running() {
+        let parent = Tasks::new();
+        let child = parent.child();
+        child.stop();
+        assert!(child.is_stopping());
+        assert!(!parent.is_stopping());
+        parent.stop();
+        assert!(parent.child().is_stopping());
+    }
+}

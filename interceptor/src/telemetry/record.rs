@@ -1,0 +1,144 @@
+//! What is known of one connection when it ends: the single value from which the access line, the
+//! metrics and `interceptor connections` are made, so that they cannot disagree.
+//!
+//! Not here: how any of them is rendered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use interceptor_policy::{PolicyName, SpiffeId};
+use serde::Serialize;
+
+use crate::workload::{ServiceName, Workload};
+
+/// Number of a connection, unique for the life of the agent and random enough not to be guessed
+/// across restarts: 16 hexadecimal digits. It is sent to the peer (in `traceparent`), so both
+/// nodes' lines carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+impl std::fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Which end of the connection this agent reports from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reporter {
+    /// The client's agent.
+    Source,
+    /// The server's agent.
+    Destination,
+}
+
+/// What became of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Carried.
+    Allowed,
+    /// Refused by policy or mode, here or by the peer.
+    Denied,
+    /// Should have been carried and could not be.
+    Failed,
+    /// Was carried until something that the verdict rested on changed.
+    Cut,
+}
+
+/// How the bytes were protected on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// HBONE with mutual TLS.
+    MutualTls,
+    /// Plaintext.
+    None,
+}
+
+/// ztunnel's response flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResponseFlags {
+    /// `-`: nothing to report.
+    None,
+    /// `DENY`: refused by policy.
+    Deny,
+    /// `CONNECT`: the other end could not be reached.
+    Connect,
+    /// `TLS_FAILURE`: the TLS handshake failed.
+    TlsFailure,
+    /// `H2_HANDSHAKE_FAILURE`: TLS worked, HTTP/2 did not.
+    H2HandshakeFailure,
+    /// `IDENTITY_ERROR`: no certificate for the workload.
+    IdentityError,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// Its address as the network sees it.
+    pub address: Option<SocketAddr>,
+    /// The workload, where known. At the destination the source workload is only a hint for
+    /// names; the proven fact is `identity`.
+    pub workload: Option<Arc<Workload>>,
+    /// The identity proven by certificate, or of our own captured workload.
+    pub identity: Option<SpiffeId>,
+}
+
+/// Facts about the TLS session that carried a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TlsFacts {
+    /// Such as `TLS13_AES_128_GCM_SHA256`.
+    pub cipher: &'static str,
+    /// Key exchange group, such as `X25519MLKEM768`.
+    pub key_exchange: &'static str,
+}
+
+/// Why a connection was refused, failed or cut, or what allowed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// Stable, low-cardinality label: `no_allow_policy_matched`, `unreachable`, `tls`, ...
+    pub label: &'static str,
+    /// The policy that decided, if one did.
+    pub policy: Option<PolicyName>,
+    /// Index of the rule in that policy.
+    pub rule: Option<usize>,
+    /// One sentence for a person: what, why, and what to do next where that is known.
+    pub detail: Option<String>,
+}
+
+/// Everything that is known of a connection at the time of reporting.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its number.
+    pub id: ConnectionId,
+    /// Which end reports.
+    pub reporter: Reporter,
+    /// The client.
+    pub source: End,
+    /// The server: after resolution of a Service to a workload.
+    pub destination: End,
+    /// The authority of the CONNECT, when carried by HBONE (then `destination.address` is the
+    /// tunnel's address, as in ztunnel's lines).
+    pub hbone_address: Option<SocketAddr>,
+    /// The Service that was addressed.
+    pub service: Option<ServiceName>,
+    /// How it was carried.
+    pub security: Security,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Reason,
+    /// For metrics.
+    pub flags: ResponseFlags,
+    /// TLS facts, when carried by HBONE and known.
+    pub tls: Option<TlsFacts>,
+    /// Bytes that the client sent.
+    pub bytes_sent: u64,
+    /// Bytes that the client received.
+    pub bytes_received: u64,
+    /// From capture to close.
+    pub duration: Duration,
+}

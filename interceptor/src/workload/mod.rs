@@ -1,0 +1,222 @@
+//! What the mesh consists of: workloads, services, and the immutable snapshot that decisions
+//! read.
+//!
+//! ```text
+//!  source (directory, later Kubernetes, istiod) ──objects──▶ store ──▶ Mesh (ArcSwap)
+//! ```
+//!
+//! The types here are what was *meant*, validated; how it was written is the sources' business.
+//! Values that pass between neighbours of the layer above (a captured connection, a route) are
+//! defined here, too, because `capture`, `decide` and `transport` never import each other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use interceptor_policy::SpiffeId;
+use ipnet::IpNet;
+
+/// Namespace and name of a workload, unique in the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadId {
+    /// The Kubernetes namespace.
+    pub namespace: Arc<str>,
+    /// The Pod's or WorkloadEntry's name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Pod or WorkloadEntry: something with an address and an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Namespace and name.
+    pub id: WorkloadId,
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+    pub identity: SpiffeId,
+    /// Addresses at which it is reached; empty for one that has none yet.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The node it runs on, if known.
+    pub node: Option<Arc<str>>,
+    /// Container ports by name: what `targetPort: http` and port names in policies mean here.
+    pub ports: BTreeMap<String, u16>,
+    /// How it is reached.
+    pub protocol: TunnelProtocol,
+    /// Whether it takes new connections (ready and not being deleted).
+    pub healthy: bool,
+    /// What is captured of it. Meaningful on its own node only.
+    pub capture: CaptureRules,
+    /// Where its sockets are found on this machine; `None` for workloads of other nodes.
+    pub binding: Option<Binding>,
+    /// What becomes of connections to destinations that the mesh does not know.
+    pub unknown_destinations: UnknownDestinations,
+    /// Names for telemetry that are derived from labels once.
+    pub canonical: Canonical,
+}
+
+/// Whether a workload takes HBONE on port 15008.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelProtocol {
+    /// Enrolled: it is reached through mutual TLS on port 15008 of its own address.
+    Hbone,
+    /// Not enrolled: it is reached in plaintext.
+    None,
+}
+
+/// What ties a workload to this machine's kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Binding {
+    /// It has a network namespace of its own, named by a path such as `/run/netns/web`.
+    NetworkNamespace(PathBuf),
+    /// It shares the host's network namespace and is known by its cgroup, a path relative to the
+    /// cgroup2 root.
+    Cgroup(PathBuf),
+}
+
+/// What becomes of a connection whose destination the mesh does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownDestinations {
+    /// Carried in plaintext, counted and logged: Istio's `ALLOW_ANY`.
+    #[default]
+    Passthrough,
+    /// Refused: Istio's `REGISTRY_ONLY`.
+    Refuse,
+}
+
+/// Which connections of a workload are captured: Istio's include and exclude annotations.
+///
+/// Order outbound: excluded ports, excluded ranges, included ports, included ranges. A workload
+/// without annotations has everything captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CaptureRules {
+    /// Inbound ports that are captured.
+    pub inbound: PortSelection,
+    /// Outbound ports that are never captured.
+    pub excluded_outbound_ports: Vec<OutboundPort>,
+    /// Destinations that are never captured.
+    pub excluded_outbound_ranges: Vec<IpNet>,
+    /// Outbound ports that are captured whatever the included ranges say.
+    pub included_outbound_ports: Vec<OutboundPort>,
+    /// Destinations that are captured; `None` means all.
+    pub included_outbound_ranges: Option<Vec<IpNet>>,
+}
+
+/// A selection of a workload's own ports, names already resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortSelection {
+    /// All but these.
+    AllExcept(Vec<u16>),
+    /// These and no others.
+    Only(Vec<u16>),
+}
+
+impl Default for PortSelection {
+    fn default() -> Self {
+        Self::AllExcept(Vec::new())
+    }
+}
+
+/// A destination port in a capture rule, as far as the mesh could resolve it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutboundPort {
+    /// This port at any address.
+    Number(u16),
+    /// A Service port's name, resolved to every address and port that bears it in the mesh now.
+    Named {
+        /// As written.
+        name: String,
+        /// Service addresses and endpoint addresses with their ports.
+        endpoints: Vec<SocketAddr>,
+    },
+}
+
+/// Istio's canonical names of a workload, for metric labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Canonical {
+    /// Label `app`, or empty.
+    pub app: Arc<str>,
+    /// Label `version`, or empty.
+    pub version: Arc<str>,
+    /// `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, else `app`, else the
+    /// workload's name.
+    pub service: Arc<str>,
+    /// `service.istio.io/canonical-revision`, else `app.kubernetes.io/version`, else `version`,
+    /// else `latest`.
+    pub revision: Arc<str>,
+    /// The owner's name (a Deployment's, if the Pod's name tells), else the workload's.
+    pub workload: Arc<str>,
+}
+
+/// Namespace and name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    /// The Kubernetes namespace.
+    pub namespace: Arc<str>,
+    /// The Service's name.
+    pub name: Arc<str>,
+    /// `<name>.<namespace>.svc.<cluster domain>`.
+    pub host: Arc<str>,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Service: addresses and ports in front of workloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its names.
+    pub name: ServiceName,
+    /// Its ClusterIPs; empty for a headless Service.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The workloads behind it.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One port of a [`Service`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The port's name, if it has one.
+    pub name: Option<String>,
+    /// The port at the Service's address.
+    pub port: u16,
+    /// `appProtocol`, as written.
+    pub app_protocol: Option<String>,
+}
+
+/// One workload behind a [`Service`], with its own idea of the target ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The workload.
+    pub workload: Arc<Workload>,
+    /// Service port to this workload's target port. A named target port that the workload does
+    /// not have is absent.
+    pub target_ports: BTreeMap<u16, u16>,
+}
+
+/// Where a connection is carried, chosen by `decide` and followed by `transport`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The peer's HBONE listener: the workload's address, port 15008.
+    pub gateway: SocketAddr,
+    /// The `:authority` of the CONNECT: the workload's address and target port.
+    pub authority: SocketAddr,
+    /// The identity that the peer must prove.
+    pub peer: SpiffeId,
+    /// The workload behind it.
+    pub destination: Arc<Workload>,
+    /// The Service through which it was addressed.
+    pub service: Option<ServiceName>,
+}

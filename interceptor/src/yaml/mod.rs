@@ -1,0 +1,1 @@
+//! YAML documents whose every value knows its line, read within bounds.
