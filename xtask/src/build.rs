@@ -1,0 +1,60 @@
+//! `cargo xtask build`: the agent, with the kernel programs embedded.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::build_ebpf::build_ebpf;
+use crate::project::Project;
+use crate::step::{run, say};
+
+/// How fast the result is to be, and how fast it is to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Cargo's `dev`: quick to build; tests and CI use it throughout.
+    Dev,
+    /// Cargo's `release`: what is shipped, demonstrated and measured.
+    Release,
+}
+
+/// Options of `cargo xtask build`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Optimise, as for shipping
+    #[arg(long)]
+    release: bool,
+}
+
+/// Builds the agent as asked.
+pub(crate) fn task(project: &Project, args: &Args) -> Result<()> {
+    let profile = if args.release {
+        Profile::Release
+    } else {
+        Profile::Dev
+    };
+    let agent = build(project, profile)?;
+    say(format_args!("agent: {}", agent.display()));
+    Ok(())
+}
+
+/// Builds the agent and returns where it is.
+pub(crate) fn build(project: &Project, profile: Profile) -> Result<PathBuf> {
+    build_ebpf(project)?;
+    let mut cargo = project.cargo();
+    cargo.args(["build", "--package", "interceptor"]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    run(&mut cargo)?;
+    Ok(profile.folder(project).join("interceptor"))
+}
+
+impl Profile {
+    /// Where cargo puts what it builds with this profile.
+    pub(crate) fn folder(self, project: &Project) -> PathBuf {
+        project.target().join(match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Where this checkout and its build products are, and how cargo is started in it.
+//!
+//! Everything that a task makes lies under the target folder: `cargo clean` undoes all of it.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+/// One checkout of the repository.
+pub(crate) struct Project {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Project {
+    /// The checkout that this program was built from.
+    pub(crate) fn find() -> Result<Self> {
+        // At run time, because a built xtask survives a move of the checkout.
+        let manifest = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest
+            .parent()
+            .context("xtask is not inside a workspace")?
+            .to_path_buf();
+        let target = match env::var_os("CARGO_TARGET_DIR") {
+            Some(target) => env::current_dir()?.join(target),
+            None => root.join("target"),
+        };
+        Ok(Self { root, target })
+    }
+
+    /// The top folder of the checkout.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Cargo's target folder.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Cargo as the user started it, in this checkout.
+    ///
+    /// What the outer `cargo run` told this program about itself is taken out of the environment:
+    /// build scripts read it, and would be run again for every change of it.
+    pub(crate) fn cargo(&self) -> Command {
+        let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        let mut cargo = Command::new(program);
+        cargo.current_dir(&self.root);
+        for (name, _) in env::vars_os() {
+            if told_by_cargo_run(&name.to_string_lossy()) {
+                cargo.env_remove(name);
+            }
+        }
+        match self.library_path() {
+            Some(path) => cargo.env("LD_LIBRARY_PATH", path),
+            None => cargo.env_remove("LD_LIBRARY_PATH"),
+        };
+        cargo
+    }
+
+    /// The user's own library path: `cargo run` puts build folders and the toolchain before it.
+    fn library_path(&self) -> Option<OsString> {
+        let path = env::var_os("LD_LIBRARY_PATH")?;
+        let own = env::split_paths(&path)
+            .filter(|entry| !entry.starts_with(&self.target) && !entry.join("rustlib").exists())
+            .filter(|entry| !entry.as_os_str().is_empty());
+        env::join_paths(own).ok().filter(|path| !path.is_empty())
+    }
+}
+
+fn told_by_cargo_run(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || matches!(name, "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH")
+}
+
+/// True for a variable that changes how an *inner* cargo compiles: the kernel programs are built
+/// for another target, and flags meant for the host break them.
+pub(crate) fn steers_compilation(name: &str) -> bool {
+    const PREFIXES: [&str; 4] = [
+        "CARGO_BUILD_",
+        "CARGO_ENCODED_",
+        "CARGO_PROFILE_",
+        "CARGO_TARGET_",
+    ];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || matches!(
+            name,
+            "RUSTC" | "RUSTC_WORKSPACE_WRAPPER" | "RUSTC_WRAPPER" | "RUSTFLAGS" | "RUSTDOCFLAGS"
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_flags_are_kept_from_the_kernel_programs() {
+        for name in [
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_BUILD_TARGET",
+            "CARGO_TARGET_DIR",
+            "CARGO_PROFILE_RELEASE_LTO",
+        ] {
+            assert!(steers_compilation(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_users_registry_and_network_settings_are_kept() {
+        for name in [
+            "CARGO_HOME",
+            "CARGO_NET_OFFLINE",
+            "CARGO_HTTP_PROXY",
+            "CARGO_SOURCE_CRATES_IO_REPLACE_WITH",
+            "RUSTUP_TOOLCHAIN",
+        ] {
+            assert!(!steers_compilation(name), "{name}");
+            assert!(!told_by_cargo_run(name), "{name}");
+        }
+    }
+}
