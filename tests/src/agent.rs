@@ -1,0 +1,458 @@
+//! A running agent: the real binary in a node's network namespace, with folders of its own, asked
+//! through the doors that operators use.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::access::Line;
+use crate::http::{self, Response};
+use crate::manifests::{self, Manifest};
+use crate::metrics::Metrics;
+use crate::netns::NetNs;
+use crate::node::Node;
+use crate::{settings, sweep, wait};
+
+const ADMIN: u16 = 15000;
+const METRICS: u16 = 15020;
+const READINESS: u16 = 15021;
+/// The file of manifests that [`Agent::apply`] replaces.
+const MANIFESTS: &str = "mesh.yaml";
+
+/// How an agent is set up, where tests differ.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// The first manifests.
+    pub manifests: String,
+    /// A folder of its own for the certificate authority, instead of the fabric's shared one.
+    pub own_ca: bool,
+    /// Life of the certificates that it issues, such as `30s`.
+    pub svid_lifetime: Option<String>,
+    /// More lines for the end of its configuration file.
+    pub extra: String,
+    /// Start without waiting for readiness.
+    pub unready: bool,
+}
+
+impl Setup {
+    /// An agent with these manifests.
+    pub fn with(manifests: &[&dyn Manifest]) -> Self {
+        Self {
+            manifests: manifests::yaml(manifests),
+            ..Self::default()
+        }
+    }
+}
+
+/// An agent. It is killed, and what it pinned is removed, when this value is dropped.
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    namespace: Arc<NetNs>,
+    folder: PathBuf,
+    child: Option<Child>,
+}
+
+impl Agent {
+    pub(crate) fn start(node: &Node, setup: &Setup) -> Result<Self> {
+        let shared = node.shared();
+        let folder = shared.folder.join(node.name());
+        for part in ["run", "manifests"] {
+            fs::create_dir_all(folder.join(part))?;
+        }
+        let mut agent = Self {
+            name: node.mesh_name().to_owned(),
+            namespace: Arc::clone(node.namespace()),
+            folder,
+            child: None,
+        };
+        let ca = if setup.own_ca {
+            agent.folder.join("ca")
+        } else {
+            shared.folder.join("ca")
+        };
+        fs::write(
+            agent.config(),
+            configuration(&agent, &ca, &shared.cgroup, setup),
+        )?;
+        agent.write(MANIFESTS, &setup.manifests)?;
+        agent.launch()?;
+        if !setup.unready {
+            agent.wait_ready()?;
+        }
+        Ok(agent)
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("config.yaml")
+    }
+
+    /// Its folder of manifests.
+    pub fn manifests(&self) -> PathBuf {
+        self.folder.join("manifests")
+    }
+
+    /// Its socket for the command line.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("run/interceptor.sock")
+    }
+
+    /// The folder below bpffs in which it pins.
+    pub fn pins(&self) -> PathBuf {
+        Path::new(sweep::PINS).join(&self.name)
+    }
+
+    /// Its process id while it runs.
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("log"))?;
+        let errors = log.try_clone()?;
+        let mut command = Command::new(settings::agent_binary()?);
+        command
+            .args(["run", "--config"])
+            .arg(self.config())
+            .env(sweep::PARENT, std::process::id().to_string())
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        // A child inherits the namespace of the thread that makes it.
+        self.child = Some(
+            self.namespace
+                .run(move || command.spawn())?
+                .context("start the agent")?,
+        );
+        Ok(())
+    }
+
+    /// Waits until its readiness port says yes.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the agent's log if it ends or does not become ready.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let waited = wait::until("the agent to be ready", || {
+            if let Some(status) = self.ended() {
+                return Some(Err(status));
+            }
+            self.get(READINESS, "/healthz/ready")
+                .ok()
+                .filter(|it| it.status == 200)
+                .map(|_| Ok(()))
+        });
+        match waited {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!(
+                "the agent of {} ended with {status}:\n{}",
+                self.name,
+                self.log()
+            ),
+            Err(error) => bail!("{error}; its log:\n{}", self.log()),
+        }
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok().flatten()
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it goes on.
+    pub fn wait_end(&mut self) -> Result<ExitStatus> {
+        wait::until("the agent to end", || self.ended())
+    }
+
+    /// Ends it at once, as the kernel's out-of-memory killer would.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not running.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the agent is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not running or goes on.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait_end()?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not running.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let id = self.process().context("the agent is not running")?;
+        Ok(kill(Pid::from_raw(i32::try_from(id)?), signal)?)
+    }
+
+    /// Starts it again with the same folders and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it still runs or does not become ready.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent still runs");
+        self.launch()?;
+        self.wait_ready()
+    }
+
+    /// Replaces its manifests. Returns at once: what changes is to be waited for.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn apply(&self, manifests: &[&dyn Manifest]) -> Result<()> {
+        self.write(MANIFESTS, &manifests::yaml(manifests))
+    }
+
+    /// Replaces one file of manifests as editors do: a new file renamed over the old one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn write(&self, file: &str, text: &str) -> Result<()> {
+        let temporary = self.folder.join("new.yaml");
+        fs::write(&temporary, text)?;
+        Ok(fs::rename(temporary, self.manifests().join(file))?)
+    }
+
+    /// Everything it said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Its access log.
+    pub fn access(&self) -> Vec<Line> {
+        let text = fs::read_to_string(self.folder.join("access.log")).unwrap_or_default();
+        text.lines().filter_map(Line::parse).collect()
+    }
+
+    /// Waits for an access line.
+    ///
+    /// # Errors
+    ///
+    /// Fails with all lines there are.
+    pub fn access_line(&self, what: &str, wanted: impl Fn(&Line) -> bool) -> Result<Line> {
+        wait::until(what, || self.access().into_iter().find(&wanted)).with_context(|| {
+            format!(
+                "access log of {}: {:#?}\nlog: {}",
+                self.name,
+                self.access(),
+                self.log()
+            )
+        })
+    }
+
+    /// Scrapes its metrics.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not answer.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let response = self.get(METRICS, "/metrics")?;
+        ensure!(
+            response.status == 200,
+            "metrics answered {}: {}",
+            response.status,
+            response.body
+        );
+        Ok(Metrics::parse(&response.body))
+    }
+
+    /// Waits until the sum of a metric is at least this.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the samples of that name.
+    pub fn metric_reaches(&self, name: &str, labels: &[(&str, &str)], value: f64) -> Result<()> {
+        wait::until(&format!("{name}{labels:?} to reach {value}"), || {
+            (self.metrics().ok()?.sum(name, labels) >= value).then_some(())
+        })
+        .with_context(|| match self.metrics() {
+            Ok(metrics) => format!("{:#?}", metrics.matching(name, &[]).collect::<Vec<_>>()),
+            Err(error) => format!("{error:#}"),
+        })
+    }
+
+    /// Asks its admin port.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not answer.
+    pub fn admin(&self, path: &str) -> Result<Response> {
+        self.get(ADMIN, path)
+    }
+
+    /// Asks one of its ports from inside the node.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not answer.
+    pub fn get(&self, port: u16, path: &str) -> Result<Response> {
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.namespace.run(|| http::request(server, "GET", path))?
+    }
+
+    /// `interceptor status`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command does.
+    pub fn status(&self) -> Result<Value> {
+        self.ask(&["status"])
+    }
+
+    /// `interceptor connections`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command does.
+    pub fn connections(&self) -> Result<Value> {
+        self.ask(&["connections"])
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let socket = self.socket();
+        let socket = socket.to_str().context("the socket's path is not text")?;
+        let output = self.cli(&[arguments, &["-o", "json", "--socket", socket]].concat())?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            format!(
+                "{arguments:?} answered {said} {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })
+    }
+
+    /// Runs the binary on this node and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be started.
+    pub fn cli(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        let mut command = Command::new(settings::agent_binary()?);
+        command.args(arguments).stdin(Stdio::null());
+        Ok(self.namespace.run(move || command.output())??)
+    }
+
+    /// `interceptor uninstall --verify` with this agent's configuration.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be started.
+    pub fn uninstall(&self) -> Result<std::process::Output> {
+        let config = self.config();
+        let config = config
+            .to_str()
+            .context("the configuration's path is not text")?;
+        self.cli(&["uninstall", "--verify", "--config", config])
+    }
+
+    /// Its memory in use, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not running.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let id = self.process().context("the agent is not running")?;
+        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kibibytes * 1024)
+    }
+
+    /// How many files and sockets it has open.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not running.
+    pub fn open_files(&self) -> Result<usize> {
+        let id = self.process().context("the agent is not running")?;
+        Ok(fs::read_dir(format!("/proc/{id}/fd"))?.count())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if std::thread::panicking() {
+            // The folder is about to go: keep what the agent said for whoever reads the failure.
+            let log = self.log();
+            let start = log.len().saturating_sub(8 * 1024);
+            drop(std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!(
+                    "--- agent {}:\n{}\n",
+                    self.name,
+                    log.get(start..).unwrap_or_default()
+                )
+                .as_bytes(),
+            ));
+        }
+        drop(fs::remove_dir_all(self.pins()));
+        // The kernel frees programs a little after their last reference.
+        drop(wait::within(
+            Duration::from_secs(2),
+            "pins to be gone",
+            || (!self.pins().exists()).then_some(()),
+        ));
+    }
+}
+
+fn configuration(agent: &Agent, ca: &Path, cgroup: &Path, setup: &Setup) -> String {
+    let lifetime = setup
+        .svid_lifetime
+        .as_ref()
+        .map_or(String::new(), |it| format!("  svidLifetime: {it}\n"));
+    format!(
+        "node: {name}\n\
+         manifests: {manifests}\n\
+         runFolder: {run}\n\
+         identity:\n  caDirectory: {ca}\n{lifetime}\
+         capture:\n  cgroupRoot: {cgroup}\n\
+         telemetry:\n  accessLog:\n    format: json\n    file: {access}\n\
+         {extra}\n",
+        name = agent.name,
+        manifests = agent.manifests().display(),
+        run = agent.folder.join("run").display(),
+        ca = ca.display(),
+        cgroup = cgroup.display(),
+        access = agent.folder.join("access.log").display(),
+        extra = setup.extra,
+    )
+}

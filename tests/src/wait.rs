@@ -1,0 +1,47 @@
+//! Waiting for something to become so, with a deadline: the only way in which tests wait.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Long enough for a loaded machine with two cores; a test that passes never waits this long.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Asks until there is an answer.
+///
+/// # Errors
+///
+/// Fails with `what` when there was none within [`PATIENCE`].
+pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> Result<T> {
+    within(PATIENCE, what, ask)
+}
+
+/// Asks until there is an answer, for at most `limit`.
+///
+/// # Errors
+///
+/// Fails with `what` when there was none within `limit`.
+pub fn within<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return Ok(answer);
+        }
+        if start.elapsed() > limit {
+            bail!("waited {limit:?} for {what}");
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// Asks until the answer is yes.
+///
+/// # Errors
+///
+/// Fails with `what` when it was not so within [`PATIENCE`].
+pub fn so(what: &str, mut ask: impl FnMut() -> bool) -> Result<()> {
+    until(what, || ask().then_some(()))
+}
