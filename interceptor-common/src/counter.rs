@@ -1,0 +1,120 @@
+//! The outcomes that the kernel programs count: one enum, so that both sides and every report
+//! name them alike.
+
+/// Declares the outcomes once: number, label and help text cannot drift apart.
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident = $label:literal,)+) => {
+        /// One outcome of a kernel program. The number is the index in the counters map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[doc = $help])+ $name,)+
+        }
+
+        impl Counter {
+            /// Every outcome, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The stable name: a metric label and what `status` prints.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label,)+
+                }
+            }
+
+            /// What it counts, in one sentence.
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($help),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Outbound connections of workloads handed to the agent.
+    Captured = "captured",
+    /// Outbound connections left alone because a rule or the workload's default says so.
+    PassedByRule = "passed_by_rule",
+    /// Outbound connections to loopback, which are never captured.
+    Loopback = "loopback",
+    /// Outbound connections of a workload to its own address.
+    OwnAddress = "own_address",
+    /// Connections of processes that are not enrolled.
+    NotEnrolled = "not_enrolled",
+    /// Connections of the agent itself.
+    AgentOwn = "agent_own",
+    /// Refused: the original destination could not be stored.
+    RefusedNotStored = "refused_not_stored",
+    /// Refused: the workload has no address of the destination's family.
+    RefusedNoAddress = "refused_no_address",
+    /// Refused: bound to loopback and connecting elsewhere, which no network carries.
+    RefusedLoopbackSource = "refused_loopback_source",
+    /// Refused: a protocol whose connections cannot be remembered (MPTCP on older kernels).
+    RefusedProtocol = "refused_protocol",
+    /// A flow that could not be published before its SYN; it is refused when it arrives.
+    FlowNotPublished = "flow_not_published",
+    /// Captured connections given to the agent's outbound listener.
+    AssignedOutbound = "assigned_outbound",
+    /// Plaintext connections to a workload given to the agent.
+    SteeredInbound = "steered_inbound",
+    /// HBONE connections to a workload given to the agent.
+    SteeredHbone = "steered_hbone",
+    /// Inbound connections that may go straight to the application.
+    DirectPass = "direct_pass",
+    /// Inbound connections to ports that are not captured.
+    InboundPassedByRule = "inbound_passed_by_rule",
+    /// Refused: the agent is down.
+    RefusedAgentDown = "refused_agent_down",
+    /// Refused: to an address of a workload's namespace that belongs to no workload.
+    RefusedUnknownAddress = "refused_unknown_address",
+    /// Refused: a captured connection whose flow is no longer known.
+    RefusedLostFlow = "refused_lost_flow",
+    /// Original destinations handed over to the agent.
+    DestinationHandedOver = "destination_handed_over",
+    /// True client addresses handed over to applications.
+    ClientHandedOver = "client_handed_over",
+    /// Accepted connections whose original destination or client could not be handed over.
+    HandOverFailed = "hand_over_failed",
+    /// Flows that ended.
+    FlowClosed = "flow_closed",
+}
+
+/// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.
+pub const COUNTERS: u32 = 64;
+
+impl Counter {
+    /// The index in the counters map.
+    #[inline]
+    #[expect(
+        clippy::as_conversions,
+        reason = "the discriminant of a repr(u32) enum"
+    )]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_has_its_own_slot_and_name() {
+        for (position, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(usize::try_from(counter.index()).ok(), Some(position));
+            assert!(counter.index() < COUNTERS);
+            let same = Counter::ALL.iter().filter(|c| c.name() == counter.name());
+            assert_eq!(same.count(), 1, "{}", counter.name());
+        }
+    }
+
+    #[test]
+    fn help_is_one_trimmed_sentence() {
+        for counter in Counter::ALL {
+            assert!(counter.help().ends_with('.'), "{}", counter.name());
+            assert!(!counter.help().starts_with(' '), "{}", counter.name());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the kernel remembers of a connection, by socket and by 4-tuple.
+
+use crate::Address;
+
+/// What a connection is to the datapath. The kind decides who may receive it.
+///
+/// Stored as `u32`; zero is no kind, so that fresh storage means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FlowKind {
+    /// Left alone by a capture rule. Opens no door.
+    Passed = 1,
+    /// Captured: rewritten to the workload's own address, goes to the agent's outbound listener.
+    /// The address is the original destination.
+    Redirected = 2,
+    /// Straight to the application: a workload talking to itself, and same-node connections that
+    /// the kernel authorised.
+    Direct = 3,
+    /// The agent's own leg to a peer. Opens no door: at a local workload it is steered like any
+    /// other connection.
+    Agent = 4,
+    /// The agent's leg to the application of a local workload: opens that door. The address is
+    /// the true client.
+    AgentInbound = 5,
+    /// A probe from the node's recognised prober: opens the door.
+    Host = 6,
+    /// In an accepted socket of the agent: the address is the original destination.
+    AcceptedOutbound = 7,
+    /// In an accepted socket of an application: the address is the true client.
+    AcceptedInbound = 8,
+}
+
+impl FlowKind {
+    /// The number that is stored.
+    #[inline]
+    #[expect(
+        clippy::as_conversions,
+        reason = "the discriminant of a repr(u32) enum"
+    )]
+    pub const fn code(self) -> u32 {
+        self as u32
+    }
+}
+
+/// A connection's 4-tuple as its initiator sees it.
+///
+/// All four, because anything less hands a connection the destination of another one as soon as
+/// ports are reused quickly (3 in 54,000 with the source alone).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The initiator's address.
+    pub source: Address,
+    /// The address that is connected to, after rewriting.
+    pub destination: Address,
+    /// The initiator's port, network order.
+    pub source_port_be: u16,
+    /// The port that is connected to, after rewriting, network order.
+    pub destination_port_be: u16,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 36);
+
+/// What is remembered of a connection: the value of the flows map and of a socket's storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// Key of the workload it belongs to: the initiator's, or, for the agent's leg to an
+    /// application, the application's.
+    pub workload: u64,
+    /// Cgroup of the task that called `connect(2)`.
+    pub cgroup: u64,
+    /// When it did, in nanoseconds of the monotonic clock.
+    pub since_ns: u64,
+    /// Original destination or true client, as the kind says.
+    pub address: Address,
+    /// The port to `address`, network order.
+    pub port_be: u16,
+    /// Always zero.
+    pub reserved: [u8; 2],
+    /// A [`FlowKind::code`].
+    pub kind: u32,
+}
+
+const _: () = assert!(size_of::<Flow>() == 48);
+
+impl Flow {
+    /// Whether it is of this kind.
+    #[inline]
+    pub const fn is(&self, kind: FlowKind) -> bool {
+        self.kind == kind.code()
+    }
+}
+
+// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FlowKey {}
+
+// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Flow {}
