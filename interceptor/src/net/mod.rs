@@ -6,8 +6,30 @@
 //!
 //! Not here: which socket to open and why (`capture`, `transport`, `connection`).
 
+pub(crate) mod bpf;
 pub mod dial;
+mod listen;
+mod namespace;
+mod socket;
 pub mod traffic;
 
+pub(crate) use dial::Mark;
 pub use dial::{Dialer, Purpose};
+pub use listen::listen;
+pub use namespace::Namespace;
+pub use socket::reset_on_close;
 pub use traffic::Traffic;
+
+/// `address` as the kernel programs write it: 16 bytes, IPv4 mapped.
+pub(crate) const fn mapped(address: std::net::IpAddr) -> interceptor_common::Address {
+    let v6 = match address {
+        std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        std::net::IpAddr::V6(v6) => v6,
+    };
+    interceptor_common::Address::from_octets(v6.octets())
+}
+
+/// The address that [`mapped`] stored.
+pub(crate) fn unmapped(address: interceptor_common::Address) -> std::net::IpAddr {
+    std::net::IpAddr::from(address.octets()).to_canonical()
+}
