@@ -1,0 +1,328 @@
+//! Verifying a peer: from the certificates that it presented to its [`SpiffeId`], or to a reason
+//! that a person can act on.
+//!
+//! The identity is read first, because it names the trust domain whose roots may vouch for it: a
+//! CA of one domain never vouches for another. Nothing is believed before the chain holds.
+//!
+//! # Invariants
+//!
+//! * Bytes come from strangers: time and memory are bounded (chain length here, signature checks
+//!   in webpki), and no input panics.
+//! * Exactly one URI among the leaf's names, and it has the form that Istio issues. DNS names and
+//!   addresses never grant anything.
+//!
+//! Not here: proof that the peer holds the key (rustls, through `transport`), policy.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use interceptor_policy::{SpiffeId, SpiffeIdError, TrustDomain};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::bundle::TrustBundle;
+use super::certificate::{Certificate, Malformed, Purpose};
+
+/// Longer chains are refused before any signature is checked. Real ones have two or three.
+const MAX_CHAIN: usize = 8;
+/// Longest part of a foreign URI that is repeated in an error.
+const MAX_SHOWN: usize = 256;
+
+/// Verifies peers against the trust bundle that is current at that moment. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    bundle: Arc<ArcSwap<TrustBundle>>,
+}
+
+/// Why a peer's certificates were not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// More certificates than any real chain has.
+    #[error("the peer sent {0} certificates, more than {MAX_CHAIN}")]
+    ChainTooLong(usize),
+    /// The leaf cannot be read.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// No URI among the names: a certificate for web servers, for example.
+    #[error("the certificate names no SPIFFE id")]
+    NoSpiffeId,
+    /// More than one URI: it must not be a matter of choice who the peer is.
+    #[error("the certificate has {0} URIs; an SVID has exactly one")]
+    SeveralIdentities(usize),
+    /// The URI is not a workload's identity.
+    #[error("the certificate names {uri:?}, which is not a workload's identity")]
+    NotAWorkload {
+        /// As presented, shortened.
+        uri: String,
+        /// What is wrong with it.
+        source: SpiffeIdError,
+    },
+    /// No root is known for the peer's trust domain.
+    #[error("trust domain {domain} of {peer} is not trusted")]
+    UntrustedDomain {
+        /// Who the peer claims to be.
+        peer: SpiffeId,
+        /// The trust domain without roots.
+        domain: TrustDomain,
+    },
+    /// Every root of the peer's trust domain is outside of its validity.
+    #[error("no root of trust domain {domain} is valid now: renew the CA")]
+    RootExpired {
+        /// The trust domain.
+        domain: TrustDomain,
+    },
+    /// No root of the peer's trust domain signed this chain.
+    #[error("{peer} is not vouched for by a trusted CA of its trust domain")]
+    UnknownIssuer {
+        /// Who the peer claims to be.
+        peer: SpiffeId,
+    },
+    /// Too late.
+    #[error("the certificate of {peer} expired at {} (it is {})", at(*.not_after), at(*.now))]
+    Expired {
+        /// Who the peer claims to be.
+        peer: SpiffeId,
+        /// End of validity of the certificate in the chain that failed.
+        not_after: SystemTime,
+        /// Our clock.
+        now: SystemTime,
+    },
+    /// Too early: one of the two clocks is wrong.
+    #[error("the certificate of {peer} is valid from {} (it is {}): compare the nodes' clocks", at(*.not_before), at(*.now))]
+    NotYetValid {
+        /// Who the peer claims to be.
+        peer: SpiffeId,
+        /// Start of validity.
+        not_before: SystemTime,
+        /// Our clock.
+        now: SystemTime,
+    },
+    /// A CA's certificate where a workload's belongs.
+    #[error("{peer} presented a CA certificate as its own")]
+    CaAsLeaf {
+        /// Who the peer claims to be.
+        peer: SpiffeId,
+    },
+    /// Key usages do not include this.
+    #[error("the certificate of {peer} is not for {purpose}")]
+    WrongPurpose {
+        /// Who the peer claims to be.
+        peer: SpiffeId,
+        /// What it would have to be for.
+        purpose: Purpose,
+    },
+    /// A valid certificate of somebody else.
+    #[error("expected {expected}, got {got}")]
+    WrongIdentity {
+        /// Who should be there.
+        expected: SpiffeId,
+        /// Who is there, proven.
+        got: SpiffeId,
+    },
+    /// Anything else that is wrong with the chain.
+    #[error("the certificate chain of {peer} does not hold: {error}")]
+    BrokenChain {
+        /// Who the peer claims to be.
+        peer: SpiffeId,
+        /// As webpki names it.
+        error: webpki::Error,
+    },
+}
+
+// === impl Verifier ===
+
+impl Verifier {
+    /// A verifier whose bundle stays as it is.
+    pub fn new(bundle: TrustBundle) -> Self {
+        Self::following(Arc::new(ArcSwap::from_pointee(bundle)))
+    }
+
+    /// A verifier that follows every change of `bundle`.
+    pub(super) const fn following(bundle: Arc<ArcSwap<TrustBundle>>) -> Self {
+        Self { bundle }
+    }
+
+    /// Accepts the server only if it is `expected`. Returns the identity as the server wrote it,
+    /// which differs from `expected` at most by an alias of the trust domain.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not accepted.
+    pub fn verify_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        expected: &SpiffeId,
+        now: UnixTime,
+    ) -> Result<SpiffeId, PeerError> {
+        let bundle = self.bundle.load();
+        let got = verify(&bundle, (leaf, intermediates), Purpose::Server, now)?;
+        if bundle.same_workload(expected, &got) {
+            Ok(got)
+        } else {
+            Err(PeerError::WrongIdentity {
+                expected: expected.clone(),
+                got,
+            })
+        }
+    }
+
+    /// Accepts any client of a trusted domain and returns who it is.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not accepted.
+    pub fn verify_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<SpiffeId, PeerError> {
+        verify(
+            &self.bundle.load(),
+            (leaf, intermediates),
+            Purpose::Client,
+            now,
+        )
+    }
+}
+
+/// Leaf and intermediates, as rustls hands them over.
+type Chain<'a> = (&'a CertificateDer<'a>, &'a [CertificateDer<'a>]);
+
+fn verify(
+    bundle: &TrustBundle,
+    (leaf, intermediates): Chain<'_>,
+    purpose: Purpose,
+    now: UnixTime,
+) -> Result<SpiffeId, PeerError> {
+    let presented = intermediates.len().saturating_add(1);
+    if presented > MAX_CHAIN {
+        return Err(PeerError::ChainTooLong(presented));
+    }
+    let facts = Certificate::parse(leaf)?;
+    let peer = identity_of(&facts)?;
+    if facts.ca || facts.signs_certificates {
+        return Err(PeerError::CaAsLeaf { peer });
+    }
+    if !facts.signs_handshakes || !facts.purposes.contains(&purpose) {
+        return Err(PeerError::WrongPurpose { peer, purpose });
+    }
+    let anchors = anchors(bundle, &peer, now)?;
+    let usage = match purpose {
+        Purpose::Server => KeyUsage::server_auth(),
+        Purpose::Client => KeyUsage::client_auth(),
+    };
+    EndEntityCert::try_from(leaf)
+        .and_then(|certificate| {
+            certificate
+                .verify_for_usage(
+                    webpki::ALL_VERIFICATION_ALGS,
+                    &anchors,
+                    intermediates,
+                    now,
+                    usage,
+                    None,
+                    None,
+                )
+                .map(drop)
+        })
+        .map_err(|error| PeerError::from_webpki(error, &peer, purpose))?;
+    Ok(peer)
+}
+
+/// The one URI, if it is a workload's.
+fn identity_of(facts: &Certificate) -> Result<SpiffeId, PeerError> {
+    match facts.uris.as_slice() {
+        [] => Err(PeerError::NoSpiffeId),
+        [uri] => uri.parse().map_err(|source| PeerError::NotAWorkload {
+            uri: uri.chars().take(MAX_SHOWN).collect(),
+            source,
+        }),
+        several => Err(PeerError::SeveralIdentities(several.len())),
+    }
+}
+
+/// The anchors of the peer's own trust domain that are valid now. Few, and small beside the
+/// handshake that they serve, so they are copied.
+fn anchors(
+    bundle: &TrustBundle,
+    peer: &SpiffeId,
+    now: UnixTime,
+) -> Result<Vec<TrustAnchor<'static>>, PeerError> {
+    let domain = peer.trust_domain();
+    let roots = bundle.roots(domain);
+    if roots.is_empty() {
+        return Err(PeerError::UntrustedDomain {
+            peer: peer.clone(),
+            domain: domain.clone(),
+        });
+    }
+    let anchors: Vec<_> = roots
+        .iter()
+        .filter(|root| root.is_valid_at(system_time(now)))
+        .map(|root| root.anchor().clone())
+        .collect();
+    if anchors.is_empty() {
+        return Err(PeerError::RootExpired {
+            domain: domain.clone(),
+        });
+    }
+    Ok(anchors)
+}
+
+fn system_time(time: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
+}
+
+fn at(time: SystemTime) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_seconds(time)
+}
+
+// === impl PeerError ===
+
+impl PeerError {
+    /// A stable label for logs and metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::ChainTooLong(_) => "chain_too_long",
+            Self::Malformed(_) => "malformed_certificate",
+            Self::NoSpiffeId => "no_spiffe_id",
+            Self::SeveralIdentities(_) => "several_identities",
+            Self::NotAWorkload { .. } => "not_a_workload",
+            Self::UntrustedDomain { .. } => "untrusted_domain",
+            Self::RootExpired { .. } => "root_expired",
+            Self::UnknownIssuer { .. } => "unknown_issuer",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::CaAsLeaf { .. } => "ca_as_leaf",
+            Self::WrongPurpose { .. } => "wrong_purpose",
+            Self::WrongIdentity { .. } => "wrong_identity",
+            Self::BrokenChain { .. } => "broken_chain",
+        }
+    }
+
+    fn from_webpki(error: webpki::Error, peer: &SpiffeId, purpose: Purpose) -> Self {
+        let peer = peer.clone();
+        match error {
+            webpki::Error::CertExpired { time, not_after } => Self::Expired {
+                peer,
+                not_after: system_time(not_after),
+                now: system_time(time),
+            },
+            webpki::Error::CertNotValidYet { time, not_before } => Self::NotYetValid {
+                peer,
+                not_before: system_time(not_before),
+                now: system_time(time),
+            },
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+                Self::UnknownIssuer { peer }
+            }
+            webpki::Error::CaUsedAsEndEntity => Self::CaAsLeaf { peer },
+            webpki::Error::RequiredEkuNotFoundContext(_) => Self::WrongPurpose { peer, purpose },
+            error => Self::BrokenChain { peer, error },
+        }
+    }
+}
