@@ -8,6 +8,10 @@ use crate::build_ebpf::build_ebpf;
 use crate::project::Project;
 use crate::step::{run, say};
 
+/// Chooses every crate but the kernel programs, the same way for each command: cargo unites the
+/// features of what is chosen, and compiles a dependency anew for every other union.
+pub(crate) const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "interceptor-ebpf"];
+
 /// How fast the result is to be, and how fast it is to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -47,6 +51,16 @@ pub(crate) fn build(project: &Project, profile: Profile) -> Result<PathBuf> {
     }
     run(&mut cargo)?;
     Ok(profile.folder(project).join("interceptor"))
+}
+
+/// Builds the agent and every test, with the profile and the features that the tests run with.
+pub(crate) fn everything(project: &Project) -> Result<()> {
+    build_ebpf(project)?;
+    run(project
+        .cargo()
+        .arg("build")
+        .args(HOST_CRATES)
+        .args(["--lib", "--bins", "--tests"]))
 }
 
 impl Profile {

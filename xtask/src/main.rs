@@ -10,8 +10,15 @@
 
 mod build;
 mod build_ebpf;
+mod ci;
+mod dependencies;
+mod files;
+mod fmt;
+mod layers;
+mod lint;
 mod project;
 mod step;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -41,6 +48,16 @@ enum Task {
     BuildEbpf,
     /// Build the agent, kernel programs included
     Build(build::Args),
+    /// Run the unit tests, then the end-to-end tests
+    Test(test::Args),
+    /// Check layout, layers, dependencies, clippy and documentation
+    Lint,
+    /// Check that imports in the agent go one way
+    Layers,
+    /// Lay out the code
+    Fmt(fmt::Args),
+    /// Run exactly what CI runs
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -62,5 +79,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.task {
         Task::BuildEbpf => build_ebpf::build_ebpf(&project).map(drop),
         Task::Build(args) => build::task(&project, args),
+        Task::Test(args) => test::task(&project, args),
+        Task::Lint => lint::task(&project),
+        Task::Layers => layers::layers(&project),
+        Task::Fmt(args) => fmt::task(&project, args),
+        Task::Ci => ci::task(&project),
     }
 }

@@ -3,7 +3,7 @@
 //! Everything that a task makes lies under the target folder: `cargo clean` undoes all of it.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,24 +42,29 @@ impl Project {
         &self.target
     }
 
-    /// Cargo as the user started it, in this checkout.
+    /// Cargo as the user started it.
     ///
     /// What the outer `cargo run` told this program about itself is taken out of the environment:
     /// build scripts read it, and would be run again for every change of it.
     pub(crate) fn cargo(&self) -> Command {
-        let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        let mut cargo = Command::new(program);
-        cargo.current_dir(&self.root);
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        self.command(cargo)
+    }
+
+    /// `program` in this checkout, with the user's own environment.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.root);
         for (name, _) in env::vars_os() {
             if told_by_cargo_run(&name.to_string_lossy()) {
-                cargo.env_remove(name);
+                command.env_remove(name);
             }
         }
         match self.library_path() {
-            Some(path) => cargo.env("LD_LIBRARY_PATH", path),
-            None => cargo.env_remove("LD_LIBRARY_PATH"),
+            Some(path) => command.env("LD_LIBRARY_PATH", path),
+            None => command.env_remove("LD_LIBRARY_PATH"),
         };
-        cargo
+        command
     }
 
     /// The user's own library path: `cargo run` puts build folders and the toolchain before it.

@@ -13,6 +13,7 @@ mod apt;
 mod compiler;
 mod linker;
 mod rust_src;
+pub(crate) mod rustup;
 pub(crate) mod tools;
 
 pub(crate) use compiler::Compiler;

@@ -14,21 +14,17 @@
 //! 1.84 and later), which its own tests and bootstrapping tools rely on.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use super::{Compiler, apt};
-use crate::step::{run, say, within};
+use super::{Compiler, apt, rustup};
+use crate::step::{run, say};
 
 /// Names an archive of the source: a `.tar.xz` whose top folder is `library/`.
 const ARCHIVE: &str = "INTERCEPTOR_RUST_SRC";
-
-/// A good connection needs three seconds; one that hangs must not stop the other ways.
-const RUSTUP_LIMIT: Duration = Duration::from_mins(1);
 
 /// Where the source is.
 pub(crate) enum RustSrc {
@@ -93,22 +89,7 @@ fn destination(compiler: &Compiler) -> PathBuf {
 }
 
 fn from_rustup(compiler: &Compiler) -> Result<()> {
-    let toolchain = compiler
-        .rustup_toolchain()
-        .context("this compiler is not rustup's")?;
-    // rustup does not expect to be run twice at once on one toolchain; other checkouts may do it.
-    let lock = File::open(compiler.sysroot())?;
-    lock.lock()?;
-    if RustSrc::found(compiler).is_some() {
-        return Ok(());
-    }
-    say(format_args!(
-        "rust-src: rustup component add rust-src --toolchain {toolchain}"
-    ));
-    within(
-        RUSTUP_LIMIT,
-        Command::new("rustup").args(["component", "add", "rust-src", "--toolchain", toolchain]),
-    )
+    rustup::add(compiler, "rust-src", || RustSrc::found(compiler).is_some())
 }
 
 fn from_debian(compiler: &Compiler) -> Result<()> {

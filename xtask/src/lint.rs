@@ -1,0 +1,42 @@
+//! `cargo xtask lint`: everything that can be said about the code without running it.
+//!
+//! The quick checks come first. Warnings are errors here and only here, by clippy's own argument
+//! and not by `RUSTFLAGS`, which would compile every dependency a second time.
+
+use anyhow::Result;
+
+use crate::build::HOST_CRATES;
+use crate::build_ebpf::{Kernel, build_ebpf};
+use crate::dependencies::dependencies;
+use crate::files::files;
+use crate::fmt;
+use crate::layers::layers;
+use crate::project::Project;
+use crate::step::{run, say};
+use crate::toolchain::rustup;
+
+/// Checks everything, and stops at the first check that fails.
+pub(crate) fn task(project: &Project) -> Result<()> {
+    rustup::require(project, "clippy", "clippy")?;
+    fmt::task(project, &fmt::Args::CHECK)?;
+    files(project)?;
+    layers(project)?;
+    dependencies(project)?;
+    say("fmt, headers, lengths, layers, dependencies: fine");
+
+    // The agent embeds the kernel programs, so that it cannot even be checked without them.
+    build_ebpf(project)?;
+    let deny_warnings = ["--", "-D", "warnings"];
+    run(Kernel::obtain(project)?.cargo("clippy").args(deny_warnings))?;
+    run(project
+        .cargo()
+        .arg("clippy")
+        .args(HOST_CRATES)
+        .arg("--all-targets")
+        .args(deny_warnings))?;
+    run(project
+        .cargo()
+        .env("RUSTDOCFLAGS", "-Dwarnings")
+        .args(["doc", "--no-deps", "--document-private-items"])
+        .args(HOST_CRATES))
+}
