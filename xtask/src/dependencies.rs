@@ -10,17 +10,18 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::files::{rust_files, shown};
+use crate::files::rust_files;
 use crate::project::Project;
 use crate::step::capture;
 
-const MEMBERS: [&str; 6] = [
-    "interceptor",
-    "interceptor/policy",
-    "interceptor-common",
-    "interceptor-ebpf",
-    "tests",
-    "xtask",
+/// Every package with its folder.
+const MEMBERS: [(&str, &str); 6] = [
+    ("interceptor", "interceptor"),
+    ("interceptor-policy", "interceptor/policy"),
+    ("interceptor-common", "interceptor-common"),
+    ("interceptor-ebpf", "interceptor-ebpf"),
+    ("interceptor-tests", "tests"),
+    ("xtask", "xtask"),
 ];
 
 /// Fails with every dependency that is unused or banned.
@@ -28,18 +29,16 @@ pub(crate) fn dependencies(project: &Project) -> Result<()> {
     let root = project.root();
     let mut used = BTreeSet::new();
     let mut wrong = Vec::new();
-    for member in MEMBERS {
-        let folder = root.join(member);
-        let manifest = folder.join("Cargo.toml");
-        let words = words_of(&folder)?;
-        for name in declared(&read(&manifest)?, "dependencies") {
-            if !words.contains(&name.replace('-', "_")) {
-                wrong.push(format!("{}: {name} is not used", shown(project, &manifest)));
+    for (package, folder) in MEMBERS {
+        let words = words_of(&root.join(folder))?;
+        for (name, library) in direct(project, package)? {
+            if !words.contains(&library) {
+                wrong.push(format!("{folder}/Cargo.toml: {name} is not used"));
             }
             used.insert(name);
         }
     }
-    for name in declared(&read(&root.join("Cargo.toml"))?, "workspace.dependencies") {
+    for name in shared(&read(&root.join("Cargo.toml"))?) {
         if !used.contains(&name) {
             wrong.push(format!("Cargo.toml: no member uses {name}"));
         }
@@ -80,26 +79,36 @@ fn words_of(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(words)
 }
 
-/// The names in the sections of a manifest whose title is `kind` or ends with `-kind` or `.kind`.
-fn declared(manifest: &str, kind: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut inside = false;
-    for line in manifest.lines() {
-        if let Some(title) = line.strip_prefix('[') {
-            let title = title.trim_end_matches(']');
-            inside = title
-                .strip_suffix(kind)
-                .is_some_and(|before| before.is_empty() || before.ends_with(['-', '.']))
-                && (kind.starts_with("workspace") || !title.starts_with("workspace"));
-            continue;
-        }
-        if let Some((name, _)) = line.split_once(['=', '.']).filter(|_| inside)
-            && !name.starts_with(['#', ' '])
-        {
-            names.push(name.trim().to_owned());
-        }
-    }
-    names
+/// The package's own dependencies, each with the name that code calls it by.
+fn direct(project: &Project, package: &str) -> Result<Vec<(String, String)>> {
+    let options = ["--locked", "--all-features", "--depth=1", "--prefix=none"];
+    let tree = capture(
+        project
+            .cargo()
+            .args(["tree", "--package", package, "--edges=normal,build,dev"])
+            .args(options)
+            .arg("--format={p}|{lib}"),
+    )?;
+    Ok(tree.lines().skip(1).filter_map(named).collect())
+}
+
+/// Reads `name v1.2.3|library (*)`; titles of sections have no library.
+fn named(line: &str) -> Option<(String, String)> {
+    let (package, library) = line.split_once('|')?;
+    let first = |text: &str| text.split_whitespace().next().map(str::to_owned);
+    Some((first(package)?, first(library)?))
+}
+
+/// The names that the workspace's manifest gives a version to.
+fn shared(manifest: &str) -> Vec<String> {
+    manifest
+        .lines()
+        .skip_while(|line| *line != "[workspace.dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once('=')?.0.trim().to_owned()))
+        .collect()
 }
 
 /// The banned crates with the reason for each.
@@ -131,38 +140,32 @@ fn compiled(project: &Project) -> Result<BTreeSet<String>> {
 mod tests {
     use super::*;
 
-    const MANIFEST: &str = "\
-[package]
-name = \"thing\"
-
-[dependencies]
-anyhow = { workspace = true }
-# serde = \"1\"
-tokio-util.workspace = true
-
-[target.'cfg(unix)'.dependencies]
-nix = \"1\"
-
-[dev-dependencies]
-rstest = { workspace = true }
-
-[lints]
-workspace = true
-";
-
     #[test]
-    fn every_kind_of_dependency_is_seen() {
+    fn a_dependency_is_known_by_the_name_that_code_uses() {
+        let pair = |name: &str, library: &str| Some((name.to_owned(), library.to_owned()));
         assert_eq!(
-            declared(MANIFEST, "dependencies"),
-            ["anyhow", "tokio-util", "nix", "rstest"]
+            named("rustls-webpki v0.103.16|webpki"),
+            pair("rustls-webpki", "webpki")
         );
+        assert_eq!(named("tokio v1.54.1|tokio (*)"), pair("tokio", "tokio"));
+        assert_eq!(named("[dev-dependencies]"), None);
     }
 
     #[test]
-    fn shared_versions_are_not_dependencies_of_the_root() {
-        let manifest = "[workspace.dependencies]\nanyhow = \"1\"\n\n[profile.dev]\ndebug = 1\n";
-        assert_eq!(declared(manifest, "workspace.dependencies"), ["anyhow"]);
-        assert_eq!(declared(manifest, "dependencies"), [""; 0]);
+    fn shared_versions_end_where_the_next_section_begins() {
+        let manifest = "\
+[workspace]
+members = []
+
+[workspace.dependencies]
+anyhow = \"1\"
+# serde = \"1\"
+aya = { version = \"1\", features = [] }
+
+[profile.dev]
+debug = 1
+";
+        assert_eq!(shared(manifest), ["anyhow", "aya"]);
     }
 
     #[test]

@@ -21,8 +21,7 @@ pub(crate) fn task(project: &Project) -> Result<()> {
     fmt::task(project, &fmt::Args::CHECK)?;
     files(project)?;
     layers(project)?;
-    dependencies(project)?;
-    say("fmt, headers, lengths, layers, dependencies: fine");
+    say("layout, headers, lengths, layers: fine");
 
     // The agent embeds the kernel programs, so that it cannot even be checked without them.
     build_ebpf(project)?;
@@ -34,6 +33,8 @@ pub(crate) fn task(project: &Project) -> Result<()> {
         .args(HOST_CRATES)
         .arg("--all-targets")
         .args(deny_warnings))?;
+    dependencies(project)?;
+    say("dependencies: every one is used, none is banned");
     run(project
         .cargo()
         .env("RUSTDOCFLAGS", "-Dwarnings")
