@@ -24,6 +24,7 @@
 pub mod access;
 pub mod agent;
 pub mod apps;
+pub mod bench;
 pub mod cgroup;
 pub mod fabric;
 pub mod http;
