@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use interceptor_policy::{PolicyName, SpiffeId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::workload::{ServiceName, Workload};
 
@@ -25,7 +25,7 @@ impl std::fmt::Display for ConnectionId {
 }
 
 /// Which end of the connection this agent reports from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reporter {
     /// The client's agent.
@@ -34,8 +34,26 @@ pub enum Reporter {
     Destination,
 }
 
+impl Reporter {
+    /// The value of Istio's label `reporter`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+
+    /// The direction seen from the local workload: the value of `direction` in access lines.
+    pub const fn direction(self) -> &'static str {
+        match self {
+            Self::Source => "outbound",
+            Self::Destination => "inbound",
+        }
+    }
+}
+
 /// What became of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Carried.
@@ -48,8 +66,20 @@ pub enum Outcome {
     Cut,
 }
 
+impl Outcome {
+    /// The value of `decision` in access lines.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::Cut => "cut",
+        }
+    }
+}
+
 /// How the bytes were protected on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Security {
     /// HBONE with mutual TLS.
@@ -58,8 +88,18 @@ pub enum Security {
     None,
 }
 
+impl Security {
+    /// The value of Istio's label `connection_security_policy`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mutual_tls",
+            Self::None => "unknown",
+        }
+    }
+}
+
 /// ztunnel's response flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResponseFlags {
     /// `-`: nothing to report.
     None,
@@ -73,6 +113,20 @@ pub enum ResponseFlags {
     H2HandshakeFailure,
     /// `IDENTITY_ERROR`: no certificate for the workload.
     IdentityError,
+}
+
+impl ResponseFlags {
+    /// The value of Istio's label `response_flags`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::TlsFailure => "TLS_FAILURE",
+            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
+            Self::IdentityError => "IDENTITY_ERROR",
+        }
+    }
 }
 
 /// One end of a connection.
@@ -109,6 +163,18 @@ pub struct Reason {
     pub detail: Option<String>,
 }
 
+impl Reason {
+    /// A reason without a policy and without a sentence.
+    pub const fn labelled(label: &'static str) -> Self {
+        Self {
+            label,
+            policy: None,
+            rule: None,
+            detail: None,
+        }
+    }
+}
+
 /// Everything that is known of a connection at the time of reporting.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -142,3 +208,24 @@ pub struct Record {
     /// From capture to close.
     pub duration: Duration,
 }
+
+impl Record {
+    /// Bytes that the local application sent: what ztunnel's lines call `bytes_sent`.
+    pub const fn sent_by_local(&self) -> u64 {
+        match self.reporter {
+            Reporter::Source => self.bytes_sent,
+            Reporter::Destination => self.bytes_received,
+        }
+    }
+
+    /// Bytes that the local application received: what ztunnel's lines call `bytes_recv`.
+    pub const fn received_by_local(&self) -> u64 {
+        match self.reporter {
+            Reporter::Source => self.bytes_received,
+            Reporter::Destination => self.bytes_sent,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixtures;

@@ -1,0 +1,213 @@
+//! Metrics: Istio's counters with Istio's labels, and ours.
+//!
+//! ```text
+//!  connection ──open──▶ Cells of one label set ◀──flush── scrape (bytes of live connections)
+//!                             ▲
+//!             close ──────────┘   Status ──▶ gauges, read at the scrape
+//! ```
+//!
+//! Label sets are resolved once per connection; while it lives, bytes are counted in its
+//! [`Traffic`] and moved to the counters when somebody scrapes and when it ends. Gauges are not
+//! stored at all: they are read from the same [`Status`] that `interceptor status` prints.
+//!
+//! # Invariants
+//!
+//! * The number of label sets has a bound. What does not fit is counted under `unknown` names, and
+//!   `interceptor_metric_label_sets_overflowed_total` says so.
+//! * Every metric is in [`catalogue`]; a test compares.
+//!
+//! Not here: serving them (`admin`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+use super::access::AccessLog;
+use super::record::{ConnectionId, Outcome, Record, Reporter, Security};
+use super::status::Status;
+use crate::net::Traffic;
+
+pub mod catalogue;
+mod encode;
+mod live;
+mod process;
+mod table;
+mod traffic;
+
+use live::{Live, LiveSet};
+use table::Table;
+use traffic::{Cells, TrafficTable};
+
+/// Makes a [`Status`]; called at every scrape.
+pub type Observe = Arc<dyn Fn() -> Status + Send + Sync>;
+
+/// All metrics of the agent. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    traffic: TrafficTable,
+    live: LiveSet,
+    denied: Table<(&'static str, String, &'static str)>,
+    failed: Table<(&'static str, &'static str)>,
+    cut: Table<(&'static str, String, &'static str)>,
+    plaintext: Table<(&'static str, &'static str)>,
+    handshakes: Table<&'static str>,
+    suppressed_warnings: AtomicU64,
+    observe: Mutex<Option<Observe>>,
+    access: Mutex<Option<AccessLog>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics that are all zero.
+    pub fn new() -> Self {
+        Self {
+            inner: Arc::default(),
+        }
+    }
+
+    /// Reads gauges and kernel counters from `observe` at every scrape.
+    pub fn observe(&self, observe: Observe) {
+        *self.inner.observe.lock() = Some(observe);
+    }
+
+    /// Counts the lines that `access` lost.
+    pub(super) fn watch_access_log(&self, access: AccessLog) {
+        *self.inner.access.lock() = Some(access);
+    }
+
+    /// Counts a connection that is now being carried and resolves its label sets.
+    pub fn open(&self, record: &Record, traffic: Arc<Traffic>) -> OpenMetrics {
+        let cells = self.inner.traffic.resolve(record);
+        cells.opened.fetch_add(1, Ordering::Relaxed);
+        let live = Arc::new(Live::new(record.reporter, cells, traffic));
+        self.inner.live.insert(record.id, Arc::clone(&live));
+        OpenMetrics {
+            metrics: self.clone(),
+            id: record.id,
+            live,
+            counted: false,
+        }
+    }
+
+    /// Counts a connection that was never carried: opened, closed and failed at once, as ztunnel
+    /// counts it.
+    pub fn refused(&self, record: &Record) {
+        let cells = self.inner.traffic.resolve(record);
+        cells.opened.fetch_add(1, Ordering::Relaxed);
+        self.count_end(record);
+    }
+
+    /// Counts a TLS handshake with a peer that failed, here as the server.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.inner.handshakes.add(reason);
+    }
+
+    /// Counts warnings of the agent's own log that were left out because they repeated.
+    pub fn warnings_suppressed(&self, count: u64) {
+        self.inner
+            .suppressed_warnings
+            .fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How many connections are being carried.
+    pub fn open_connections(&self) -> u64 {
+        let (source, destination) = self.inner.live.count();
+        source + destination
+    }
+
+    /// The exposition, as `OpenMetrics` text.
+    ///
+    /// # Errors
+    ///
+    /// When a metric cannot be rendered, which would be a mistake in this module.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(encode::Exposition(self.clone())));
+        let mut text = String::with_capacity(16 * 1024);
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    fn count_end(&self, record: &Record) {
+        let inner = &self.inner;
+        let cells = inner.traffic.resolve_end(record);
+        cells.closed.fetch_add(1, Ordering::Relaxed);
+        let reporter = record.reporter.label();
+        let reason = record.reason.label;
+        match record.outcome {
+            Outcome::Allowed => {}
+            Outcome::Denied => inner.denied.add((reporter, policy_label(record), reason)),
+            Outcome::Failed => inner.failed.add((reporter, reason)),
+            Outcome::Cut => inner.cut.add((reporter, policy_label(record), reason)),
+        }
+        if record.outcome != Outcome::Allowed {
+            cells.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let carried = matches!(record.outcome, Outcome::Allowed | Outcome::Cut);
+        if record.security == Security::None && carried {
+            inner.plaintext.add((reporter, reason));
+        }
+    }
+}
+
+/// The policy as a label. At the source the name is what the peer says, which is for reading and
+/// not for a label: a peer could invent any number of names.
+fn policy_label(record: &Record) -> String {
+    match (&record.reason.policy, record.reporter) {
+        (Some(policy), Reporter::Destination) => policy.to_string(),
+        _ => "none".to_owned(),
+    }
+}
+
+/// Counter handles of one connection that is being carried.
+///
+/// Dropped without [`OpenMetrics::close`] (its task was cancelled), the connection is counted as
+/// closed with the bytes that it carried.
+#[derive(Debug)]
+#[must_use = "a connection that was opened must be closed"]
+pub struct OpenMetrics {
+    metrics: Metrics,
+    id: ConnectionId,
+    live: Arc<Live>,
+    counted: bool,
+}
+
+impl OpenMetrics {
+    /// Counts the end of the connection and the bytes that were not counted yet.
+    pub fn close(mut self, record: &Record) {
+        self.counted = true;
+        self.metrics.count_end(record);
+    }
+}
+
+impl Drop for OpenMetrics {
+    fn drop(&mut self) {
+        self.metrics.inner.live.remove(self.id);
+        self.live.flush();
+        if !self.counted {
+            let cells: &Cells = self.live.cells();
+            cells.closed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
