@@ -85,6 +85,8 @@ impl<'project> Kernel<'project> {
     }
 
     /// Type information for the kernel (BTF), and the machine whose structures are read.
+    ///
+    /// Line information holds paths: without this checkout's, the object is the same everywhere.
     fn flags(&self) -> String {
         let machine = self.compiler.host().split('-').next().unwrap_or_default();
         let machine = if machine.starts_with("riscv64") {
@@ -92,13 +94,27 @@ impl<'project> Kernel<'project> {
         } else {
             machine
         };
-        [
-            &format!("--cfg=bpf_target_arch=\"{machine}\""),
-            "-Cdebuginfo=2",
-            "-Clink-arg=--btf",
-        ]
-        .join("\x1f")
+        let mut flags = vec![
+            format!("--cfg=bpf_target_arch=\"{machine}\""),
+            "-Cdebuginfo=2".to_owned(),
+            "-Clink-arg=--btf".to_owned(),
+        ];
+        for (folder, name) in [
+            (self.project.root(), "/interceptor"),
+            (&cargo_home(), "/cargo"),
+            (&self.source.library(&self.compiler), "/rust/library"),
+        ] {
+            flags.push(format!("--remap-path-prefix={}={name}", folder.display()));
+        }
+        flags.join("\x1f")
     }
+}
+
+fn cargo_home() -> PathBuf {
+    std::env::var_os("CARGO_HOME").map_or_else(
+        || std::env::home_dir().unwrap_or_default().join(".cargo"),
+        PathBuf::from,
+    )
 }
 
 const fn target() -> &'static str {

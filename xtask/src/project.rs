@@ -90,7 +90,8 @@ pub(crate) fn steers_compilation(name: &str) -> bool {
         "CARGO_PROFILE_",
         "CARGO_TARGET_",
     ];
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    let prefixed = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    prefixed && name != "CARGO_BUILD_JOBS"
         || matches!(
             name,
             "RUSTC" | "RUSTC_WORKSPACE_WRAPPER" | "RUSTC_WRAPPER" | "RUSTFLAGS" | "RUSTDOCFLAGS"
@@ -117,6 +118,7 @@ mod tests {
     #[test]
     fn the_users_registry_and_network_settings_are_kept() {
         for name in [
+            "CARGO_BUILD_JOBS",
             "CARGO_HOME",
             "CARGO_NET_OFFLINE",
             "CARGO_HTTP_PROXY",

@@ -66,9 +66,17 @@ impl RustSrc {
         }
     }
 
+    /// The folder that holds `core` and `std`.
+    pub(crate) fn library(&self, compiler: &Compiler) -> PathBuf {
+        match self {
+            Self::InToolchain => compiler.sysroot().join("lib/rustlib/src/rust/library"),
+            Self::Unpacked(library) => library.clone(),
+        }
+    }
+
     fn found(compiler: &Compiler) -> Option<Self> {
         let complete = |library: &Path| library.join("core/src/lib.rs").exists();
-        if complete(&compiler.sysroot().join("lib/rustlib/src/rust/library")) {
+        if complete(&Self::InToolchain.library(compiler)) {
             return Some(Self::InToolchain);
         }
         let unpacked = destination(compiler).join("library");
