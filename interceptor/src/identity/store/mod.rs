@@ -13,6 +13,7 @@
 //!
 //! Not here: which identities are wanted (`app`, from the mesh), making them (`issuer`).
 
+mod attempt;
 mod entry;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,6 +28,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
+use self::attempt::Attempt;
 use self::entry::{Entry, Phase};
 use super::bundle::TrustBundle;
 use super::certificate::Serial;
@@ -35,8 +37,6 @@ use super::peer::Verifier;
 use super::svid::Svid;
 use crate::drain::Tasks;
 
-/// An issuer that has not answered by then is asked again later.
-const ISSUE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests under way at once: a node that starts with hundreds of identities must not flood a
 /// remote CA.
 const MAX_UNDER_WAY: usize = 16;
@@ -93,13 +93,6 @@ pub struct IdentityCounts {
     pub issued: u64,
     /// Attempts that failed.
     pub failed: u64,
-}
-
-/// The right to ask the issuer for one identity. Dropping it without an answer gives it back.
-struct Attempt<'a> {
-    identities: &'a Identities,
-    id: SpiffeId,
-    answered: bool,
 }
 
 /// What [`Identities::begin`] found.
@@ -327,66 +320,6 @@ impl fmt::Debug for Identities {
             .field("issuer", &self.issuer.name())
             .field("published", &self.published.load().len())
             .finish_non_exhaustive()
-    }
-}
-
-// === impl Attempt ===
-
-impl<'a> Attempt<'a> {
-    const fn of(identities: &'a Identities, id: SpiffeId) -> Self {
-        Self {
-            identities,
-            id,
-            answered: false,
-        }
-    }
-
-    /// Asks the issuer, once, and publishes the answer.
-    async fn ask(mut self) -> Result<Arc<Svid>, IssueError> {
-        let Identities {
-            issuer,
-            lifetime,
-            clock,
-            ..
-        } = self.identities;
-        let answer =
-            tokio::time::timeout(ISSUE_TIMEOUT, issuer.issue(&self.id, *lifetime, clock()));
-        let answer = answer
-            .await
-            .unwrap_or(Err(IssueError::TimedOut(ISSUE_TIMEOUT)));
-        self.answered = true;
-        let result = answer.and_then(|svid| self.accept(svid));
-        if let Err(error) = &result {
-            self.identities.record_failure(&self.id, error);
-        }
-        self.identities.changed();
-        result
-    }
-
-    /// A key is only ever found under the identity for which it was asked.
-    fn accept(&self, svid: Svid) -> Result<Arc<Svid>, IssueError> {
-        if svid.id != self.id {
-            return Err(IssueError::OtherIdentity {
-                asked: self.id.clone(),
-                got: svid.id,
-            });
-        }
-        let svid = Arc::new(svid);
-        self.identities.publish(&svid)?;
-        tracing::debug!(id = %svid.id, serial = %svid.serial, "SVID issued");
-        Ok(svid)
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        if let Some(entry) = self.identities.entries.lock().get_mut(&self.id) {
-            entry.phase = Phase::Idle;
-        }
-        self.identities.changed();
     }
 }
 

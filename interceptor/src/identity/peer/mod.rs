@@ -326,3 +326,6 @@ impl PeerError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
