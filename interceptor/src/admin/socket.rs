@@ -1,0 +1,100 @@
+//! The unix socket of the command line: who may use it, and how it replaces a stale one.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+
+use super::AdminError;
+use super::serve::Accept;
+
+/// The open socket. Its file goes with it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Socket {
+    /// Opens the socket with mode 0600. A file that nobody answers on is replaced.
+    pub(super) fn bind(path: &Path) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Socket {
+            path: path.to_path_buf(),
+            source,
+        };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(AdminError::SocketInUse {
+                path: path.to_path_buf(),
+            });
+        }
+        let listener = open(path).map_err(failed)?;
+        Ok(Self {
+            listener,
+            path: path.to_path_buf(),
+            inode: fs::metadata(path).map_err(failed)?.ino(),
+        })
+    }
+}
+
+impl Accept for Socket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _peer) = self.listener.accept().await?;
+            if may_ask(&stream) {
+                return Ok(stream);
+            }
+            tracing::warn!("refused a process of another user on the socket");
+        }
+    }
+}
+
+impl Drop for Socket {
+    /// Removes the file, unless it is a successor's by now.
+    fn drop(&mut self) {
+        if fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)?;
+    }
+    // Made under another name and renamed, so that it never exists with wider permissions.
+    let fresh = beside(path);
+    remove(&fresh)?;
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the process at the other end is root or runs as the agent's own user. The file's mode
+/// says the same; this holds even if somebody widens it.
+fn may_ask(stream: &UnixStream) -> bool {
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+}
