@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::Attempt;
 use crate::field::{Attribute, FieldRef, Place};
 use crate::scope::Scope;
 use crate::value::{IpBlock, Outcome, Pattern, PortMatch, ServiceAccountRef, Values};
-use crate::{Attempt, FieldPath};
 
 /// Namespace and name of a policy object. Cheap to clone; shown as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,8 +66,8 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) clauses: Box<[Clause]>,
-    /// What was written here but cannot be decided at L4.
-    pub(crate) unsupported: Box<[FieldPath]>,
+    /// What was written here but cannot be decided at L4, as seen from the rule.
+    pub(crate) unsupported: Box<[String]>,
     pub(crate) fidelity: Fidelity,
 }
 

@@ -104,7 +104,8 @@ impl fmt::Display for FieldPath {
 
 /// Whether a key reads well after a dot.
 fn is_plain(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    key.starts_with(|c: char| c.is_ascii_alphabetic())
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 impl Serialize for FieldPath {

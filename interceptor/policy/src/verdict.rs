@@ -7,9 +7,9 @@ use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
+use crate::PolicyName;
 use crate::field::FieldRef;
 use crate::peer_authentication::Mtls;
-use crate::{FieldPath, PolicyName};
 
 /// The answer of the policies to one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum Cause {
         /// What matched, one per field; empty if the rule has no conditions.
         hits: Vec<FieldHit>,
         /// What the rule also says but L4 cannot see, so that it denies more than was written.
-        widened: Vec<FieldPath>,
+        widened: Vec<String>,
     },
     /// Denied: there are ALLOW policies and none matched.
     NoAllowMatched(Box<Nearest>),
@@ -84,7 +84,7 @@ pub struct Nearest {
     /// The first field that failed.
     pub failure: Option<FieldFailure>,
     /// What the rule says but L4 cannot see, so that it never matches.
-    pub dropped: Vec<FieldPath>,
+    pub dropped: Vec<String>,
 }
 
 /// A field that matched.
@@ -253,7 +253,7 @@ fn write_denied(
     f: &mut fmt::Formatter<'_>,
     rule: &RuleRef,
     hits: &[FieldHit],
-    widened: &[FieldPath],
+    widened: &[String],
 ) -> fmt::Result {
     write!(f, "denied by policy {rule}: ")?;
     if hits.is_empty() {

@@ -59,7 +59,7 @@ pub(super) fn compile(spec: &ConditionSpec, index: usize, draft: &mut Draft<'_>)
             };
             draft.check_values(&path.key("values"), &spec.values, syntax);
             draft.check_values(&path.key("notValues"), &spec.not_values, syntax);
-            draft.unsupported.push(path.key("key"));
+            draft.unsupported(path.key("key"), format!("{place} ({})", spec.key));
         }
         Key::Wrong(message) => draft.problems.error(path.key("key"), message),
     }

@@ -97,13 +97,15 @@ impl Lists<'_> {
                 continue;
             }
             match parse(text) {
-                Ok(values) => parsed.extend(values),
+                Ok(values) => {
+                    parsed.extend(values);
+                    self.warn_about(negated, index, text);
+                }
                 Err(message) => {
                     let path = self.path(negated).index(index);
                     self.problems.error(path, message);
                 }
             }
-            self.warn_about(negated, index, text);
         }
         parsed.into()
     }

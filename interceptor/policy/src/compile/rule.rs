@@ -14,7 +14,8 @@ pub(super) struct Draft<'a> {
     pub(super) path: &'a FieldPath,
     pub(super) context: &'a Context<'a>,
     pub(super) problems: &'a mut Problems,
-    pub(super) unsupported: Vec<FieldPath>,
+    /// What L4 cannot decide: its path, and how a verdict names it.
+    unsupported: Vec<(FieldPath, String)>,
 }
 
 /// What the values of a list that L4 cannot decide must look like all the same.
@@ -52,7 +53,11 @@ pub(super) fn compile(
     let fidelity = draft.settle(&clauses);
     Rule {
         clauses: clauses.into(),
-        unsupported: draft.unsupported.into(),
+        unsupported: draft
+            .unsupported
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect(),
         fidelity,
     }
 }
@@ -231,7 +236,11 @@ impl Draft<'_> {
         }
         let path = place.path(self.path).key(key);
         self.check_values(&path, values, syntax);
-        self.unsupported.push(path);
+        self.unsupported(path, format!("{place}.{key}"));
+    }
+
+    pub(super) fn unsupported(&mut self, path: FieldPath, name: String) {
+        self.unsupported.push((path, name));
     }
 
     pub(super) fn check_values(&mut self, path: &FieldPath, values: &[String], syntax: Syntax) {
@@ -261,7 +270,7 @@ impl Draft<'_> {
                 format!("the rule records {what_is_left}"),
             ),
         };
-        for path in &self.unsupported {
+        for (path, _) in &self.unsupported {
             match self.context.settings.on_unsupported {
                 OnUnsupported::Widen => self.problems.warn(
                     path.clone(),

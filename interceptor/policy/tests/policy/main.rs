@@ -4,6 +4,9 @@
 
 mod attributes;
 mod fixture;
+mod identity;
 mod mtls;
 mod scope;
 mod semantics;
+mod sentences;
+mod validation;
