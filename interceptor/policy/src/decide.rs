@@ -126,7 +126,8 @@ fn denied_by(bound: &Bound, index: usize, attempt: &Attempt<'_>) -> Cause {
     }
 }
 
-fn hit(entry: &Entry, test: &Test, attempt: &Attempt<'_>) -> FieldHit {
+/// What a field that holds matched by.
+pub(crate) fn hit(entry: &Entry, test: &Test, attempt: &Attempt<'_>) -> FieldHit {
     let listed = match test.check(attempt) {
         Outcome::Holds(listed) => listed,
         Outcome::NotListed | Outcome::Excluded(_) => None,

@@ -31,6 +31,7 @@ mod attempt;
 mod compile;
 mod decide;
 mod effective;
+mod explain;
 mod field;
 mod peer_authentication;
 mod policy;
@@ -46,9 +47,12 @@ mod verdict;
 pub use attempt::Attempt;
 pub use compile::PolicyMeta;
 pub use effective::{Effective, UnknownPortName};
+pub use explain::{
+    ClauseTrace, Connection, EntryTrace, Explanation, FieldTrace, PolicyTrace, RuleTrace, Standing,
+};
 pub use field::{Attribute, FieldRef, Place};
 pub use peer_authentication::{Mtls, MtlsMode, MtlsOrigin, PeerAuthentication};
-pub use policy::{Action, Enforcement, Policy, PolicyName};
+pub use policy::{Action, Enforcement, Fidelity, Policy, PolicyName};
 pub use problem::{Compiled, FieldPath, Problem, Segment, Severity};
 pub use scope::{ServicePorts, Target};
 pub use set::{Ignored, PolicySet};

@@ -72,9 +72,9 @@ pub(crate) struct Rule {
 }
 
 /// How a rule relates to what was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Fidelity {
+pub enum Fidelity {
     /// It is what was written.
     Exact,
     /// Conditions were left out, so it matches more.
@@ -158,6 +158,11 @@ impl Policy {
     /// Whether it decides or only reports.
     pub const fn enforcement(&self) -> Enforcement {
         self.enforcement
+    }
+
+    /// Whether it is recorded in verdicts and never decides one.
+    pub fn only_reports(&self) -> bool {
+        self.action == Action::Audit || self.enforcement == Enforcement::DryRun
     }
 
     /// How many rules were written.

@@ -1,6 +1,7 @@
 //! Which workloads a policy holds for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// The workload that connections want to reach.
@@ -51,5 +52,32 @@ impl Selector {
         self.0
             .iter()
             .all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mesh => f.write_str("every workload"),
+            Self::Namespace(namespace) => write!(f, "namespace {namespace}"),
+            Self::MeshLabels(selector) => write!(f, "{selector} in every namespace"),
+            Self::NamespaceLabels(namespace, selector) => {
+                write!(f, "{selector} in namespace {namespace}")
+            }
+            Self::Services(namespace, names) => {
+                write!(f, "Service {} in namespace {namespace}", names.join(" or "))
+            }
+            Self::Elsewhere => f.write_str("another proxy"),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (key, value)) in self.0.iter().enumerate() {
+            let separator = if position > 0 { "," } else { "" };
+            write!(f, "{separator}{key}={value}")?;
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod explain;
 mod fixture;
 mod identity;
 mod mtls;
