@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Carrying connections to other nodes: HBONE over mutual TLS, and the splice that moves bytes.
+//!
+//! ```text
+//!  app ◀─splice─▶ TunnelStream ◀─ carrier: HTTP/2 over mTLS ─▶ TunnelStream ◀─splice─▶ app
+//!                      ▲                                            ▲
+//!               hbone::Client                                 hbone::Server
+//! ```
+//!
+//! HBONE is one HTTP/2 CONNECT stream per connection, over mutual TLS 1.3 to port 15008 of the
+//! workload's own address; ztunnel and Envoy speak it, too. A *carrier* is such a TLS connection.
+//! Carriers are kept warm and reused, and carry one stream at a time as long as there are few:
+//! a shared carrier lets one bulk stream hold up everybody else's.
+//!
+//! # Invariants
+//!
+//! * A key is used only for the identity it belongs to; a peer is only used if its certificate
+//!   proves the identity that the verdict named. Transport never chooses either.
+//! * What a peer writes (headers, refusals) is bounded, escaped, shown, and never decided upon.
+//! * Everything that a peer can make us wait for or keep has a bound in [`Config`].
+//!
+//! Not here: whether a connection is allowed (`decide`), what is recorded of it (`connection`).
+
+mod buffer;
+mod config;
+mod error;
+pub mod hbone;
+pub mod splice;
+mod tls;
+
+pub use config::Config;
+pub use error::{HandshakeError, SessionError, Stage, StreamError, TunnelError};
+pub use hbone::{Client, ConnectHeaders, Server, Tunnel, TunnelStream};
+pub use splice::Closed;
+pub use tls::SessionFacts;

@@ -1,0 +1,200 @@
+//! Buffers that move between sockets and carriers, taken when there is something to read and given
+//! back when it has been written: an idle connection holds none.
+//!
+//! Sizes are classes, so that a flow starts small and grows ([`Sizer`]), and so that a buffer that
+//! one flow gives back fits the next one. Free buffers wait in a small list per thread; a buffer is
+//! often dropped on another thread than it was taken on (the carrier's), so surplus goes through a
+//! shared list before memory is really freed.
+//!
+//! Not here: what becomes of the bytes.
+
+use std::cell::RefCell;
+
+use bytes::Buf;
+use parking_lot::Mutex;
+
+/// Capacities of buffers. 256 KiB reads cost half the CPU per byte of 16 KiB ones, and larger ones
+/// gain little and cost fairness (reference/transport.md 6).
+const CLASSES: [usize; 3] = [16 << 10, 64 << 10, 256 << 10];
+/// Free buffers that a thread keeps of one class.
+const PER_THREAD: usize = 4;
+/// Free buffers that all threads together keep of one class: at most 10 MiB in all.
+const SHARED: usize = 32;
+
+thread_local! {
+    static FREE: RefCell<[Vec<Vec<u8>>; CLASSES.len()]> = const { RefCell::new([const { Vec::new() }; CLASSES.len()]) };
+}
+
+static SHARED_FREE: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] =
+    [const { Mutex::new(Vec::new()) }; CLASSES.len()];
+
+/// Some bytes in a pooled buffer, consumed from the front.
+#[derive(Debug, Default)]
+pub(super) struct Segment {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Segment {
+    /// An empty segment with room for [`Sizer::wanted`] bytes.
+    pub(super) fn take(sizer: &Sizer) -> Self {
+        let (class, capacity) = sizer.class();
+        let bytes = take_free(class).unwrap_or_else(|| vec![0; capacity]);
+        Self {
+            bytes,
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// A segment that holds nothing and owns nothing.
+    pub(super) const fn empty() -> Self {
+        Self {
+            bytes: Vec::new(),
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// Where the next bytes may be written, at most `most` of them.
+    pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
+        let end = self.end.saturating_add(most).min(self.bytes.len());
+        self.bytes.get_mut(self.end..end).unwrap_or_default()
+    }
+
+    /// Declares `count` bytes of the room as written.
+    pub(super) fn wrote(&mut self, count: usize) {
+        self.end = self.end.saturating_add(count).min(self.bytes.len());
+    }
+}
+
+impl Buf for Segment {
+    fn remaining(&self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.start = self.start.saturating_add(count).min(self.end);
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+fn take_free(class: usize) -> Option<Vec<u8>> {
+    let own = FREE.try_with(|free| free.borrow_mut().get_mut(class).and_then(Vec::pop));
+    own.ok()
+        .flatten()
+        .or_else(|| SHARED_FREE.get(class)?.lock().pop())
+}
+
+fn give_back(bytes: Vec<u8>) {
+    let Some(class) = CLASSES.iter().position(|capacity| *capacity == bytes.len()) else {
+        return;
+    };
+    let mut surplus = Some(bytes);
+    // While a thread ends its list is gone; the shared one remains.
+    let _ended = FREE.try_with(|free| {
+        if let Some(own) = free.borrow_mut().get_mut(class)
+            && own.len() < PER_THREAD
+        {
+            own.extend(surplus.take());
+        }
+    });
+    if surplus.is_some()
+        && let Some(shared) = SHARED_FREE.get(class)
+    {
+        let mut shared = shared.lock();
+        if shared.len() < SHARED {
+            shared.extend(surplus.take());
+        }
+    }
+}
+
+/// How much one direction of a connection should read at once: more while reads fill the buffer,
+/// less when they have become small.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sizer {
+    class: usize,
+    small_reads: u8,
+}
+
+/// Small reads in a row after which a flow is taken for interactive again.
+const SHRINK_AFTER: u8 = 8;
+
+impl Sizer {
+    fn class(&self) -> (usize, usize) {
+        let capacity = CLASSES.get(self.class).copied().unwrap_or(CLASSES[0]);
+        (self.class, capacity)
+    }
+
+    /// Bytes to ask for.
+    pub(super) fn wanted(&self) -> usize {
+        self.class().1
+    }
+
+    /// Learns from a read of `count` bytes.
+    pub(super) fn read(&mut self, count: usize) {
+        let wanted = self.wanted();
+        if count >= wanted {
+            self.class = (self.class + 1).min(CLASSES.len() - 1);
+            self.small_reads = 0;
+        } else if count <= wanted / 8 {
+            self.small_reads += 1;
+            if self.small_reads >= SHRINK_AFTER {
+                self.class = self.class.saturating_sub(1);
+                self.small_reads = 0;
+            }
+        } else {
+            self.small_reads = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_grows_while_it_fills_its_buffers_and_shrinks_when_it_no_longer_does() {
+        let mut sizer = Sizer::default();
+        assert_eq!(sizer.wanted(), 16 << 10);
+        for _ in 0..5 {
+            sizer.read(sizer.wanted());
+        }
+        assert_eq!(sizer.wanted(), 256 << 10);
+        for _ in 0..100 {
+            sizer.read(64);
+        }
+        assert_eq!(sizer.wanted(), 16 << 10);
+    }
+
+    #[test]
+    fn a_segment_holds_what_was_written_and_forgets_what_was_consumed() {
+        let mut segment = Segment::take(&Sizer::default());
+        segment.room(usize::MAX)[..5].copy_from_slice(b"hello");
+        segment.wrote(5);
+        assert_eq!(segment.chunk(), b"hello");
+        segment.advance(2);
+        assert_eq!(segment.chunk(), b"llo");
+        segment.advance(99);
+        assert!(!segment.has_remaining());
+        assert_eq!(Segment::empty().room(10).len(), 0);
+    }
+
+    #[test]
+    fn a_buffer_that_is_given_back_is_taken_again() {
+        let first = Segment::take(&Sizer::default());
+        let address = first.bytes.as_ptr();
+        drop(first);
+        assert_eq!(Segment::take(&Sizer::default()).bytes.as_ptr(), address);
+    }
+}

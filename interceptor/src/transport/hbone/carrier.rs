@@ -1,0 +1,183 @@
+//! One carrier: a mutually authenticated TLS connection with HTTP/2 on it, and what drives it.
+//!
+//! A carrier counts as established when the peer's first HTTP/2 frame has arrived. In TLS 1.3 the
+//! client finishes first, so a peer that does not accept our certificate says so only afterwards;
+//! waiting for the frame makes that a handshake failure instead of a mysterious broken tunnel.
+//!
+//! Not here: which carrier a connection gets (`pool.rs`).
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use h2::client::{Builder, Connection, SendRequest};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsStream;
+
+use super::super::buffer::Segment;
+use super::super::config::Config;
+use super::super::error::{HandshakeError, Stage, TunnelError};
+use super::super::tls::{SessionFacts, Tls, tls_error};
+use super::observed::{Activity, Keepalive, Observed};
+use super::pool::{Key, Pool, Slot};
+use super::stream::session_error;
+use crate::drain::Tasks;
+use crate::identity::Svid;
+use crate::net::{Dialer, Purpose};
+
+type Session = Connection<Observed<TlsStream<TcpStream>>, Segment>;
+
+/// An established carrier.
+pub(super) struct Carrier {
+    pub(super) requests: SendRequest<Segment>,
+    pub(super) facts: SessionFacts,
+    /// Streams that the peer allows.
+    pub(super) allowed: usize,
+    pub(super) driver: Driver,
+}
+
+/// What must be polled for the carrier to live.
+pub(super) struct Driver {
+    session: Session,
+    keepalive: Keepalive,
+}
+
+/// Dials, authenticates and prefaces, each within its limit.
+pub(super) async fn establish(
+    dialer: &Dialer,
+    tls: &Tls,
+    svid: &Svid,
+    key: &Key,
+    config: &Config,
+) -> Result<Carrier, TunnelError> {
+    let gateway = key.gateway;
+    let late = |stage, limit| TunnelError::TimedOut {
+        gateway,
+        stage,
+        limit,
+    };
+    let limit = config.connect_timeout;
+    let socket = timeout(limit, dialer.connect(gateway, Purpose::Peer))
+        .await
+        .map_err(|_elapsed| late(Stage::Connect, limit))?
+        .map_err(|error| TunnelError::Unreachable {
+            gateway,
+            source: Arc::new(error),
+        })?;
+    let limit = config.handshake_timeout;
+    let carrier = timeout(limit, shake_hands(tls, svid, key, config, socket));
+    let carrier = carrier
+        .await
+        .map_err(|_elapsed| late(Stage::Handshake, limit))?;
+    carrier.map_err(|error| match error {
+        HandshakeError::Certificate(error) => wrong_peer(key, &error),
+        error => TunnelError::Handshake {
+            gateway,
+            expected: key.peer.clone(),
+            source: error,
+        },
+    })
+}
+
+/// A certificate that is good but somebody else's is a case of its own.
+fn wrong_peer(key: &Key, error: &Arc<crate::identity::PeerError>) -> TunnelError {
+    match &**error {
+        crate::identity::PeerError::WrongIdentity { expected, got } => TunnelError::WrongPeer {
+            gateway: key.gateway,
+            expected: expected.clone(),
+            got: got.clone(),
+        },
+        _ => TunnelError::Handshake {
+            gateway: key.gateway,
+            expected: key.peer.clone(),
+            source: HandshakeError::Certificate(Arc::clone(error)),
+        },
+    }
+}
+
+async fn shake_hands(
+    tls: &Tls,
+    svid: &Svid,
+    key: &Key,
+    config: &Config,
+    socket: TcpStream,
+) -> Result<Carrier, HandshakeError> {
+    let secured = tls.connect(svid, &key.peer, socket).await?;
+    let (socket, activity) = Observed::new(secured.stream);
+    let prefaced = Builder::new()
+        .enable_push(false)
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_frame_size(config.max_frame_size)
+        .max_header_list_size(config.max_response_headers)
+        .max_send_buffer_size(config.send_buffer)
+        .handshake(socket)
+        .await;
+    let failed = |error: &h2::Error| match activity.tls_failure() {
+        Some(error) => tls_error(&error),
+        None => HandshakeError::NotHttp2(session_error(error)),
+    };
+    let (requests, mut session) = prefaced.map_err(|error| failed(&error))?;
+    first_frame(&mut session, &activity)
+        .await
+        .map_err(|error| error.map_or(HandshakeError::Closed, |error| failed(&error)))?;
+    let keepalive = Keepalive {
+        pings: session.ping_pong(),
+        activity,
+        interval: config.ping_interval,
+        timeout: config.ping_timeout,
+    };
+    Ok(Carrier {
+        facts: secured.facts,
+        allowed: session.max_concurrent_send_streams(),
+        requests,
+        driver: Driver { session, keepalive },
+    })
+}
+
+/// Drives the session until something has arrived from the peer.
+async fn first_frame(session: &mut Session, activity: &Activity) -> Result<(), Option<h2::Error>> {
+    poll_fn(|cx| match Pin::new(&mut *session).poll(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err(Some(error))),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(None)),
+        Poll::Pending if activity.seen() => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+impl Driver {
+    /// Drives the carrier until it has ended: by itself, by the peer, for want of a sign of life,
+    /// or because nobody needs it any more.
+    pub(super) async fn run(self, slot: Arc<Slot>, pool: Arc<Pool>, tasks: Tasks) {
+        let mut session = pin!(self.session);
+        let mut silent = pin!(self.keepalive.silent());
+        let mut look = Instant::now() + pool.config.idle_timeout;
+        let mut open = true;
+        loop {
+            tokio::select! {
+                ended = &mut session => {
+                    if let Err(error) = ended {
+                        tracing::debug!(gateway = %slot.key.gateway, %error, "carrier broke");
+                    }
+                    break;
+                }
+                () = &mut silent => {
+                    tracing::debug!(gateway = %slot.key.gateway, "carrier without a sign of life");
+                    break;
+                }
+                () = slot.retired.cancelled(), if open => {
+                    // With the last stream and the last handle gone, the session says goodbye.
+                    slot.requests.lock().take();
+                    open = false;
+                }
+                () = tasks.stopping(), if open => pool.retire(&slot),
+                () = sleep_until(look), if open => look = pool.retire_if_idle(&slot),
+            }
+        }
+        pool.retire(&slot);
+        slot.requests.lock().take();
+    }
+}

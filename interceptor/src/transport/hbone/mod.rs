@@ -1,0 +1,35 @@
+//! HBONE: one HTTP/2 CONNECT stream per connection, over mutual TLS.
+//!
+//! ```text
+//!  Client ── choose ──▶ carrier ── CONNECT ──▶ Server ── Request ──▶ handler
+//!    │        (pool)      │                       │                    │
+//!    ◀──── Tunnel ────────┴──── 200 / 401 ... ────┴── accept / refuse ─┘
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `client.rs` | opening a tunnel: identity, carrier, CONNECT, answer, one retry |
+//! | `pool.rs` | which carrier: idle first, new up to a bound, then the least loaded |
+//! | `carrier.rs` | one mTLS connection: set-up, keepalive, idling out, retirement |
+//! | `server.rs` | one accepted connection: set-up, requests, answers, drain |
+//! | `stream.rs` | the bytes of one stream, and all knowledge of `h2` errors |
+//! | `headers/`, `refusal.rs`, `request.rs` | what the ends tell each other, bounded both ways |
+
+mod carrier;
+mod client;
+mod gate;
+mod headers;
+mod observed;
+mod pool;
+mod refusal;
+mod request;
+mod server;
+pub(super) mod stream;
+
+pub use client::{Client, Tunnel};
+pub use headers::{Baggage, ConnectHeaders, NotATraceparent, Traceparent};
+pub(super) use pool::Lease;
+pub use refusal::{ErrorType, PeerReason, Refusal};
+pub use request::BadConnect;
+pub use server::{Answer, Inbound, Incoming, Rejected, Request, Server};
+pub use stream::TunnelStream;

@@ -1,0 +1,158 @@
+//! Signs of life: a socket that notes when something arrives on it, and the keepalive that asks
+//! the peer only when nothing has.
+//!
+//! TCP alone takes many minutes to find out that a node has vanished. A carrier with traffic needs
+//! no question: whatever arrives proves that the peer is there.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{sleep, timeout};
+
+/// What a socket has seen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Activity(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    arrived: AtomicBool,
+    /// The error of the TLS session: HTTP/2 keeps no more than its text.
+    tls_failure: OnceLock<rustls::Error>,
+}
+
+impl Activity {
+    /// Whether anything has arrived since the last look of [`Keepalive`].
+    pub(super) fn seen(&self) -> bool {
+        self.0.arrived.load(Ordering::Relaxed)
+    }
+
+    /// Why the TLS session failed, if it did.
+    pub(super) fn tls_failure(&self) -> Option<rustls::Error> {
+        self.0.tls_failure.get().cloned()
+    }
+
+    fn note(&self) {
+        // A load first: a flag that is set already is not worth a write to a shared line.
+        if !self.seen() {
+            self.0.arrived.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn note_failure(&self, error: &io::Error) {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(error) = tls {
+            // The first one is the cause.
+            let _earlier = self.0.tls_failure.set(error.clone());
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.0.arrived.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A socket whose arrivals are noted.
+#[derive(Debug)]
+pub(super) struct Observed<S> {
+    inner: S,
+    activity: Activity,
+}
+
+impl<S> Observed<S> {
+    pub(super) fn new(inner: S) -> (Self, Activity) {
+        let activity = Activity::default();
+        let observed = Self {
+            inner,
+            activity: activity.clone(),
+        };
+        (observed, activity)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer));
+        if let Err(error) = &read {
+            self.activity.note_failure(error);
+        }
+        if buffer.filled().len() > before {
+            self.activity.note();
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Asks the peer for a sign of life whenever it has been silent for a while.
+#[derive(Debug)]
+pub(super) struct Keepalive {
+    pub(super) pings: Option<PingPong>,
+    pub(super) activity: Activity,
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+}
+
+impl Keepalive {
+    /// Resolves when the peer has given no sign of life in time. Never, as long as it does.
+    pub(super) async fn silent(mut self) {
+        loop {
+            sleep(self.interval).await;
+            if self.activity.take() {
+                continue;
+            }
+            let Some(pings) = &mut self.pings else {
+                continue;
+            };
+            // Refused while an earlier question is open: then that one is awaited again.
+            let _still_open = pings.send_ping(Ping::opaque());
+            let answer = timeout(self.timeout, poll_fn(|cx| pings.poll_pong(cx)));
+            // An answer that is an error means that the session failed, which its driver reports.
+            if answer.await.is_err() && !self.activity.take() {
+                return;
+            }
+        }
+    }
+}

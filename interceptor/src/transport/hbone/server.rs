@@ -1,0 +1,343 @@
+//! Serving one accepted connection on port 15008: handshake, requests, answers, drain.
+//!
+//! ```text
+//!  TcpStream ─ accept ─▶ Inbound ─ serve ─▶ Request { peer, destination, answer } ─▶ handler
+//! ```
+//!
+//! The handler decides (policy, the application's port), this end encodes. Each request runs as a
+//! task of its own; all of them share one connection and one peer.
+//!
+//! # Invariants
+//!
+//! * Nothing reaches a handler that is not a CONNECT by an authenticated peer to the workload's
+//!   own address. What is refused here is reported as well, so that nothing is silent.
+//! * An [`Answer`] that is dropped is a refusal.
+//! * A peer can hold: one place among the handshakes for a limited time, a bounded number of
+//!   streams, and one connection window of unread bytes.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use h2::server::{Builder, Connection, SendResponse};
+use http::{Request as HttpRequest, Response, StatusCode};
+use interceptor_policy::SpiffeId;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsStream;
+
+use super::super::buffer::Segment;
+use super::super::config::Config;
+use super::super::error::{HandshakeError, SessionError, StreamError};
+use super::super::tls::{SessionFacts, Tls};
+use super::gate::Gate;
+use super::headers::ConnectHeaders;
+use super::observed::{Keepalive, Observed};
+use super::refusal::Refusal;
+use super::request::{BadConnect, destination};
+use super::stream::{TunnelStream, session_error, stream_error};
+use crate::drain::Tasks;
+use crate::identity::{Identities, Svid};
+
+/// Accepts HBONE connections for the workloads of this node. Clones share the limits.
+#[derive(Clone, Debug)]
+pub struct Server {
+    config: Arc<Config>,
+    tls: Tls,
+    gate: Gate,
+}
+
+impl Server {
+    /// A server within the limits of `config`.
+    pub fn new(config: Arc<Config>, identities: &Identities) -> Self {
+        Self {
+            tls: Tls::new(identities.verifier()),
+            gate: Gate::new(config.max_handshakes, config.max_handshakes_per_address),
+            config,
+        }
+    }
+
+    /// Shakes hands on an accepted connection, as the workload that `svid` belongs to.
+    ///
+    /// # Errors
+    ///
+    /// Why not; the connection is closed.
+    pub async fn accept(&self, tcp: TcpStream, svid: &Svid) -> Result<Inbound, HandshakeError> {
+        let io = |error| HandshakeError::Io(Arc::new(error));
+        let peer_address = tcp.peer_addr().map_err(io)?;
+        let local_address = tcp.local_addr().map_err(io)?;
+        let _place = self
+            .gate
+            .enter(peer_address.ip())
+            .ok_or(HandshakeError::TooMany)?;
+        tcp.set_nodelay(true).map_err(io)?;
+        let limit = self.config.handshake_timeout;
+        let shaken = timeout(limit, self.shake_hands(tcp, svid)).await;
+        let (connection, keepalive, peer, facts) =
+            shaken.map_err(|_elapsed| HandshakeError::TimedOut { limit })??;
+        Ok(Inbound {
+            connection,
+            keepalive,
+            config: Arc::clone(&self.config),
+            end: End {
+                peer,
+                peer_address,
+                local_address,
+                facts,
+            },
+        })
+    }
+
+    async fn shake_hands(
+        &self,
+        tcp: TcpStream,
+        svid: &Svid,
+    ) -> Result<(Session, Keepalive, SpiffeId, SessionFacts), HandshakeError> {
+        let secured = self.tls.accept(svid, tcp).await?;
+        let (socket, activity) = Observed::new(secured.stream);
+        let config = &self.config;
+        let connection = Builder::new()
+            .max_concurrent_streams(config.max_accepted_streams)
+            .initial_window_size(config.stream_window)
+            .initial_connection_window_size(config.connection_window)
+            .max_frame_size(config.max_frame_size)
+            .max_header_list_size(config.max_request_headers)
+            .max_send_buffer_size(config.send_buffer)
+            .handshake(socket)
+            .await;
+        let mut connection =
+            connection.map_err(|error| HandshakeError::NotHttp2(session_error(&error)))?;
+        let keepalive = Keepalive {
+            pings: connection.ping_pong(),
+            activity,
+            interval: config.ping_interval,
+            timeout: config.ping_timeout,
+        };
+        Ok((connection, keepalive, secured.peer, secured.facts))
+    }
+}
+
+type Session = Connection<Observed<TlsStream<TcpStream>>, Segment>;
+
+/// What all requests of one connection have in common.
+#[derive(Clone, Debug)]
+struct End {
+    peer: SpiffeId,
+    peer_address: SocketAddr,
+    local_address: SocketAddr,
+    facts: SessionFacts,
+}
+
+/// A connection whose peer has proven who it is.
+pub struct Inbound {
+    connection: Session,
+    keepalive: Keepalive,
+    config: Arc<Config>,
+    end: End,
+}
+
+/// What a peer asked for.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A connection.
+    Connect(Request),
+    /// Something that is not one.
+    Rejected(Rejected),
+}
+
+/// A CONNECT that makes sense, waiting for its answer.
+#[derive(Debug)]
+pub struct Request {
+    /// Who asks, proven by certificate.
+    pub peer: SpiffeId,
+    /// Where its connection comes from.
+    pub peer_address: SocketAddr,
+    /// The workload's address, and the port that the peer wants.
+    pub destination: SocketAddr,
+    /// What the peer says about the connection. Hints, never a decision.
+    pub headers: ConnectHeaders,
+    /// The TLS session.
+    pub facts: SessionFacts,
+    /// To be answered; dropping it refuses.
+    pub answer: Answer,
+}
+
+/// A request that made no sense and has been refused.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Who asked, proven by certificate.
+    pub peer: SpiffeId,
+    /// Where its connection comes from.
+    pub peer_address: SocketAddr,
+    /// Where it came in.
+    pub local_address: SocketAddr,
+    /// What the peer says about the connection.
+    pub headers: ConnectHeaders,
+    /// The TLS session.
+    pub facts: SessionFacts,
+    /// What is wrong.
+    pub error: BadConnect,
+}
+
+impl Inbound {
+    /// Who is at the other end, proven by certificate.
+    pub const fn peer(&self) -> &SpiffeId {
+        &self.end.peer
+    }
+
+    /// Where it comes from.
+    pub const fn peer_address(&self) -> SocketAddr {
+        self.end.peer_address
+    }
+
+    /// Serves requests until the connection has ended. Each one is handed to `handler`, whose
+    /// future runs among `tasks`. When those stop, the peer is told (GOAWAY) and open streams go
+    /// on; the drain deadline is the tasks' own.
+    ///
+    /// # Errors
+    ///
+    /// Why the session ended, if not orderly.
+    pub async fn serve<H, F>(self, tasks: &Tasks, handler: H) -> Result<(), SessionError>
+    where
+        H: Fn(Incoming) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Self {
+            mut connection,
+            keepalive,
+            config,
+            end,
+        } = self;
+        let mut silent = pin!(keepalive.silent());
+        let mut look = Instant::now() + idle_limit(&config);
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                accepted = connection.accept() => match accepted {
+                    None => return Ok(()),
+                    Some(Err(error)) => return ended(&error),
+                    Some(Ok((request, respond))) => {
+                        let request = admit(request, respond, &end, &config.own_ports);
+                        tasks.spawn("inbound request", handler(request));
+                    }
+                },
+                () = &mut silent => return Err(SessionError::Silent),
+                () = tasks.stopping(), if !draining => {
+                    connection.graceful_shutdown();
+                    draining = true;
+                }
+                () = sleep_until(look), if !draining => {
+                    if !connection.has_streams() {
+                        connection.graceful_shutdown();
+                        draining = true;
+                    }
+                    look = Instant::now() + idle_limit(&config);
+                }
+            }
+        }
+    }
+}
+
+/// Clients idle out first, so that ours ends up closing only what they forget.
+const fn idle_limit(config: &Config) -> Duration {
+    config.idle_timeout.saturating_mul(2)
+}
+
+/// A peer that closes without a goodbye (ztunnel does) has ended the session all the same.
+fn ended(error: &h2::Error) -> Result<(), SessionError> {
+    match session_error(error) {
+        SessionError::GoAway { code } if code == "NO_ERROR" => Ok(()),
+        SessionError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Checks a request, and refuses it at once if it makes no sense here.
+fn admit(
+    request: HttpRequest<h2::RecvStream>,
+    respond: SendResponse<Segment>,
+    end: &End,
+    own_ports: &[u16],
+) -> Incoming {
+    let (parts, receive) = request.into_parts();
+    let headers = ConnectHeaders::read(&parts.headers);
+    let arrived: IpAddr = end.local_address.ip();
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let answer = Answer {
+        pending: Some((respond, receive)),
+    };
+    match destination(&parts.method, authority, arrived, own_ports) {
+        Ok(destination) => Incoming::Connect(Request {
+            peer: end.peer.clone(),
+            peer_address: end.peer_address,
+            destination,
+            headers,
+            facts: end.facts,
+            answer,
+        }),
+        Err(error) => {
+            answer.refuse(&error.refusal());
+            Incoming::Rejected(Rejected {
+                peer: end.peer.clone(),
+                peer_address: end.peer_address,
+                local_address: end.local_address,
+                headers,
+                facts: end.facts,
+                error,
+            })
+        }
+    }
+}
+
+/// The one answer that a request gets.
+#[derive(Debug)]
+pub struct Answer {
+    pending: Option<(SendResponse<Segment>, h2::RecvStream)>,
+}
+
+impl Answer {
+    /// Answers 200: from now on the stream is the connection. `headers` tell the peer who the
+    /// workload is.
+    ///
+    /// # Errors
+    ///
+    /// If the stream has ended meanwhile.
+    pub fn accept(mut self, headers: &ConnectHeaders) -> Result<TunnelStream, StreamError> {
+        let gone = || StreamError::Reset {
+            code: "CANCEL".to_owned(),
+        };
+        let (mut respond, receive) = self.pending.take().ok_or_else(gone)?;
+        let mut response = Response::new(());
+        headers.write(response.headers_mut());
+        let send = respond.send_response(response, false);
+        let send = send.map_err(|error| stream_error(&error))?;
+        Ok(TunnelStream::new(send, receive, None))
+    }
+
+    /// Refuses, and says why.
+    pub fn refuse(mut self, refusal: &Refusal) {
+        if let Some((respond, _receive)) = self.pending.take() {
+            send_refusal(respond, refusal);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some((respond, _receive)) = self.pending.take() {
+            send_refusal(respond, &Refusal::internal("the agent gave no answer"));
+        }
+    }
+}
+
+fn send_refusal(mut respond: SendResponse<Segment>, refusal: &Refusal) {
+    let mut response = Response::new(());
+    *response.status_mut() = refusal.status;
+    debug_assert_ne!(refusal.status, StatusCode::OK, "a refusal is not a success");
+    let (name, value) = refusal.header();
+    response.headers_mut().insert(name, value);
+    // Fails only if the peer has gone meanwhile.
+    let _gone = respond.send_response(response, true);
+}

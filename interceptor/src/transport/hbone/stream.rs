@@ -1,0 +1,196 @@
+//! The bytes of one tunnelled connection: a pair of halves over one HTTP/2 stream.
+//!
+//! This file and the two that set sessions up (`carrier.rs`, `server.rs`) are all that knows the
+//! `h2` crate. A codec of our own comes in here, as a second kind of half with the same verbs.
+//!
+//! # Invariants
+//!
+//! * An end of stream, a reset and a broken session are three different things, and stay so.
+//! * Nothing is sent beyond the capacity that flow control has granted: a peer that does not read
+//!   costs at most `Config::send_buffer`.
+//! * What was received and not yet released counts against the peer's window.
+
+use std::fmt;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::Reason;
+
+use super::super::buffer::Segment;
+use super::super::error::{SessionError, StreamError};
+use super::Lease;
+
+/// One tunnelled connection.
+pub struct TunnelStream {
+    pub(in crate::transport) send: SendHalf,
+    pub(in crate::transport) receive: ReceiveHalf,
+    /// Keeps the carrier counted as in use.
+    pub(in crate::transport) lease: Option<Lease>,
+}
+
+impl fmt::Debug for TunnelStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.receive.stream.stream_id();
+        write!(f, "TunnelStream({id:?})")
+    }
+}
+
+impl TunnelStream {
+    pub(super) const fn new(
+        send: h2::SendStream<Segment>,
+        receive: h2::RecvStream,
+        lease: Option<Lease>,
+    ) -> Self {
+        Self {
+            send: SendHalf { stream: send },
+            receive: ReceiveHalf { stream: receive },
+            lease,
+        }
+    }
+
+    /// Ends the stream in both directions at once, as a TCP reset does.
+    pub fn reset(mut self) {
+        self.send.reset();
+    }
+}
+
+/// What a [`SendHalf`] was waiting for.
+#[derive(Debug)]
+pub(in crate::transport) enum SendEvent {
+    /// So many bytes may be sent now.
+    Capacity(usize),
+    /// The peer wants nothing more from this stream; what it sent remains readable.
+    Unwanted,
+    /// The stream ended.
+    Ended(StreamError),
+}
+
+/// The direction towards the peer.
+#[derive(Debug)]
+pub(in crate::transport) struct SendHalf {
+    stream: h2::SendStream<Segment>,
+}
+
+impl SendHalf {
+    /// Waits for room for up to `wanted` bytes, or for the end of the stream.
+    pub(in crate::transport) fn poll_capacity(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+    ) -> Poll<SendEvent> {
+        if let Poll::Ready(ended) = self.poll_ended(cx) {
+            return Poll::Ready(ended);
+        }
+        self.stream.reserve_capacity(wanted);
+        let granted = self.stream.capacity();
+        if granted > 0 {
+            return Poll::Ready(SendEvent::Capacity(granted));
+        }
+        match ready!(self.stream.poll_capacity(cx)) {
+            Some(Ok(granted)) => Poll::Ready(SendEvent::Capacity(granted)),
+            Some(Err(error)) => Poll::Ready(SendEvent::Ended(stream_error(&error))),
+            // Closed without a reason that `poll_ended` would have seen.
+            None => Poll::Ready(SendEvent::Unwanted),
+        }
+    }
+
+    /// Waits for the peer to reset the stream, or for the session to break.
+    pub(in crate::transport) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<SendEvent> {
+        Poll::Ready(match ready!(self.stream.poll_reset(cx)) {
+            Ok(Reason::NO_ERROR) => SendEvent::Unwanted,
+            Ok(reason) => SendEvent::Ended(reset_error(reason)),
+            Err(error) => SendEvent::Ended(stream_error(&error)),
+        })
+    }
+
+    /// Sends bytes for which there is capacity.
+    pub(in crate::transport) fn send(&mut self, bytes: Segment) -> Result<(), StreamError> {
+        let sent = self.stream.send_data(bytes, false);
+        sent.map_err(|error| stream_error(&error))
+    }
+
+    /// Gives back capacity that was granted and is not needed now, so that other streams of the
+    /// same carrier can have it.
+    pub(in crate::transport) fn release(&mut self) {
+        self.stream.reserve_capacity(0);
+    }
+
+    /// Half-closes: nothing more will be sent.
+    pub(in crate::transport) fn finish(&mut self) {
+        // Fails only if the stream has ended already.
+        let _ended = self.stream.send_data(Segment::empty(), true);
+    }
+
+    /// Resets the stream in both directions.
+    pub(in crate::transport) fn reset(&mut self) {
+        self.stream.send_reset(Reason::CANCEL);
+    }
+}
+
+/// The direction from the peer.
+#[derive(Debug)]
+pub(in crate::transport) struct ReceiveHalf {
+    stream: h2::RecvStream,
+}
+
+impl ReceiveHalf {
+    /// The next bytes, `None` at the end of stream.
+    pub(in crate::transport) fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, StreamError>>> {
+        loop {
+            return Poll::Ready(match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(bytes)) if bytes.is_empty() => continue,
+                Some(Ok(bytes)) => Some(Ok(bytes)),
+                Some(Err(error))
+                    if error.reason() == Some(Reason::NO_ERROR) && error.is_reset() =>
+                {
+                    None
+                }
+                Some(Err(error)) => Some(Err(stream_error(&error))),
+                None => None,
+            });
+        }
+    }
+
+    /// Opens the peer's window again by bytes that have been passed on.
+    pub(in crate::transport) fn release(&mut self, count: usize) {
+        // Fails only if the stream has ended: then there is no window left to open.
+        let _ended = self.stream.flow_control().release_capacity(count);
+    }
+}
+
+fn reset_error(reason: Reason) -> StreamError {
+    StreamError::Reset {
+        code: name_of(reason),
+    }
+}
+
+/// Sorts an `h2` error into: this stream was reset, or the whole session ended.
+pub(super) fn stream_error(error: &h2::Error) -> StreamError {
+    match error.reason() {
+        Some(reason) if error.is_reset() => reset_error(reason),
+        _ => StreamError::Session(session_error(error)),
+    }
+}
+
+/// What an `h2` error means for the session.
+pub(super) fn session_error(error: &h2::Error) -> SessionError {
+    if let Some(io) = error.get_io() {
+        return SessionError::Io(std::io::Error::new(io.kind(), io.to_string()).into());
+    }
+    match error.reason() {
+        Some(reason) if error.is_remote() => SessionError::GoAway {
+            code: name_of(reason),
+        },
+        _ => SessionError::Protocol {
+            detail: error.to_string(),
+        },
+    }
+}
+
+/// `CANCEL`, `NO_ERROR`, ...
+fn name_of(reason: Reason) -> String {
+    format!("{reason:?}")
+}

@@ -1,0 +1,150 @@
+//! Moves bytes between an application's socket and its tunnel (or a plain socket) until both
+//! directions have ended, and makes each end see what it would have seen without us.
+//!
+//! | one end does | the other end sees |
+//! |---|---|
+//! | close or shutdown for writing (FIN, `END_STREAM`) | end of file; the other direction goes on |
+//! | reset (RST, `RST_STREAM`) | a reset |
+//! | stop reading | its writes block: at most the windows and one buffer are in between |
+//! | break (the carrier dies) | a reset: an end of file would claim that all had arrived |
+//!
+//! # Invariants
+//!
+//! * A connection without traffic holds no buffer. Nothing is allocated per read in steady state.
+//! * Each direction works a bounded round before the other one gets its turn.
+//! * A reset is noticed also while the other end is not reading.
+//!
+//! Not here: opening either end, deciding how long it may last. To cut a connection, drop the
+//! future and call [`crate::net::reset_on_close`] on the application's socket.
+
+mod plain;
+mod tunnel;
+
+use std::io;
+
+pub use plain::plain;
+pub use tunnel::tunnel;
+
+use super::error::StreamError;
+
+/// Rounds of reading and writing that one direction may do before the other gets its turn.
+const ROUNDS: usize = 4;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub struct Closed {
+    /// The end that closed first, or that broke.
+    pub by: By,
+    /// How.
+    pub how: How,
+}
+
+/// One end of a spliced connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The local application.
+    App,
+    /// The other end.
+    Peer,
+}
+
+/// How an end closed.
+#[derive(Debug)]
+pub enum How {
+    /// Both directions reached their end of file.
+    Eof,
+    /// It reset the connection.
+    Reset,
+    /// Its socket or session failed.
+    Error(CloseError),
+}
+
+/// What failed under an open connection.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    /// A socket.
+    #[error("the socket failed")]
+    Socket(#[from] io::Error),
+    /// The carrier.
+    #[error(transparent)]
+    Session(super::SessionError),
+}
+
+impl Closed {
+    /// The stable, low-cardinality label of this end.
+    pub const fn reason(&self) -> &'static str {
+        match (&self.how, self.by) {
+            (How::Eof, By::App) => "app_closed",
+            (How::Eof, By::Peer) => "peer_closed",
+            (How::Reset, By::App) => "app_reset",
+            (How::Reset, By::Peer) => "peer_reset",
+            (How::Error(_), By::App) => "app_error",
+            (How::Error(CloseError::Session(error)), By::Peer) => error.reason(),
+            (How::Error(CloseError::Socket(_)), By::Peer) => "peer_error",
+        }
+    }
+
+    const fn eof(by: By) -> Self {
+        Self { by, how: How::Eof }
+    }
+
+    const fn reset(by: By) -> Self {
+        Self {
+            by,
+            how: How::Reset,
+        }
+    }
+
+    fn socket(by: By, error: io::Error) -> Self {
+        match error.kind() {
+            // EPIPE: we wrote after the application had reset.
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Self::reset(by),
+            _ => Self {
+                by,
+                how: How::Error(error.into()),
+            },
+        }
+    }
+
+    fn stream(error: StreamError) -> Self {
+        match error {
+            StreamError::Reset { .. } => Self::reset(By::Peer),
+            StreamError::Session(error) => Self {
+                by: By::Peer,
+                how: How::Error(CloseError::Session(error)),
+            },
+        }
+    }
+}
+
+/// Which direction has reached its end of file, and which end was first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    first: Option<By>,
+    from_app: bool,
+    from_peer: bool,
+}
+
+impl Ends {
+    fn eof_from(&mut self, by: By) {
+        self.first.get_or_insert(by);
+        match by {
+            By::App => self.from_app = true,
+            By::Peer => self.from_peer = true,
+        }
+    }
+
+    /// The end of the connection, once both directions have ended.
+    fn both(self) -> Option<Closed> {
+        let ended = self.from_app && self.from_peer;
+        self.first.filter(|_| ended).map(Closed::eof)
+    }
+}
+
+/// Shuts a socket down for writing.
+fn half_close(socket: &tokio::net::TcpStream) {
+    // Fails only if the socket is closed already, which the reading side reports better.
+    let _closed = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+}
