@@ -9,6 +9,10 @@
 //! Values that pass between neighbours of the layer above (a captured connection, a route) are
 //! defined here, too, because `capture`, `decide` and `transport` never import each other.
 
+pub mod objects;
+pub mod source;
+mod store;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,13 +21,16 @@ use std::sync::Arc;
 
 use interceptor_policy::SpiffeId;
 use ipnet::IpNet;
+use serde::Serialize;
+
+pub use store::{AgentPorts, Mesh, MeshSettings};
 
 /// Namespace and name of a workload, unique in the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadId {
     /// The Kubernetes namespace.
     pub namespace: Arc<str>,
-    /// The Pod's or WorkloadEntry's name.
+    /// The Pod's or `WorkloadEntry`'s name.
     pub name: Arc<str>,
 }
 
@@ -33,7 +40,7 @@ impl fmt::Display for WorkloadId {
     }
 }
 
-/// A Pod or WorkloadEntry: something with an address and an identity.
+/// A Pod or `WorkloadEntry`: something with an address and an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Namespace and name.
@@ -50,11 +57,14 @@ pub struct Workload {
     pub ports: BTreeMap<String, u16>,
     /// How it is reached.
     pub protocol: TunnelProtocol,
+    /// Whether it is part of the mesh, and if not, why.
+    pub enrolment: Enrolment,
     /// Whether it takes new connections (ready and not being deleted).
     pub healthy: bool,
     /// What is captured of it. Meaningful on its own node only.
     pub capture: CaptureRules,
-    /// Where its sockets are found on this machine; `None` for workloads of other nodes.
+    /// Where its sockets are found on its node's machine. Set only for enrolled workloads whose
+    /// manifest says so.
     pub binding: Option<Binding>,
     /// What becomes of connections to destinations that the mesh does not know.
     pub unknown_destinations: UnknownDestinations,
@@ -71,6 +81,47 @@ pub enum TunnelProtocol {
     None,
 }
 
+/// Whether a workload is part of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enrolment {
+    /// Captured on its node.
+    Enrolled,
+    /// Neither it nor its namespace has the label `istio.io/dataplane-mode: ambient`.
+    #[default]
+    NotLabelled,
+    /// It has the label `istio.io/dataplane-mode: none`.
+    OptedOut,
+    /// A sidecar proxy already captures it.
+    Sidecar,
+    /// It shares the host's network namespace, and no annotation names its cgroup.
+    HostNetwork,
+    /// It should be captured, but nothing says where its sockets are.
+    Unbound,
+}
+
+impl fmt::Display for Enrolment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enrolled => "enrolled",
+            Self::NotLabelled => {
+                "not enrolled: neither it nor its namespace has the label \
+                 istio.io/dataplane-mode=ambient"
+            }
+            Self::OptedOut => "not enrolled: it has the label istio.io/dataplane-mode=none",
+            Self::Sidecar => "not enrolled: a sidecar proxy captures it",
+            Self::HostNetwork => {
+                "not enrolled: it uses the host's network and has no annotation \
+                 interceptor.dev/cgroup"
+            }
+            Self::Unbound => {
+                "not captured: it is enrolled, but has no annotation \
+                 interceptor.dev/network-namespace"
+            }
+        })
+    }
+}
+
 /// What ties a workload to this machine's kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Binding {
@@ -81,13 +132,15 @@ pub enum Binding {
     Cgroup(PathBuf),
 }
 
-/// What becomes of a connection whose destination the mesh does not know.
+/// What becomes of a connection whose destination cannot prove an identity: an address that the
+/// mesh does not know, or a workload that is known but not enrolled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownDestinations {
     /// Carried in plaintext, counted and logged: Istio's `ALLOW_ANY`.
     #[default]
     Passthrough,
-    /// Refused: Istio's `REGISTRY_ONLY`.
+    /// Refused. Stricter than Istio's `REGISTRY_ONLY`, which still sends plaintext to known
+    /// workloads.
     Refuse,
 }
 
@@ -177,12 +230,30 @@ impl fmt::Display for ServiceName {
 pub struct Service {
     /// Its names.
     pub name: ServiceName,
-    /// Its ClusterIPs; empty for a headless Service.
+    /// Its `clusterIPs`; empty for a headless Service.
     pub addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// The workloads behind it.
     pub endpoints: Vec<Endpoint>,
+    /// `publishNotReadyAddresses`: workloads that are not ready get connections, too.
+    pub publish_not_ready: bool,
+    /// Which endpoints a client's node may choose.
+    pub locality: Locality,
+}
+
+/// Which endpoints of a Service a client may choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Locality {
+    /// All alike.
+    #[default]
+    Any,
+    /// Those of the client's node, if one is healthy there (`trafficDistribution:
+    /// PreferSameNode`).
+    PreferNode,
+    /// Those of the client's node and no others (`internalTrafficPolicy: Local`).
+    OnlyNode,
 }
 
 /// One port of a [`Service`].
@@ -204,6 +275,8 @@ pub struct Endpoint {
     /// Service port to this workload's target port. A named target port that the workload does
     /// not have is absent.
     pub target_ports: BTreeMap<u16, u16>,
+    /// Its share of the connections relative to the others', at least 1.
+    pub weight: u32,
 }
 
 /// Where a connection is carried, chosen by `decide` and followed by `transport`.

@@ -108,7 +108,7 @@ impl Node {
     }
 
     /// Where `path` (such as `spec.rules[0].from`) was written, or the nearest enclosing value
-    /// that was. Keys with dots stand in brackets: `metadata.annotations[istio.io/dry-run]`.
+    /// that was. Keys with dots stand in brackets: `metadata.annotations["istio.io/dry-run"]`.
     pub fn locate(&self, path: &str) -> Position {
         let mut node = self;
         let mut at = self.at;
@@ -160,7 +160,10 @@ impl<'p> Iterator for Steps<'p> {
             return None;
         }
         let (step, rest) = match rest.strip_prefix('[') {
-            Some(bracketed) => bracketed.split_once(']').unwrap_or((bracketed, "")),
+            Some(bracketed) => {
+                let (step, rest) = bracketed.split_once(']').unwrap_or((bracketed, ""));
+                (step.trim_matches('"'), rest)
+            }
             None => rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len())),
         };
         self.0 = rest;

@@ -53,11 +53,11 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Appends `.key`, or `[some.key]` for keys that are not plain words.
+/// Appends `.key`, or `["some.key"]` for keys that are not plain words.
 pub(super) fn push_key(path: &mut String, key: &str) {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let result = if key.is_empty() || !key.chars().all(is_word) {
-        write!(path, "[{}]", Shown(key))
+        write!(path, "[\"{}\"]", Shown(key))
     } else if path.is_empty() {
         write!(path, "{}", Shown(key))
     } else {

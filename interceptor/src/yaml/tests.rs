@@ -55,7 +55,7 @@ fn keys_with_dots_are_located_in_brackets() {
     let (documents, _) = read("metadata:\n  annotations:\n    istio.io/dry-run: \"true\"\n");
     let at = documents[0]
         .root
-        .locate("metadata.annotations[istio.io/dry-run]");
+        .locate("metadata.annotations[\"istio.io/dry-run\"]");
     assert_eq!((at.line, at.column), (3, 23));
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::workload::{Canonical, CaptureRules, TunnelProtocol, UnknownDestinations, WorkloadId};
+use crate::workload::{
+    Canonical, CaptureRules, Enrolment, TunnelProtocol, UnknownDestinations, WorkloadId,
+};
 
 /// A workload `demo/<name>` with service account `<name>` at `address`.
 pub(crate) fn workload(name: &str, address: &str) -> Arc<Workload> {
@@ -18,6 +20,7 @@ pub(crate) fn workload(name: &str, address: &str) -> Arc<Workload> {
         node: Some("one".into()),
         ports: BTreeMap::new(),
         protocol: TunnelProtocol::Hbone,
+        enrolment: Enrolment::Enrolled,
         healthy: true,
         capture: CaptureRules::default(),
         binding: None,
