@@ -32,3 +32,6 @@ pub use error::{HandshakeError, SessionError, Stage, StreamError, TunnelError};
 pub use hbone::{Client, ConnectHeaders, Server, Tunnel, TunnelStream};
 pub use splice::Closed;
 pub use tls::SessionFacts;
+
+#[cfg(test)]
+mod testing;

@@ -14,8 +14,9 @@
 //! * Each direction works a bounded round before the other one gets its turn.
 //! * A reset is noticed also while the other end is not reading.
 //!
-//! Not here: opening either end, deciding how long it may last. To cut a connection, drop the
-//! future and call [`crate::net::reset_on_close`] on the application's socket.
+//! * A splice that is dropped before its end resets both ends: that is how a connection is cut.
+//!
+//! Not here: opening either end, deciding how long it may last.
 
 mod plain;
 mod tunnel;
@@ -25,7 +26,10 @@ use std::io;
 pub use plain::plain;
 pub use tunnel::tunnel;
 
+use tokio::net::TcpStream;
+
 use super::error::StreamError;
+use crate::net::reset_on_close;
 
 /// Rounds of reading and writing that one direction may do before the other gets its turn.
 const ROUNDS: usize = 4;
@@ -143,8 +147,39 @@ impl Ends {
     }
 }
 
+/// Makes a socket reset when it is dropped, unless both directions ended in order.
+struct ResetUnlessDone<'a> {
+    socket: &'a TcpStream,
+    done: bool,
+}
+
+impl<'a> ResetUnlessDone<'a> {
+    const fn new(socket: &'a TcpStream) -> Self {
+        Self {
+            socket,
+            done: false,
+        }
+    }
+
+    const fn closed(&mut self, closed: &Closed) {
+        self.done = matches!(closed.how, How::Eof);
+    }
+}
+
+impl Drop for ResetUnlessDone<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // Fails only on a socket that is gone.
+            let _gone = reset_on_close(self.socket);
+        }
+    }
+}
+
 /// Shuts a socket down for writing.
-fn half_close(socket: &tokio::net::TcpStream) {
+fn half_close(socket: &TcpStream) {
     // Fails only if the socket is closed already, which the reading side reports better.
     let _closed = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }
+
+#[cfg(test)]
+mod tests;

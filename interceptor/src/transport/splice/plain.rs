@@ -7,8 +7,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::super::buffer::{Segment, Sizer};
-use super::{By, Closed, Ends, How, ROUNDS, half_close};
-use crate::net::{Traffic, reset_on_close};
+use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, half_close};
+use crate::net::Traffic;
 
 /// Carries bytes between the application and its peer until both directions have ended.
 ///
@@ -17,12 +17,12 @@ use crate::net::{Traffic, reset_on_close};
 ///
 /// # Cancel safety
 ///
-/// Dropping the future loses what has been read and not yet passed on.
+/// Dropping the future before its end resets both ends.
 pub async fn plain(app: &TcpStream, peer: &TcpStream, traffic: &Traffic) -> Closed {
+    let mut resets = [app, peer].map(ResetUnlessDone::new);
     let closed = run(app, peer, traffic).await;
-    if !matches!(closed.how, How::Eof) {
-        // Fails only on sockets that are gone.
-        let _gone = (reset_on_close(app), reset_on_close(peer));
+    for reset in &mut resets {
+        reset.closed(&closed);
     }
     closed
 }

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use super::super::buffer::{Segment, Sizer};
 use super::super::hbone::TunnelStream;
 use super::super::hbone::stream::{ReceiveHalf, SendEvent, SendHalf};
-use super::{By, Closed, Ends, ROUNDS, half_close};
-use crate::net::{Traffic, reset_on_close};
+use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, half_close};
+use crate::net::Traffic;
 
 /// Frames that are gathered into one write.
 const MAX_GATHERED: usize = 16;
@@ -25,15 +25,13 @@ const MAX_GATHERED: usize = 16;
 ///
 /// # Cancel safety
 ///
-/// Dropping the future resets the stream; what has been read and not yet passed on is lost.
+/// Dropping the future before its end resets both ends.
 pub async fn tunnel(app: &TcpStream, stream: TunnelStream, traffic: &Traffic) -> Closed {
+    let mut app_reset = ResetUnlessDone::new(app);
     let mut splice = Splice::new(app, stream, traffic);
     let closed = splice.run().await;
-    if !matches!(closed.how, super::How::Eof) {
-        splice.send.reset();
-        // Fails only on a socket that is gone.
-        let _gone = reset_on_close(app);
-    }
+    app_reset.closed(&closed);
+    splice.done = app_reset.done;
     closed
 }
 
@@ -52,6 +50,16 @@ struct Splice<'a> {
     /// The peer's end of stream came behind what is pending.
     peer_finished: bool,
     ends: Ends,
+    /// Both directions ended in order, so that there is nothing left to reset.
+    done: bool,
+}
+
+impl Drop for Splice<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.send.reset();
+        }
+    }
 }
 
 impl<'a> Splice<'a> {
@@ -67,6 +75,7 @@ impl<'a> Splice<'a> {
             pending: VecDeque::new(),
             peer_finished: false,
             ends: Ends::default(),
+            done: false,
         }
     }
 

@@ -1,0 +1,272 @@
+//! Two nodes on loopback for the transport's tests: real sockets, real TLS, no privilege.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use interceptor_policy::SpiffeId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::hbone::{Client, ConnectHeaders, Incoming, Refusal, Server, Tunnel};
+use super::splice::{self, Closed};
+use super::{Config, HandshakeError};
+use crate::drain::Tasks;
+use crate::identity::{Ca, Identities, Svid};
+use crate::net::{Dialer, Traffic};
+use crate::workload::{
+    Canonical, CaptureRules, Route, TunnelProtocol, UnknownDestinations, Workload, WorkloadId,
+};
+
+/// Longest that a test waits for what must happen.
+pub(super) const SOON: Duration = Duration::from_secs(20);
+
+pub(super) fn id(name: &str) -> SpiffeId {
+    format!("spiffe://mesh.test/ns/demo/sa/{name}")
+        .parse()
+        .unwrap()
+}
+
+/// Resolves to what `future` gives, or fails the test.
+pub(super) async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(SOON, future).await.expect("in time")
+}
+
+/// One CA, and what all nodes of a test share.
+pub(super) struct World {
+    pub(super) identities: Arc<Identities>,
+    pub(super) config: Arc<Config>,
+    pub(super) tasks: Tasks,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub(super) fn with(config: Config) -> Self {
+        Self::of("mesh.test", config)
+    }
+
+    /// A world of its own: another CA, for the same or another trust domain.
+    pub(super) fn of(domain: &str, config: Config) -> Self {
+        let ca = Ca::generate(&domain.parse().unwrap(), SystemTime::now()).unwrap();
+        let identities = Identities::new(Arc::new(ca), Duration::from_hours(1));
+        Self {
+            identities: Arc::new(identities),
+            config: Arc::new(config),
+            tasks: Tasks::new(),
+        }
+    }
+
+    pub(super) async fn svid(&self, name: &str) -> Arc<Svid> {
+        self.identities.ensure(&id(name)).await.unwrap()
+    }
+
+    /// The client of the workload `caller`.
+    pub(super) async fn client(&self) -> Client {
+        self.svid("caller").await;
+        Client::new(
+            Arc::clone(&self.config),
+            Arc::clone(&self.identities),
+            Dialer::host(),
+            self.tasks.clone(),
+        )
+    }
+
+    /// A node that serves the workload `server` by `handler`.
+    pub(super) async fn serve<H, F>(&self, handler: H) -> Gateway
+    where
+        H: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::new(Arc::clone(&self.config), &self.identities);
+        let svid = self.svid("server").await;
+        let (failed, failures) = mpsc::channel(100);
+        let tasks = self.tasks.child();
+        let accepting = tasks.clone();
+        tasks.spawn("accept", async move {
+            loop {
+                let (tcp, _) = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap(),
+                    () = accepting.stopping() => return,
+                };
+                let (server, svid, failed) = (server.clone(), Arc::clone(&svid), failed.clone());
+                let (handler, tasks) = (handler.clone(), accepting.clone());
+                accepting.spawn("inbound", async move {
+                    match server.accept(tcp, &svid).await {
+                        Ok(inbound) => drop(inbound.serve(&tasks, handler).await),
+                        Err(error) => failed.send(error).await.unwrap(),
+                    }
+                });
+            }
+        });
+        Gateway {
+            address,
+            failures,
+            tasks,
+        }
+    }
+
+    /// A node that carries every connection to its destination on loopback, and reports ends.
+    pub(super) async fn node(&self) -> (Gateway, mpsc::Receiver<Closed>) {
+        let (ended, ends) = mpsc::channel(1000);
+        let handler = move |incoming| {
+            let ended = ended.clone();
+            async move {
+                if let Incoming::Connect(request) = incoming {
+                    carry(request, ended).await;
+                }
+            }
+        };
+        (self.serve(handler).await, ends)
+    }
+}
+
+async fn carry(request: super::hbone::Request, ended: mpsc::Sender<Closed>) {
+    match TcpStream::connect(request.destination).await {
+        Ok(app) => {
+            app.set_nodelay(true).unwrap();
+            let Ok(stream) = request.answer.accept(&ConnectHeaders::default()) else {
+                return;
+            };
+            let closed = splice::tunnel(&app, stream, &Traffic::default()).await;
+            drop(app);
+            drop(ended.send(closed).await);
+        }
+        Err(error) => request
+            .answer
+            .refuse(&Refusal::unavailable(error.to_string())),
+    }
+}
+
+/// A served workload.
+pub(super) struct Gateway {
+    pub(super) address: SocketAddr,
+    pub(super) failures: mpsc::Receiver<HandshakeError>,
+    /// Stops this node alone.
+    pub(super) tasks: Tasks,
+}
+
+impl Gateway {
+    /// The way to `authority` behind this node.
+    pub(super) fn route(&self, authority: SocketAddr) -> Route {
+        route(self.address, authority)
+    }
+}
+
+pub(super) fn route(gateway: SocketAddr, authority: SocketAddr) -> Route {
+    Route {
+        gateway,
+        authority,
+        peer: id("server"),
+        destination: Arc::new(workload()),
+        service: None,
+    }
+}
+
+fn workload() -> Workload {
+    Workload {
+        id: WorkloadId {
+            namespace: "demo".into(),
+            name: "server".into(),
+        },
+        identity: id("server"),
+        addresses: Vec::new(),
+        labels: BTreeMap::new(),
+        node: None,
+        ports: BTreeMap::new(),
+        protocol: TunnelProtocol::Hbone,
+        healthy: true,
+        capture: CaptureRules::default(),
+        binding: None,
+        unknown_destinations: UnknownDestinations::Passthrough,
+        canonical: Canonical::default(),
+    }
+}
+
+/// An application's listener.
+pub(super) async fn app() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Two sockets that are connected to each other.
+pub(super) async fn sockets() -> (TcpStream, TcpStream) {
+    let (listener, address) = app().await;
+    let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (one.unwrap(), other.unwrap().0)
+}
+
+/// A whole connection: the client's and the server's socket, and both agents in between.
+pub(super) struct Path {
+    pub(super) client: TcpStream,
+    pub(super) server: TcpStream,
+    /// How the connection ended for the client's agent.
+    pub(super) outbound: oneshot::Receiver<Closed>,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+impl Path {
+    pub(super) async fn open(world: &World, client: &Client, gateway: &Gateway) -> Self {
+        let (listener, destination) = app().await;
+        let route = gateway.route(destination);
+        let headers = ConnectHeaders::default();
+        let source = id("caller");
+        let opened = client.open(&source, &route, &headers);
+        let (tunnel, accepted) = tokio::join!(opened, listener.accept());
+        Self::splice(world, tunnel.unwrap(), accepted.unwrap().0).await
+    }
+
+    async fn splice(world: &World, tunnel: Tunnel, server: TcpStream) -> Self {
+        let (client, captured) = sockets().await;
+        let (ended, outbound) = oneshot::channel();
+        let traffic = Arc::new(Traffic::default());
+        let counted = Arc::clone(&traffic);
+        world.tasks.spawn("outbound", async move {
+            let closed = splice::tunnel(&captured, tunnel.stream, &counted).await;
+            drop(captured);
+            drop(ended.send(closed));
+        });
+        Self {
+            client,
+            server,
+            outbound,
+            traffic,
+        }
+    }
+}
+
+/// The network between two nodes, which can fail.
+pub(super) struct Wire {
+    pub(super) address: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Wire {
+    pub(super) async fn to(far: SocketAddr) -> Self {
+        let (listener, address) = app().await;
+        let tasks = Tasks::new();
+        let each = tasks.clone();
+        tasks.spawn("wire", async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                each.spawn("wire connection", async move {
+                    let mut far = TcpStream::connect(far).await.unwrap();
+                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                });
+            }
+        });
+        Self { address, tasks }
+    }
+
+    /// Ends every connection on it without a goodbye, and refuses new ones.
+    pub(super) fn cut(self) {
+        self.tasks.cancel();
+    }
+}
