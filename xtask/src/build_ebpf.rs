@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::project::{Project, steers_compilation};
+use crate::project::Project;
 use crate::step::{run, say};
 use crate::toolchain::{Compiler, Linker, RustSrc, tools};
 
@@ -66,12 +66,7 @@ impl<'project> Kernel<'project> {
 
     /// `cargo <task>` for the kernel programs.
     pub(crate) fn cargo(&self, task: &str) -> Command {
-        let mut cargo = self.project.cargo();
-        for (name, _) in std::env::vars_os() {
-            if steers_compilation(&name.to_string_lossy()) {
-                cargo.env_remove(name);
-            }
-        }
+        let mut cargo = self.project.plain_cargo();
         cargo
             .args([task, "--package", PACKAGE, "--release"])
             .args(["-Z", "build-std=core", "--target", self.target])
@@ -86,7 +81,7 @@ impl<'project> Kernel<'project> {
 
     /// Type information for the kernel (BTF), and the machine whose structures are read.
     ///
-    /// Line information holds paths: without this checkout's, the object is the same everywhere.
+    /// Line information holds paths; those of the building machine have no place in the product.
     fn flags(&self) -> String {
         let machine = self.compiler.host().split('-').next().unwrap_or_default();
         let machine = if machine.starts_with("riscv64") {

@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::step::capture;
+
 /// One checkout of the repository.
 pub(crate) struct Project {
     root: PathBuf,
@@ -25,10 +27,17 @@ impl Project {
             .parent()
             .context("xtask is not inside a workspace")?
             .to_path_buf();
-        let target = match env::var_os("CARGO_TARGET_DIR") {
-            Some(target) => env::current_dir()?.join(target),
-            None => root.join("target"),
-        };
+        let metadata = capture(
+            Command::new(program())
+                .args([
+                    "metadata",
+                    "--no-deps",
+                    "--format-version=1",
+                    "--manifest-path",
+                ])
+                .arg(root.join("Cargo.toml")),
+        )?;
+        let target = target_folder(&metadata).context("cargo names no target folder")?;
         Ok(Self { root, target })
     }
 
@@ -47,14 +56,26 @@ impl Project {
     /// What the outer `cargo run` told this program about itself is taken out of the environment:
     /// build scripts read it, and would be run again for every change of it.
     pub(crate) fn cargo(&self) -> Command {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        self.command(cargo)
+        self.command(program())
+    }
+
+    /// Cargo without the user's flags for the host, for whatever is not of the host's build.
+    pub(crate) fn plain_cargo(&self) -> Command {
+        let mut cargo = self.cargo();
+        for (name, _) in env::vars_os() {
+            if steers_compilation(&name.to_string_lossy()) {
+                cargo.env_remove(name);
+            }
+        }
+        cargo
     }
 
     /// `program` in this checkout, with the user's own environment.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(&self.root);
+        command
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target);
         for (name, _) in env::vars_os() {
             if told_by_cargo_run(&name.to_string_lossy()) {
                 command.env_remove(name);
@@ -81,9 +102,19 @@ fn told_by_cargo_run(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || matches!(name, "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH")
 }
 
-/// True for a variable that changes how an *inner* cargo compiles: the kernel programs are built
-/// for another target, and flags meant for the host break them.
-pub(crate) fn steers_compilation(name: &str) -> bool {
+/// The user may have set it in the environment or in any of cargo's configuration files.
+fn target_folder(metadata: &str) -> Option<PathBuf> {
+    let (_, rest) = metadata.split_once("\"target_directory\":\"")?;
+    Some(PathBuf::from(rest.split_once('"')?.0))
+}
+
+fn program() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))
+}
+
+/// True for a variable that changes how cargo compiles: the kernel programs are built for another
+/// target, and flags meant for the host break them.
+fn steers_compilation(name: &str) -> bool {
     const PREFIXES: [&str; 4] = [
         "CARGO_BUILD_",
         "CARGO_ENCODED_",
@@ -101,6 +132,13 @@ pub(crate) fn steers_compilation(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_target_folder_is_the_one_that_cargo_uses() {
+        let metadata = r#"{"packages":[],"target_directory":"/x/target","version":1}"#;
+        assert_eq!(target_folder(metadata), Some(PathBuf::from("/x/target")));
+        assert_eq!(target_folder("{}"), None);
+    }
 
     #[test]
     fn host_flags_are_kept_from_the_kernel_programs() {

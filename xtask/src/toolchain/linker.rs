@@ -99,7 +99,7 @@ fn build(project: &Project, compiler: &Compiler, root: &Path) -> Result<()> {
     ));
     let prefix = llvm_prefix(compiler)?;
     let folder = compiler.cache().join("bpf-linker-build");
-    let mut cargo = project.cargo();
+    let mut cargo = project.plain_cargo();
     cargo
         .args(["install", "bpf-linker", "--version", VERSION, "--locked"])
         .args(["--no-default-features", "--features"])
