@@ -121,3 +121,6 @@ impl fmt::Display for ServiceAccountRef {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
+
+#[cfg(test)]
+mod tests;

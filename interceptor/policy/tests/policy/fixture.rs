@@ -22,7 +22,7 @@ pub(crate) struct Mesh {
 }
 
 /// A caller and where it calls to.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) source: Option<SpiffeId>,
     pub(crate) source_ip: IpAddr,

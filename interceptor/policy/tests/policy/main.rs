@@ -5,8 +5,11 @@
 mod attributes;
 mod explain;
 mod fixture;
+mod generate;
 mod identity;
 mod mtls;
+mod naive;
+mod properties;
 mod scope;
 mod semantics;
 mod sentences;
