@@ -2,6 +2,7 @@
 //! parses, every field is one that its kind has, names that refer to each other agree, and what is
 //! said about privileges is what the `DaemonSet` and the systemd unit ask for.
 
+mod examples;
 mod schema;
 
 use std::collections::BTreeSet;
@@ -50,13 +51,14 @@ fn daemon_set() -> Document {
     of_kind("DaemonSet").remove(0)
 }
 
-/// Every scalar under `path`, such as `spec.ports[].name`.
+/// Every scalar under `path`, such as `spec.ports[].name`. A `~` stands for a dot inside of a key.
 fn texts(node: &Node, path: &str) -> Vec<String> {
     let mut nodes = vec![node];
     for step in path.split('.') {
+        let step = step.replace('~', ".");
         let (key, list) = step
             .strip_suffix("[]")
-            .map_or((step, false), |key| (key, true));
+            .map_or((&*step, false), |key| (key, true));
         nodes = nodes
             .into_iter()
             .filter_map(|node| node.get(key).map(|entry| &entry.value))
