@@ -9,6 +9,8 @@
 //! Values that pass between neighbours of the layer above (a captured connection, a route) are
 //! defined here, too, because `capture`, `decide` and `transport` never import each other.
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod objects;
 pub mod source;
 mod store;

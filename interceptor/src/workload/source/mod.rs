@@ -11,6 +11,9 @@
 //!
 //! Not here: what follows from a change (enrolling, cutting connections), which is `app`'s.
 
+pub mod directory;
 mod publish;
+mod watch;
 
 pub use publish::{LoadState, Published, Publisher, SharedMesh};
+pub use watch::DirectorySource;

@@ -1,0 +1,269 @@
+//! A folder of manifests, read whole and watched.
+//!
+//! Every `*.yaml`, `*.yml` and `*.json` of the folder is read, not those of folders inside it and
+//! none whose name begins with a dot (editors' files, and the `..data` of a mounted `ConfigMap`,
+//! whose visible links lead there anyway).
+//!
+//! # Invariants
+//!
+//! * A folder that is gone, or from which every manifest has vanished, is a mistake and not an
+//!   order to release every workload.
+//! * Reading ends: only regular files are opened, and size and number are bounded.
+//!
+//! Not here: watching (`watch`).
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::workload::objects::Objects;
+use crate::workload::{Mesh, MeshSettings};
+use crate::yaml::{Limits, Mistake, Report, Severity, parse_bytes};
+
+/// What a folder may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryLimits {
+    /// Number of manifests.
+    pub files: usize,
+    /// Their size together.
+    pub bytes: usize,
+    /// What each of them may cost.
+    pub file: Limits,
+}
+
+impl Default for DirectoryLimits {
+    fn default() -> Self {
+        Self {
+            // One file per object of a large mesh.
+            files: 100_000,
+            bytes: 512 * 1024 * 1024,
+            file: Limits::default(),
+        }
+    }
+}
+
+/// What reading a folder came to.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The objects; incomplete if a mistake is an error.
+    pub objects: Objects,
+    /// Everything that was found, by file and line.
+    pub mistakes: Vec<Mistake>,
+    /// How many manifests there were.
+    pub files: usize,
+    /// A number that changes with the content.
+    pub digest: u64,
+}
+
+impl Loaded {
+    /// Whether the objects must not take effect.
+    pub fn has_errors(&self) -> bool {
+        self.mistakes.iter().any(Mistake::is_error)
+    }
+}
+
+/// Reads the manifests of a folder, or the one manifest that `path` is.
+pub fn load(path: &Path, limits: &DirectoryLimits) -> Loaded {
+    let mut folder = Folder {
+        limits,
+        left: limits.bytes,
+        digest: DefaultHasher::new(),
+        loaded: Loaded {
+            objects: Objects::default(),
+            mistakes: Vec::new(),
+            files: 0,
+            digest: 0,
+        },
+    };
+    match manifests(path, limits.files) {
+        Ok(listing) => {
+            folder.loaded.mistakes.extend(listing.notes);
+            for manifest in listing.files {
+                folder.read(&manifest);
+            }
+        }
+        Err(mistake) => folder.loaded.mistakes.push(mistake),
+    }
+    folder.finish()
+}
+
+/// Reads the manifests of a folder (or one manifest) and builds the mesh that they describe: what
+/// offline commands need.
+///
+/// # Errors
+///
+/// All mistakes, if at least one is an error.
+pub fn load_mesh(
+    path: &Path,
+    settings: &MeshSettings,
+) -> Result<(Mesh, Vec<Mistake>), Vec<Mistake>> {
+    build(load(path, &DirectoryLimits::default()), settings)
+}
+
+/// Builds the mesh, also if a file is wrong: then for its mistakes only.
+pub(super) fn build(
+    loaded: Loaded,
+    settings: &MeshSettings,
+) -> Result<(Mesh, Vec<Mistake>), Vec<Mistake>> {
+    let Loaded {
+        objects,
+        mut mistakes,
+        ..
+    } = loaded;
+    let broken = mistakes.iter().any(Mistake::is_error);
+    let (mesh, found) = Mesh::build(&objects, settings);
+    // What is missing because its file is wrong would be complained about once more.
+    mistakes.extend(found.into_iter().filter(|one| !broken || one.is_error()));
+    if mistakes.iter().any(Mistake::is_error) {
+        return Err(mistakes);
+    }
+    Ok((mesh, mistakes))
+}
+
+struct Listing {
+    files: Vec<PathBuf>,
+    notes: Vec<Mistake>,
+}
+
+/// The manifests to read, by name.
+fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
+    let shown: Arc<str> = Arc::from(path.to_string_lossy());
+    let failed = |error: io::Error| Mistake::in_file(&shown, format!("cannot be read: {error}"));
+    if fs::metadata(path).map_err(failed)?.is_file() {
+        return Ok(Listing {
+            files: vec![path.to_owned()],
+            notes: Vec::new(),
+        });
+    }
+    let mut listing = Listing {
+        files: Vec::new(),
+        notes: Vec::new(),
+    };
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let found = entry.path();
+        let is_manifest = [".yaml", ".yml", ".json"]
+            .iter()
+            .any(|suffix| name.ends_with(suffix));
+        if name.starts_with('.') {
+            continue;
+        }
+        if is_manifest {
+            listing.files.push(found);
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let file = Arc::from(found.to_string_lossy());
+            let note = Mistake::in_file(&file, "is a folder inside of the folder and is not read");
+            listing.notes.push(note.with(Severity::Note));
+        }
+        if listing.files.len() > limit {
+            let message = format!("holds more than {limit} manifests; join some of them");
+            return Err(Mistake::in_file(&shown, message));
+        }
+    }
+    if listing.files.is_empty() {
+        let message = "holds no manifests (*.yaml, *.yml, *.json)";
+        let warning = Mistake::in_file(&shown, message).with(Severity::Warning);
+        listing.notes.push(warning);
+    }
+    listing.files.sort();
+    Ok(listing)
+}
+
+struct Folder<'l> {
+    limits: &'l DirectoryLimits,
+    left: usize,
+    digest: DefaultHasher,
+    loaded: Loaded,
+}
+
+impl Folder<'_> {
+    fn read(&mut self, path: &Path) {
+        let file: Arc<str> = Arc::from(path.to_string_lossy());
+        self.loaded.files += 1;
+        file.hash(&mut self.digest);
+        // One byte more than allowed, so that the parser sees what is too long.
+        let most = self.limits.file.bytes.saturating_add(1);
+        let bytes = match read_file(path, most) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let mistake = Mistake::in_file(&file, why_unreadable(&error));
+                self.loaded.mistakes.push(mistake);
+                return;
+            }
+        };
+        bytes.hash(&mut self.digest);
+        let Some(left) = self.left.checked_sub(bytes.len()) else {
+            let message = format!(
+                "is not read: the manifests before it fill the limit of {} bytes",
+                self.limits.bytes
+            );
+            self.loaded.mistakes.push(Mistake::in_file(&file, message));
+            return;
+        };
+        self.left = left;
+        let report = Report::default();
+        for document in parse_bytes(&file, &bytes, &self.limits.file, &report) {
+            self.loaded.objects.read(&document, &report);
+        }
+        self.loaded.mistakes.extend(report.into_mistakes());
+    }
+
+    fn finish(mut self) -> Loaded {
+        self.loaded.note_ignored_kinds();
+        self.loaded.mistakes.hash(&mut self.digest);
+        self.loaded.digest = self.digest.finish();
+        self.loaded
+    }
+}
+
+impl Loaded {
+    /// One note per kind, not one per object.
+    fn note_ignored_kinds(&mut self) {
+        let mut ignored: Vec<_> = self.objects.ignored.iter().collect();
+        ignored.sort_by(|a, b| a.kind.cmp(&b.kind));
+        for group in ignored.chunk_by(|a, b| a.kind == b.kind) {
+            if let [first, rest @ ..] = group {
+                let others = match rest.len() {
+                    0 => String::new(),
+                    more => format!(" (and {more} more)"),
+                };
+                let message = format!("{} is not read here{others}", first.kind);
+                let note = first.origin.error(message).with(Severity::Note);
+                self.mistakes.push(note);
+            }
+        }
+    }
+}
+
+/// Reads at most `most` bytes of a regular file. Opening does not block, whatever the path is.
+fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let file: File = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
+    }
+    let mut bytes = Vec::new();
+    file.take(u64::try_from(most).unwrap_or(u64::MAX))
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn why_unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "vanished, or is a link that leads nowhere".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "cannot be read: permission denied; make it readable for the agent".to_owned()
+        }
+        _ => format!("cannot be read: {error}"),
+    }
+}
