@@ -17,7 +17,8 @@ use crate::drain::Tasks;
 use crate::identity::{Ca, Identities, Svid};
 use crate::net::{Dialer, Traffic};
 use crate::workload::{
-    Canonical, CaptureRules, Route, TunnelProtocol, UnknownDestinations, Workload, WorkloadId,
+    Canonical, CaptureRules, Enrolment, Route, TunnelProtocol, UnknownDestinations, Workload,
+    WorkloadId,
 };
 
 /// Longest that a test waits for what must happen.
@@ -181,6 +182,7 @@ fn workload() -> Workload {
         node: None,
         ports: BTreeMap::new(),
         protocol: TunnelProtocol::Hbone,
+        enrolment: Enrolment::Enrolled,
         healthy: true,
         capture: CaptureRules::default(),
         binding: None,
