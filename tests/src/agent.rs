@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -32,14 +33,14 @@ const MANIFESTS: &str = "mesh.yaml";
 pub struct Setup {
     /// The first manifests.
     pub manifests: String,
+    /// A folder of manifests that is there already, instead of one of its own.
+    pub manifests_folder: Option<PathBuf>,
     /// A folder of its own for the certificate authority, instead of the fabric's shared one.
     pub own_ca: bool,
     /// Life of the certificates that it issues, such as `30s`.
     pub svid_lifetime: Option<String>,
     /// More lines for the end of its configuration file.
     pub extra: String,
-    /// Start without waiting for readiness.
-    pub unready: bool,
 }
 
 impl Setup {
@@ -58,6 +59,8 @@ pub struct Agent {
     name: String,
     namespace: Arc<NetNs>,
     folder: PathBuf,
+    manifests: PathBuf,
+    own_group: bool,
     child: Option<Child>,
 }
 
@@ -65,15 +68,20 @@ impl Agent {
     pub(crate) fn start(node: &Node, setup: &Setup) -> Result<Self> {
         let shared = node.shared();
         let folder = shared.folder.join(node.name());
-        for part in ["run", "manifests"] {
-            fs::create_dir_all(folder.join(part))?;
-        }
+        let manifests = setup.manifests_folder.clone();
         let mut agent = Self {
             name: node.mesh_name().to_owned(),
             namespace: Arc::clone(node.namespace()),
+            manifests: manifests
+                .clone()
+                .unwrap_or_else(|| folder.join("manifests")),
             folder,
+            // Ctrl-C at a terminal is for the demonstration, which then stops its agents.
+            own_group: shared.prefix.is_empty(),
             child: None,
         };
+        fs::create_dir_all(&agent.folder)?;
+        fs::create_dir_all(&agent.manifests)?;
         let ca = if setup.own_ca {
             agent.folder.join("ca")
         } else {
@@ -83,11 +91,10 @@ impl Agent {
             agent.config(),
             configuration(&agent, &ca, &shared.cgroup, setup),
         )?;
-        agent.write(MANIFESTS, &setup.manifests)?;
-        agent.launch()?;
-        if !setup.unready {
-            agent.wait_ready()?;
+        if manifests.is_none() {
+            agent.write(MANIFESTS, &setup.manifests)?;
         }
+        agent.launch()?;
         Ok(agent)
     }
 
@@ -97,13 +104,13 @@ impl Agent {
     }
 
     /// Its folder of manifests.
-    pub fn manifests(&self) -> PathBuf {
-        self.folder.join("manifests")
+    pub fn manifests(&self) -> &Path {
+        &self.manifests
     }
 
     /// Its socket for the command line.
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("run/interceptor.sock")
+        self.folder.join("interceptor.sock")
     }
 
     /// The folder below bpffs in which it pins.
@@ -131,6 +138,9 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);
+        if self.own_group {
+            command.process_group(0);
+        }
         // A child inherits the namespace of the thread that makes it.
         self.child = Some(
             self.namespace
@@ -232,6 +242,15 @@ impl Agent {
     /// Fails if the file cannot be written.
     pub fn apply(&self, manifests: &[&dyn Manifest]) -> Result<()> {
         self.write(MANIFESTS, &manifests::yaml(manifests))
+    }
+
+    /// Replaces its manifests by this text.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn write_mesh(&self, text: &str) -> Result<()> {
+        self.write(MANIFESTS, text)
     }
 
     /// Replaces one file of manifests as editors do: a new file renamed over the old one.
@@ -449,7 +468,7 @@ fn configuration(agent: &Agent, ca: &Path, cgroup: &Path, setup: &Setup) -> Stri
          {extra}\n",
         name = agent.name,
         manifests = agent.manifests().display(),
-        run = agent.folder.join("run").display(),
+        run = agent.folder.display(),
         ca = ca.display(),
         cgroup = cgroup.display(),
         access = agent.folder.join("access.log").display(),

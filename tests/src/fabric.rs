@@ -82,30 +82,43 @@ impl Fabric {
         sweep::once();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed) % NUMBERS;
         let membership = Membership::enter()?;
-        let prefix = format!("{}{}-{number}", sweep::PREFIX, process::id());
-        Self::make(prefix, number, cgroup::own()?, Some(membership))
+        let name = format!("{}{}-{number}", sweep::PREFIX, process::id());
+        let folder = std::env::temp_dir().join(&name);
+        Self::make(
+            format!("{name}-"),
+            number,
+            folder,
+            cgroup::own()?,
+            Some(membership),
+        )
     }
 
-    /// Makes a fabric for people: names are `<prefix>-<name>`, agents attach to the machine's
-    /// cgroup root so that commands started from any shell take part.
+    /// Makes a fabric for people: namespaces have the plain names that manifests give them, and
+    /// agents attach to the machine's cgroup root so that commands from any shell take part.
     ///
     /// # Errors
     ///
     /// Fails if namespaces cannot be made, for example because the names are taken.
-    pub fn named(prefix: &str) -> Result<Self> {
+    pub fn plain(folder: &Path) -> Result<Self> {
         sweep::once();
-        Self::make(prefix.to_owned(), NUMBERS, cgroup::root()?, None)
+        Self::make(
+            String::new(),
+            NUMBERS,
+            folder.to_owned(),
+            cgroup::root()?,
+            None,
+        )
     }
 
     fn make(
         prefix: String,
         number: u8,
+        folder: PathBuf,
         cgroup: PathBuf,
         membership: Option<Membership>,
     ) -> Result<Self> {
-        let folder = std::env::temp_dir().join(&prefix);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let switch = Arc::new(NetNs::create(&format!("{prefix}-switch"))?);
+        let switch = Arc::new(NetNs::create(&format!("{prefix}switch"))?);
         switch.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
         let shared = Shared {
             prefix,
@@ -129,7 +142,7 @@ impl Fabric {
     ///
     /// Fails if its namespace or link cannot be made.
     pub fn node(&self, name: &str) -> Result<Node> {
-        let namespace = NetNs::create(&format!("{}-{name}", self.shared.prefix))?;
+        let namespace = NetNs::create(&format!("{}{name}", self.shared.prefix))?;
         let (index, addresses) = self.shared.register(namespace.name());
         let [v4, v6] = addresses;
         let port = format!("n{index}");

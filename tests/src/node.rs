@@ -2,7 +2,8 @@
 //! and pods behind it.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::agent::{Agent, Setup};
 use crate::fabric::Shared;
 use crate::netns::NetNs;
-use crate::pod::Pod;
+use crate::pod::{Pod, connect_in};
 
 /// A node. Its namespace is removed when this value and its pods are dropped.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl Node {
     ///
     /// Fails if its namespace or link cannot be made.
     pub fn pod_at(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod> {
-        let namespace = NetNs::create(&format!("{}-{name}", self.shared.prefix))?;
+        let namespace = NetNs::create(&format!("{}{name}", self.shared.prefix))?;
         self.link(&namespace, addresses)?;
         for address in addresses {
             self.shared.announce(*address, self.index)?;
@@ -138,12 +139,32 @@ impl Node {
         pod.ip(&inside)
     }
 
+    /// Connects from the node itself, as a process of its own network would.
+    ///
+    /// # Errors
+    ///
+    /// Returns what that process would see.
+    pub fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        connect_in(&self.namespace, to)
+    }
+
     /// Starts an agent on this node and waits until it is ready.
     ///
     /// # Errors
     ///
     /// Fails with the agent's own words if it does not become ready.
     pub fn agent(&self, setup: &Setup) -> Result<Agent> {
+        let mut agent = Agent::start(self, setup)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts an agent on this node without waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be started.
+    pub fn agent_unready(&self, setup: &Setup) -> Result<Agent> {
         Agent::start(self, setup)
     }
 

@@ -110,12 +110,7 @@ impl Pod {
     ///
     /// Returns what the application would see.
     pub fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let stream = self
-            .run(|| TcpStream::connect_timeout(&to, CONNECT_TIMEOUT))
-            .map_err(io::Error::other)??;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(stream)
+        connect_in(&self.namespace, to)
     }
 
     /// Connects, sends, ends its own direction, and reads to the end.
@@ -143,4 +138,14 @@ impl Pod {
             .with_context(|| format!("{} calls {to}", self.name))?;
         Ok(String::from_utf8(answer)?)
     }
+}
+
+/// Connects from inside a namespace, with deadlines on reads and writes.
+pub(crate) fn connect_in(namespace: &NetNs, to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = namespace
+        .run(|| TcpStream::connect_timeout(&to, CONNECT_TIMEOUT))
+        .map_err(io::Error::other)??;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }

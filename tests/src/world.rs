@@ -1,8 +1,9 @@
 //! The world of most tests: two nodes with an agent each, a caller on the one and a server on the
 //! other, both enrolled.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
+use crate::access::Line;
 use crate::agent::{Agent, Setup};
 use crate::fabric::Fabric;
 use crate::manifests::{self, Manifest, Namespace};
@@ -45,6 +46,41 @@ pub struct Ground {
     pub fabric: Fabric,
 }
 
+/// The manifests of a world, for a test to alter.
+pub struct Objects {
+    /// The namespace of everything.
+    pub namespace: Namespace,
+    /// The caller's pod.
+    pub caller: manifests::Pod,
+    /// The server's pod.
+    pub server: manifests::Pod,
+    more: Vec<Box<dyn Manifest>>,
+}
+
+impl Objects {
+    fn new(caller: &Pod, server: &Pod) -> Self {
+        Self {
+            namespace: Namespace::enrolled(manifests::NAMESPACE),
+            caller: caller.manifest(),
+            server: server.manifest(),
+            more: Vec::new(),
+        }
+    }
+
+    /// Adds an object.
+    pub fn add(&mut self, manifest: impl Manifest + 'static) {
+        self.more.push(Box::new(manifest));
+    }
+
+    /// All of them as YAML, and these.
+    fn yaml(&self, besides: &[&dyn Manifest]) -> String {
+        let mut all: Vec<&dyn Manifest> = vec![&self.namespace, &self.caller, &self.server];
+        all.extend(self.more.iter().map(|it| &**it));
+        all.extend_from_slice(besides);
+        manifests::yaml(&all)
+    }
+}
+
 impl Ground {
     /// Makes the nodes and pods, or nothing where this machine does not allow it.
     ///
@@ -69,18 +105,21 @@ impl Ground {
 
     /// The manifests of both pods in an enrolled namespace, and these.
     pub fn manifests(&self, more: &[&dyn Manifest]) -> String {
-        let (namespace, caller, server) = self.basics();
-        let mut all: Vec<&dyn Manifest> = vec![&namespace, &caller, &server];
-        all.extend_from_slice(more);
-        manifests::yaml(&all)
+        Objects::new(&self.caller, &self.server).yaml(more)
     }
 
-    fn basics(&self) -> (Namespace, manifests::Pod, manifests::Pod) {
-        (
-            Namespace::enrolled(manifests::NAMESPACE),
-            self.caller.manifest(),
-            self.server.manifest(),
-        )
+    /// Starts both agents with the usual manifests as altered.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one does not become ready.
+    pub fn start_with(self, alter: impl FnOnce(&mut Objects)) -> Result<World> {
+        let mut objects = Objects::new(&self.caller, &self.server);
+        alter(&mut objects);
+        self.start(&Setup {
+            manifests: objects.yaml(&[]),
+            ..Setup::default()
+        })
     }
 
     /// Starts both agents with the same setup.
@@ -105,7 +144,9 @@ impl Ground {
             b,
             fabric,
         } = self;
-        let (near, far) = (a.agent(near)?, b.agent(far)?);
+        let (mut near, mut far) = (a.agent_unready(near)?, b.agent_unready(far)?);
+        near.wait_ready()?;
+        far.wait_ready()?;
         Ok(World {
             near,
             far,
@@ -136,17 +177,52 @@ impl World {
         ground.start(&setup).map(Some)
     }
 
-    /// Replaces both agents' manifests by the two pods' and these.
+    /// Waits for the caller's line that is wanted, then for the server's line of the same
+    /// connection: outbound and inbound.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the log of the end whose line is missing.
+    pub fn lines(&self, what: &str, wanted: impl Fn(&Line) -> bool) -> Result<(Line, Line)> {
+        let near = self
+            .near
+            .access_line(what, |line| line.is_outbound() && wanted(line))?;
+        let id = near.conn_id.clone().context("a line without conn_id")?;
+        let far = self
+            .far
+            .access_line(&format!("the other end of {what}"), |line| {
+                !line.is_outbound() && line.conn_id.as_deref() == Some(id.as_str())
+            })?;
+        Ok((near, far))
+    }
+
+    /// Replaces both agents' manifests by the usual ones and these.
     ///
     /// # Errors
     ///
     /// Fails if a file cannot be written.
     pub fn apply(&self, more: &[&dyn Manifest]) -> Result<()> {
-        let namespace = Namespace::enrolled(manifests::NAMESPACE);
-        let (caller, server) = (self.caller.manifest(), self.server.manifest());
-        let mut all: Vec<&dyn Manifest> = vec![&namespace, &caller, &server];
-        all.extend_from_slice(more);
-        self.near.apply(&all)?;
-        self.far.apply(&all)
+        self.write(&Objects::new(&self.caller, &self.server).yaml(more))
+    }
+
+    /// Replaces both agents' manifests by the usual ones as altered.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file cannot be written.
+    pub fn change(&self, alter: impl FnOnce(&mut Objects)) -> Result<()> {
+        self.write(&self.manifests(alter))
+    }
+
+    /// The usual manifests as altered.
+    pub fn manifests(&self, alter: impl FnOnce(&mut Objects)) -> String {
+        let mut objects = Objects::new(&self.caller, &self.server);
+        alter(&mut objects);
+        objects.yaml(&[])
+    }
+
+    fn write(&self, manifests: &str) -> Result<()> {
+        self.near.write_mesh(manifests)?;
+        self.far.write_mesh(manifests)
     }
 }
