@@ -1,4 +1,13 @@
 //! End-to-end tests, one file per subject: real agents on simulated nodes, real traffic.
 #![forbid(unsafe_code)]
 
+mod capture;
+mod config;
+mod faults;
 mod harness;
+mod identity;
+mod peers;
+mod policy;
+mod restart;
+mod telemetry;
+mod uninstall;

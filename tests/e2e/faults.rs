@@ -1,0 +1,238 @@
+//! Faults: what each end sees, that it is bounded and explained, and that others are unharmed.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use anyhow::Result;
+use interceptor_tests::access::Line;
+use interceptor_tests::agent::Setup;
+use interceptor_tests::apps;
+use interceptor_tests::wait;
+use interceptor_tests::world::{Ground, World};
+
+/// Deadlines short enough to wait for.
+const SHORT: &str = "transport:\n  connectTimeout: 1s\n  handshakeTimeout: 1s\n";
+
+fn impatient() -> Result<Option<World>> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(None);
+    };
+    let setup = Setup {
+        manifests: ground.manifests(&[]),
+        extra: SHORT.to_owned(),
+        ..Setup::default()
+    };
+    ground.start(&setup).map(Some)
+}
+
+#[test]
+fn either_end_may_close_its_direction_and_go_on_reading() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _half = world.server.serve(8080, apps::half_close)?;
+    assert_eq!(
+        world.caller.ask(world.server.at(8080), "hello")?,
+        "5 bytes: hello"
+    );
+
+    let first = world.server.serve(8081, apps::speak_first)?;
+    let mut stream = world.caller.connect(world.server.at(8081))?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    assert_eq!(said, "bye");
+    stream.write_all(b"all is done")?;
+    stream.shutdown(Shutdown::Write)?;
+    first.outcome()??;
+    world.lines("the call", |line| line.bytes_recv == Some(3))?;
+    Ok(())
+}
+
+#[test]
+fn a_reset_by_the_server_is_a_reset_at_the_client() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::reset)?;
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    stream.write_all(b"x")?;
+    let error = stream.read(&mut [0]).expect_err("a reset, not an end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    world.lines("the reset call", |line| line.bytes_sent == Some(1))?;
+    Ok(())
+}
+
+#[test]
+fn a_reset_by_the_client_is_a_reset_at_the_server() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let server = world.server.serve(8080, apps::echo)?;
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])?;
+    apps::reset_on_close(&stream)?;
+    drop(stream);
+    let error = server.outcome()?.expect_err("a reset, not an end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    Ok(())
+}
+
+#[test]
+fn a_dead_agent_at_the_far_end_is_a_reset_with_a_reason() -> Result<()> {
+    let Some(mut world) = impatient()? else {
+        return Ok(());
+    };
+    let server = world.server.serve(8080, apps::echo)?;
+    world.far.kill()?;
+    let error = world
+        .caller
+        .call(world.server.at(8080), "x")
+        .expect_err("nobody carries it");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let line = world
+        .near
+        .access_line("the failure", |line| !line.is_allowed())?;
+    assert_eq!(line.decision.as_deref(), Some("failed"));
+    assert_eq!(line.reason.as_deref(), Some("unreachable"));
+    let labels = [("reporter", "source"), ("response_flags", "CONNECT")];
+    world
+        .near
+        .metric_reaches("istio_tcp_connections_failed_total", &labels, 1.0)?;
+    assert_eq!(server.seen(), []);
+    Ok(())
+}
+
+#[test]
+fn an_unreachable_node_is_a_reset_within_the_connect_timeout() -> Result<()> {
+    let Some(world) = impatient()? else {
+        return Ok(());
+    };
+    world.b.unplug()?;
+    let error = world
+        .caller
+        .call(world.server.at(8080), "x")
+        .expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let line = world
+        .near
+        .access_line("the failure", |line| !line.is_allowed())?;
+    assert_eq!(line.decision.as_deref(), Some("failed"));
+    assert!(line.error.is_some());
+
+    world.b.plug()?;
+    let _server = world.server.serve(8080, apps::echo)?;
+    wait::so("the node to be reached again", || {
+        world.caller.ask(world.server.at(8080), "x").is_ok()
+    })
+}
+
+#[test]
+fn a_warm_tunnel_to_a_node_that_vanished_does_not_hang_forever() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let extra = format!("{SHORT}  pingInterval: 1s\n  pingTimeout: 1s\n");
+    let setup = Setup {
+        manifests: ground.manifests(&[]),
+        extra,
+        ..Setup::default()
+    };
+    let world = ground.start(&setup)?;
+    let _server = world.server.serve(8080, apps::echo)?;
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])?;
+
+    world.b.unplug()?;
+    stream.write_all(b"y")?;
+    let error = stream.read(&mut [0]).expect_err("the tunnel is dead");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let line = world
+        .near
+        .access_line("the failure", |line| !line.is_allowed())?;
+    assert_eq!(line.decision.as_deref(), Some("failed"));
+    Ok(())
+}
+
+#[test]
+fn an_application_that_never_reads_blocks_its_sender_and_nobody_else() -> Result<()> {
+    const MOST: usize = 128 * 1024 * 1024;
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _deaf = world.server.serve(8080, apps::never_read)?;
+    let _echo = world.server.serve(8081, apps::echo)?;
+    assert_eq!(world.caller.ask(world.server.at(8081), "warm")?, "warm");
+    let before = world.near.resident_bytes()? + world.far.resident_bytes()?;
+
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    let block = vec![7; 1024 * 1024];
+    let mut taken = 0;
+    let blocked = loop {
+        match stream.write(&block) {
+            Ok(count) => taken += count,
+            Err(error) => break error,
+        }
+        assert!(taken < MOST, "nobody reads, yet {taken} bytes were taken");
+    };
+    assert_eq!(blocked.kind(), ErrorKind::WouldBlock);
+    let after = world.near.resident_bytes()? + world.far.resident_bytes()?;
+    let grown = after.saturating_sub(before);
+    assert!(grown < 64 * 1024 * 1024, "the agents grew by {grown} bytes");
+    assert_eq!(world.caller.ask(world.server.at(8081), "still")?, "still");
+    Ok(())
+}
+
+#[test]
+fn much_data_passes_both_ways_unchanged() -> Result<()> {
+    const LENGTH: usize = 64 * 1024 * 1024;
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let stream = world.caller.connect(world.server.at(8080))?;
+    let sent: Vec<u8> = (0..LENGTH)
+        .map(|n| u8::try_from((n ^ (n >> 8) ^ (n >> 16)) & 0xff).unwrap_or(0))
+        .collect();
+    let mut received = Vec::with_capacity(LENGTH);
+    std::thread::scope(|scope| -> Result<()> {
+        let writer = scope.spawn(|| -> std::io::Result<()> {
+            (&stream).write_all(&sent)?;
+            stream.shutdown(Shutdown::Write)
+        });
+        (&stream).read_to_end(&mut received)?;
+        writer.join().expect("no panic")?;
+        Ok(())
+    })?;
+    assert!(received == sent, "what came back differs");
+    let length = u64::try_from(LENGTH).ok();
+    let (near, far) = world.lines("the call", Line::is_allowed)?;
+    assert_eq!((near.bytes_sent, near.bytes_recv), (length, length));
+    assert_eq!((far.bytes_sent, far.bytes_recv), (length, length));
+    Ok(())
+}
+
+#[test]
+fn a_client_that_gives_up_leaves_nothing_open() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    assert_eq!(world.caller.ask(world.server.at(8080), "warm")?, "warm");
+    let before = (world.near.open_files()?, world.far.open_files()?);
+    for round in 0..100 {
+        let stream = world.caller.connect(world.server.at(8080))?;
+        if round % 2 == 0 {
+            apps::reset_on_close(&stream)?;
+        }
+    }
+    // Carriers may have been added; connections must not be left.
+    wait::so("all connections to be closed", || {
+        let near = world.near.open_files().unwrap_or(usize::MAX);
+        let far = world.far.open_files().unwrap_or(usize::MAX);
+        near <= before.0 + 20 && far <= before.1 + 20
+    })
+}

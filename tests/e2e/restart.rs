@@ -1,0 +1,114 @@
+//! An agent that dies, and one that comes back: ports close instead of opening, and no workload
+//! has to restart.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+
+use anyhow::Result;
+use interceptor_tests::apps;
+use interceptor_tests::manifests::PeerAuthentication;
+use interceptor_tests::wait;
+use interceptor_tests::world::World;
+
+const MARKER: &str = "never in plaintext";
+
+#[test]
+fn a_killed_agent_leaves_captured_ports_closed_and_no_plaintext_escapes() -> Result<()> {
+    let Some(mut world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let server = world.server.serve(8080, apps::echo)?;
+    let wire = world.fabric.wire()?;
+    assert_eq!(world.caller.ask(world.server.at(8080), MARKER)?, MARKER);
+
+    world.near.kill()?;
+    for to in [world.server.at(8080), world.server.at6(8080)] {
+        let error = world
+            .caller
+            .call(to, MARKER)
+            .expect_err("outbound is closed");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
+
+    world.far.kill()?;
+    let outside = world.a.pod("outside")?;
+    for to in [world.server.at(8080), world.server.at6(8080)] {
+        let error = outside.call(to, "x").expect_err("inbound is closed");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
+    assert_eq!(server.seen().len(), 1);
+    wire.assert_protected(MARKER.as_bytes())
+}
+
+#[test]
+fn an_agent_that_comes_back_serves_the_same_workloads() -> Result<()> {
+    let Some(mut world) = World::with(&[&PeerAuthentication::strict()])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    assert_eq!(world.caller.ask(world.server.at(8080), "before")?, "before");
+
+    for _ in 0..2 {
+        world.near.kill()?;
+        world.near.restart()?;
+        assert_eq!(world.caller.ask(world.server.at(8080), "near")?, "near");
+        world.far.kill()?;
+        world.far.restart()?;
+        wait::so("the far end to be back", || {
+            world.caller.ask(world.server.at(8080), "far").is_ok()
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_asked_to_stop_lets_connections_finish() -> Result<()> {
+    let Some(mut world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    let mut answer = [0; 1];
+    stream.write_all(b"1")?;
+    stream.read_exact(&mut answer)?;
+
+    world.near.signal(nix::sys::signal::Signal::SIGTERM)?;
+    wait::so("new connections to be refused", || {
+        world.caller.connect(world.server.at(8080)).is_err()
+    })?;
+    stream.write_all(b"2")?;
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"2");
+    drop(stream);
+    assert!(world.near.wait_end()?.success());
+    world
+        .near
+        .access_line("the call's line", |line| line.bytes_sent == Some(2))?;
+    Ok(())
+}
+
+#[test]
+fn a_workload_that_goes_while_the_agent_is_down_is_forgotten() -> Result<()> {
+    let Some(mut world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let extra = world.a.pod("extra")?;
+    let manifest = extra.manifest();
+    world.change(|it| it.add(manifest.clone()))?;
+    wait::so("the extra pod to be enrolled", || {
+        extra.ask(world.server.at(8080), "x").is_ok()
+            && world
+                .near
+                .access()
+                .iter()
+                .any(|line| line.src_workload.as_deref() == Some("extra"))
+    })?;
+    world.near.kill()?;
+    drop(extra);
+    world.apply(&[])?;
+    world.near.restart()?;
+    assert_eq!(world.caller.ask(world.server.at(8080), "x")?, "x");
+    let status = world.near.status()?;
+    assert!(!status.to_string().contains("demo/extra"), "{status:#}");
+    Ok(())
+}

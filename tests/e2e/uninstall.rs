@@ -1,0 +1,66 @@
+//! Going away: nothing is left, and that is proven.
+
+use std::io::ErrorKind;
+
+use anyhow::Result;
+use interceptor_tests::agent::Setup;
+use interceptor_tests::apps;
+use interceptor_tests::world::Ground;
+
+#[test]
+fn uninstall_restores_plain_networking_and_leaves_nothing() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let setup = Setup {
+        manifests: ground.manifests(&[]),
+        ..Setup::default()
+    };
+    let mut world = ground.start(&setup)?;
+    let server = world.server.serve(8080, apps::echo)?;
+    assert_eq!(world.caller.ask(world.server.at(8080), "meshed")?, "meshed");
+    world.near.kill()?;
+    world.far.kill()?;
+    let error = world
+        .caller
+        .call(world.server.at(8080), "x")
+        .expect_err("closed");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+
+    for agent in [&world.near, &world.far] {
+        assert!(agent.pins().exists());
+        let output = agent.uninstall()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(!agent.pins().exists());
+    }
+
+    assert_eq!(world.caller.ask(world.server.at(8080), "plain")?, "plain");
+    assert_eq!(
+        server.seen().last().map(|seen| seen.peer.ip()),
+        Some(world.caller.v4())
+    );
+    let again = world.near.uninstall()?;
+    assert!(again.status.success(), "uninstalling twice is no error");
+    Ok(())
+}
+
+#[test]
+fn uninstall_does_not_pull_the_rug_from_under_a_running_agent() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let world = ground.start_with(|_| ())?;
+    let _server = world.server.serve(8080, apps::echo)?;
+    let output = world.near.uninstall()?;
+    assert!(
+        !output.status.success(),
+        "an agent that runs must be stopped first"
+    );
+    assert_eq!(world.caller.ask(world.server.at(8080), "x")?, "x");
+    Ok(())
+}
