@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use interceptor_policy::SpiffeId;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::hbone::{Client, ConnectHeaders, Incoming, Refusal, Server, Tunnel};
 use super::splice::{self, Closed};
-use super::{Config, HandshakeError};
+use super::{Config, HandshakeError, TunnelError};
 use crate::drain::Tasks;
 use crate::identity::{Ca, Identities, Svid};
 use crate::net::{Dialer, Traffic};
@@ -22,7 +24,7 @@ use crate::workload::{
 };
 
 /// Longest that a test waits for what must happen.
-pub(super) const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_mins(1);
 
 pub(super) fn id(name: &str) -> SpiffeId {
     format!("spiffe://mesh.test/ns/demo/sa/{name}")
@@ -33,6 +35,11 @@ pub(super) fn id(name: &str) -> SpiffeId {
 /// Resolves to what `future` gives, or fails the test.
 pub(super) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future).await.expect("in time")
+}
+
+/// Opens a tunnel as the workload `caller`, with nothing to say.
+pub(super) async fn open(client: &Client, route: &Route) -> Result<Tunnel, TunnelError> {
+    soon(client.open(&id("caller"), route, &ConnectHeaders::default())).await
 }
 
 /// One CA, and what all nodes of a test share.
@@ -218,10 +225,7 @@ impl Path {
     pub(super) async fn open(world: &World, client: &Client, gateway: &Gateway) -> Self {
         let (listener, destination) = app().await;
         let route = gateway.route(destination);
-        let headers = ConnectHeaders::default();
-        let source = id("caller");
-        let opened = client.open(&source, &route, &headers);
-        let (tunnel, accepted) = tokio::join!(opened, listener.accept());
+        let (tunnel, accepted) = tokio::join!(open(client, &route), listener.accept());
         Self::splice(world, tunnel.unwrap(), accepted.unwrap().0).await
     }
 
@@ -247,28 +251,47 @@ impl Path {
 /// The network between two nodes, which can fail.
 pub(super) struct Wire {
     pub(super) address: SocketAddr,
-    tasks: Tasks,
+    accepting: Tasks,
+    carrying: Mutex<Tasks>,
+    frozen: CancellationToken,
 }
 
 impl Wire {
-    pub(super) async fn to(far: SocketAddr) -> Self {
+    pub(super) async fn to(far: SocketAddr) -> Arc<Self> {
         let (listener, address) = app().await;
-        let tasks = Tasks::new();
-        let each = tasks.clone();
-        tasks.spawn("wire", async move {
+        let wire = Arc::new(Self {
+            address,
+            accepting: Tasks::new(),
+            carrying: Mutex::default(),
+            frozen: CancellationToken::new(),
+        });
+        let accepting = Arc::clone(&wire);
+        wire.accepting.spawn("wire", async move {
             loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                each.spawn("wire connection", async move {
-                    let mut far = TcpStream::connect(far).await.unwrap();
-                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
-                });
+                let (near, _) = listener.accept().await.unwrap();
+                let (tasks, frozen) =
+                    { (accepting.carrying.lock().clone(), accepting.frozen.clone()) };
+                tasks.spawn("wire connection", forward(near, far, frozen));
             }
         });
-        Self { address, tasks }
+        wire
     }
 
-    /// Ends every connection on it without a goodbye, and refuses new ones.
-    pub(super) fn cut(self) {
-        self.tasks.cancel();
+    /// Ends every connection on it without a goodbye. New ones work.
+    pub(super) fn interrupt(&self) {
+        std::mem::take(&mut *self.carrying.lock()).cancel();
+    }
+
+    /// Carries nothing more, without telling anybody.
+    pub(super) fn freeze(&self) {
+        self.frozen.cancel();
+    }
+}
+
+async fn forward(mut near: TcpStream, far: SocketAddr, frozen: CancellationToken) {
+    let mut far = TcpStream::connect(far).await.unwrap();
+    let carried = tokio::io::copy_bidirectional(&mut near, &mut far);
+    if frozen.run_until_cancelled(carried).await.is_none() {
+        std::future::pending::<()>().await;
     }
 }

@@ -33,3 +33,6 @@ pub use refusal::{ErrorType, PeerReason, Refusal};
 pub use request::BadConnect;
 pub use server::{Answer, Inbound, Incoming, Rejected, Request, Server};
 pub use stream::TunnelStream;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! Which carrier a connection gets, and what becomes of carriers.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::super::super::testing::{Gateway, Path, Wire, World, app, id, open, soon};
+use super::super::super::{Client, Config, Tunnel};
+use super::super::pool::{Choice, Key, Pool, Slot};
+use crate::identity::Ca;
+
+async fn tunnel(client: &Client, gateway: &Gateway, destination: std::net::SocketAddr) -> Tunnel {
+    open(client, &gateway.route(destination)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_carrier_is_used_again_by_the_next_connection() {
+    let world = World::new();
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let (_app, destination) = app().await;
+    let first = tunnel(&client, &gateway, destination).await;
+    assert!(!first.reused);
+    drop(first);
+    let second = tunnel(&client, &gateway, destination).await;
+    assert!(second.reused);
+    assert_eq!(client.carriers(), 1);
+}
+
+#[tokio::test]
+async fn connections_at_the_same_time_get_carriers_of_their_own_up_to_the_bound() {
+    let world = World::with(Config {
+        max_carriers: 3,
+        ..Config::default()
+    });
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let (_app, destination) = app().await;
+    let mut held = Vec::new();
+    for expected in [1, 2, 3, 3, 3] {
+        held.push(tunnel(&client, &gateway, destination).await);
+        assert_eq!(client.carriers(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_connections_shares_few_set_ups() {
+    let world = World::new();
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let (_app, destination) = app().await;
+    let (opened, mut opening) = tokio::sync::mpsc::channel(100);
+    for _ in 0..100 {
+        let (client, opened) = (client.clone(), opened.clone());
+        let route = gateway.route(destination);
+        world.tasks.spawn("burst", async move {
+            let tunnel = open(&client, &route).await.unwrap();
+            opened.send(tunnel).await.unwrap();
+        });
+    }
+    let mut tunnels = Vec::new();
+    for _ in 0..100 {
+        tunnels.push(soon(opening.recv()).await.unwrap());
+    }
+    assert_eq!(client.carriers(), Config::default().max_carriers);
+}
+
+#[tokio::test]
+async fn full_carriers_are_passed_over() {
+    let world = World::with(Config {
+        max_carriers: 1,
+        max_streams: 2,
+        ..Config::default()
+    });
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let (_app, destination) = app().await;
+    let mut held = Vec::new();
+    for expected in [1, 1, 2, 2, 3] {
+        held.push(tunnel(&client, &gateway, destination).await);
+        assert_eq!(client.carriers(), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_peers_own_limit_of_streams_is_respected() {
+    let peers = Config {
+        max_accepted_streams: 1,
+        max_carriers: 1,
+        ..Config::default()
+    };
+    let world = World::with(peers);
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let (_app, destination) = app().await;
+    let _first = tunnel(&client, &gateway, destination).await;
+    let _second = tunnel(&client, &gateway, destination).await;
+    assert_eq!(client.carriers(), 2);
+}
+
+#[tokio::test]
+async fn a_reused_carrier_that_turns_out_dead_costs_nothing_but_a_new_one() {
+    let world = World::new();
+    let (mut gateway, _ends) = world.node().await;
+    let wire = Wire::to(gateway.address).await;
+    gateway.address = wire.address;
+    let client = world.client().await;
+    let (_app, destination) = app().await;
+    drop(tunnel(&client, &gateway, destination).await);
+    assert_eq!(client.carriers(), 1);
+    // On one thread nobody hears of this before the next connection is on its way.
+    wire.interrupt();
+    let tunnel = tunnel(&client, &gateway, destination).await;
+    assert!(!tunnel.reused);
+    assert_eq!(client.carriers(), 1);
+}
+
+#[tokio::test]
+async fn a_carrier_without_streams_is_closed_after_a_while() {
+    let world = World::with(Config {
+        // Time is paused: the peer's answer to a ping would come too late.
+        ping_interval: Duration::from_hours(24),
+        ..Config::default()
+    });
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let (_app, destination) = app().await;
+    let held = tunnel(&client, &gateway, destination).await;
+    tokio::time::pause();
+    let idle = world.config.idle_timeout;
+    tokio::time::sleep(idle * 3).await;
+    assert_eq!(client.carriers(), 1, "in use");
+    drop(held);
+    tokio::time::sleep(idle * 2).await;
+    assert_eq!(client.carriers(), 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_has_vanished_is_noticed() {
+    let world = World::new();
+    let (mut gateway, _ends) = world.node().await;
+    let wire = Wire::to(gateway.address).await;
+    gateway.address = wire.address;
+    let client = world.client().await;
+    let mut path = Path::open(&world, &client, &gateway).await;
+    wire.freeze();
+    tokio::time::pause();
+    let closed = path.outbound.await.unwrap();
+    assert!(closed.reason().starts_with("session"), "{closed:?}");
+    tokio::time::resume();
+    assert!(soon(path.client.read(&mut [0])).await.is_err());
+    drop(path.client.write_all(b"x").await);
+    assert_eq!(client.carriers(), 0);
+}
+
+/// A pool without a network, and certificates to put into it.
+struct Bench {
+    pool: Pool,
+    ca: Ca,
+    key: Key,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            pool: Pool::new(Arc::new(Config::default())),
+            ca: Ca::generate(&"mesh.test".parse().unwrap(), SystemTime::now()).unwrap(),
+            key: Key {
+                source: id("caller"),
+                peer: id("server"),
+                gateway: "10.0.0.1:15008".parse().unwrap(),
+            },
+        }
+    }
+
+    fn svid(&self) -> Arc<crate::identity::Svid> {
+        let issued = self
+            .ca
+            .issue_now(&id("caller"), Duration::from_hours(1), SystemTime::now());
+        Arc::new(issued.unwrap())
+    }
+}
+
+fn fail(slot: &Slot) {
+    slot.publish(Err(super::super::super::TunnelError::Draining));
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_retires_the_carriers_of_the_old_one() {
+    let bench = Bench::new();
+    let (old, new) = (bench.svid(), bench.svid());
+    let (lease, first) = bench.pool.lease(&bench.key, &old, Choice::Any);
+    let first = first.unwrap();
+    let (_lease, second) = bench.pool.lease(&bench.key, &new, Choice::Any);
+    assert!(second.is_some(), "a carrier of its own");
+    assert!(first.retired.is_cancelled());
+    assert!(
+        !lease.slot.outcome.initialized(),
+        "its streams are not touched"
+    );
+    assert_eq!(bench.pool.len(), 1);
+}
+
+#[tokio::test]
+async fn carriers_are_not_shared_between_identities_peers_or_gateways() {
+    let bench = Bench::new();
+    let svid = bench.svid();
+    let others = [
+        Key {
+            source: id("other"),
+            ..bench.key.clone()
+        },
+        Key {
+            peer: id("other"),
+            ..bench.key.clone()
+        },
+        Key {
+            gateway: "10.0.0.2:15008".parse().unwrap(),
+            ..bench.key.clone()
+        },
+    ];
+    drop(bench.pool.lease(&bench.key, &svid, Choice::Any));
+    for key in others {
+        assert!(
+            bench.pool.lease(&key, &svid, Choice::Any).1.is_some(),
+            "{key:?}"
+        );
+    }
+    assert_eq!(bench.pool.len(), 4);
+}
+
+#[tokio::test]
+async fn a_retry_takes_no_carrier_that_was_established_before() {
+    let bench = Bench::new();
+    let svid = bench.svid();
+    let (_first, slot) = bench.pool.lease(&bench.key, &svid, Choice::Any);
+    fail(&slot.unwrap());
+    let (_second, slot) = bench.pool.lease(&bench.key, &svid, Choice::Fresh);
+    assert!(slot.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_carrier_that_was_just_used_is_not_idle() {
+    let bench = Bench::new();
+    let timeout = bench.pool.config.idle_timeout;
+    let (lease, slot) = bench.pool.lease(&bench.key, &bench.svid(), Choice::Any);
+    let slot = slot.unwrap();
+    tokio::time::advance(timeout * 2).await;
+    bench.pool.retire_if_idle(&slot);
+    assert_eq!(bench.pool.len(), 1, "a lease is held");
+    drop(lease);
+    tokio::time::advance(timeout / 2).await;
+    let look = bench.pool.retire_if_idle(&slot);
+    assert_eq!(
+        look,
+        Instant::now() + timeout / 2,
+        "half of its time is left"
+    );
+    tokio::time::advance(timeout / 2).await;
+    bench.pool.retire_if_idle(&slot);
+    assert_eq!(bench.pool.len(), 0);
+    assert!(slot.retired.is_cancelled());
+}
