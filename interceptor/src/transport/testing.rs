@@ -100,8 +100,9 @@ impl World {
         tasks.spawn("accept", async move {
             loop {
                 let (tcp, _) = tokio::select! {
-                    accepted = listener.accept() => accepted.unwrap(),
+                    biased;
                     () = accepting.stopping() => return,
+                    accepted = listener.accept() => accepted.unwrap(),
                 };
                 let (server, svid, failed) = (server.clone(), Arc::clone(&svid), failed.clone());
                 let (handler, tasks) = (handler.clone(), accepting.clone());

@@ -195,11 +195,11 @@ async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new() {
 
     gateway.tasks.stop();
     let route = gateway.route("127.0.0.1:80".parse().unwrap());
-    let refused = open(&client, &route).await;
-    assert_eq!(
-        refused.unwrap_err().reason(),
-        "unreachable",
-        "the listener is closed"
+    let refused = open(&client, &route).await.unwrap_err();
+    // The listener closes; what was in its backlog is reset.
+    assert!(
+        matches!(refused.reason(), "unreachable" | "tls_closed"),
+        "{refused:?}"
     );
 
     let (mut app, mut server) = (path.client, path.server);
