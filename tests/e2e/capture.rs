@@ -2,11 +2,13 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV6};
+use std::path::Path;
 use std::thread;
 
 use anyhow::Result;
 use interceptor_tests::access::Line;
 use interceptor_tests::apps;
+use interceptor_tests::host::HostWorkload;
 use interceptor_tests::manifests::{PeerAuthentication, Service, identity};
 use interceptor_tests::wait;
 use interceptor_tests::world::{Ground, World};
@@ -281,6 +283,45 @@ fn an_unknown_destination_is_refused_where_the_owner_says_so() -> Result<()> {
         "x",
         "the mesh itself is known"
     );
+    Ok(())
+}
+
+#[test]
+fn a_host_network_workload_is_known_by_its_cgroup() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let host = HostWorkload::new(&ground.a, "host-app")?;
+    let manifest = host.manifest()?;
+    let world = ground.start_with(|it| it.add(manifest))?;
+    let server = world.server.serve(8080, apps::echo)?;
+    let (program, to) = (
+        Path::new(env!("CARGO_BIN_EXE_host-app")),
+        world.server.at(8080),
+    );
+
+    let output = host.run(program, to, MARKER)?;
+
+    let said = String::from_utf8(output.stdout)?;
+    assert!(
+        said.starts_with(&format!("{to} ")),
+        "its getpeername: {said}"
+    );
+    assert!(
+        said.trim_end().ends_with(MARKER),
+        "{said}{}",
+        String::from_utf8(output.stderr)?
+    );
+    let (near, _) = world.lines("the call", Line::is_allowed)?;
+    assert_eq!(near.src_identity, Some(identity("host-app")));
+
+    // A process of the same namespace that is not in the cgroup is somebody else.
+    world.a.connect(to)?;
+    wait::so("the application to see it", || server.seen().len() == 2)?;
+    let plaintext = |line: &Line| !line.is_outbound() && line.src_identity.is_none();
+    world
+        .far
+        .access_line("plaintext from the node", plaintext)?;
     Ok(())
 }
 

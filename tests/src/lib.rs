@@ -28,6 +28,7 @@ pub mod bench;
 pub mod cgroup;
 pub mod demo;
 pub mod fabric;
+pub mod host;
 pub mod http;
 pub mod manifests;
 pub mod metrics;
