@@ -10,15 +10,16 @@ use anyhow::{Context as _, Result};
 use crate::project::Project;
 use crate::step::say;
 use crate::toolchain::tools::{Need, require};
-use crate::{build, lint, test};
+use crate::{build, demo, lint, test};
 
 type Step = fn(&Project) -> Result<()>;
 
-const STEPS: [(&str, Step); 4] = [
+const STEPS: [(&str, Step); 5] = [
     ("lint", lint::task),
     ("build", build::everything),
     ("unit tests", |project| test::unit(project, &[])),
     ("end-to-end tests", |project| test::e2e(project, &[])),
+    ("demo --check", demo::check),
 ];
 
 /// Runs the steps, and stops at the first that fails.

@@ -8,14 +8,17 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
+mod demo;
 mod dependencies;
 mod files;
 mod fmt;
 mod layers;
 mod lint;
+mod program;
 mod project;
 mod step;
 mod test;
@@ -56,6 +59,10 @@ enum Task {
     Layers,
     /// Lay out the code
     Fmt(fmt::Args),
+    /// Show two nodes, their agents and real traffic; `--check` only verifies it
+    Demo(program::Args),
+    /// Measure the path against raw TCP and against peers
+    Bench(program::Args),
     /// Run exactly what CI runs
     Ci,
 }
@@ -83,6 +90,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Task::Lint => lint::task(&project),
         Task::Layers => layers::layers(&project),
         Task::Fmt(args) => fmt::task(&project, args),
+        Task::Demo(args) => demo::task(&project, args),
+        Task::Bench(args) => bench::task(&project, args),
         Task::Ci => ci::task(&project),
     }
 }
