@@ -121,7 +121,12 @@ impl Pod {
     pub fn call(&self, to: SocketAddr, message: impl AsRef<[u8]>) -> io::Result<Vec<u8>> {
         let mut stream = self.connect(to)?;
         stream.write_all(message.as_ref())?;
-        stream.shutdown(Shutdown::Write)?;
+        // After a reset there is nothing to shut down; reading tells what happened.
+        if let Err(error) = stream.shutdown(Shutdown::Write)
+            && error.kind() != io::ErrorKind::NotConnected
+        {
+            return Err(error);
+        }
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         Ok(answer)
