@@ -1,8 +1,8 @@
 //! Peers that do not behave, at the door for HBONE: each is refused within a bound, logged with a
 //! reason and counted, and nobody else notices.
 
-use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -245,11 +245,7 @@ fn a_peer_that_speaks_something_else_is_shut_out_in_time(#[case] bytes: Vec<u8>)
     let end = stream.read_to_end(&mut rest);
     assert!(rest.len() < 64, "{rest:?}");
     if let Err(error) = end {
-        assert_eq!(
-            error.kind(),
-            std::io::ErrorKind::ConnectionReset,
-            "{error:?}"
-        );
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error:?}");
     }
     assert!(
         start.elapsed() < Duration::from_secs(10),
@@ -269,8 +265,69 @@ fn many_peers_that_never_finish_their_handshake_do_not_hold_up_others() -> Resul
     let outside = world.a.pod("outside")?;
     let slow: Vec<_> = (0..300)
         .map(|_| outside.connect(door(&world)))
-        .collect::<std::io::Result<_>>()?;
+        .collect::<io::Result<_>>()?;
     assert_unharmed(&world)?;
     drop(slow);
+    Ok(())
+}
+
+/// What listens where the peer's agent should be.
+#[derive(Clone, Copy, Debug)]
+enum Impostor {
+    Silent,
+    Plaintext,
+    Closing,
+    Resetting,
+    Garbage,
+}
+
+impl Impostor {
+    fn serve(self, stream: &mut TcpStream) -> io::Result<()> {
+        match self {
+            Self::Silent => io::copy(stream, &mut io::sink()).map(drop),
+            Self::Plaintext => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"),
+            Self::Closing => Ok(()),
+            Self::Resetting => apps::reset_on_close(stream),
+            Self::Garbage => stream.write_all(&[0xff; 4096]),
+        }
+    }
+}
+
+#[rstest]
+#[case::silent(Impostor::Silent)]
+#[case::plaintext(Impostor::Plaintext)]
+#[case::closing(Impostor::Closing)]
+#[case::resetting(Impostor::Resetting)]
+#[case::garbage(Impostor::Garbage)]
+fn an_impostor_in_the_peers_place_is_a_reset_with_a_reason_in_time(
+    #[case] impostor: Impostor,
+) -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let setup = Setup {
+        manifests: ground.manifests(&[]),
+        extra: "transport:\n  handshakeTimeout: 1s\n".to_owned(),
+        ..Setup::default()
+    };
+    let near = ground.a.agent(&setup)?;
+    let _impostor = ground
+        .server
+        .serve(HBONE_PORT, move |stream: &mut TcpStream, _| {
+            impostor.serve(stream)
+        })?;
+    let wire = ground.fabric.wire()?;
+
+    let start = Instant::now();
+    let error = ground
+        .caller
+        .call(ground.server.at(8080), "secret")
+        .expect_err("no tunnel");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(start.elapsed() < Duration::from_secs(10));
+    let line = near.access_line("the failure", |line| !line.is_allowed())?;
+    assert_eq!(line.decision.as_deref(), Some("failed"));
+    assert!(line.reason.is_some() && line.error.is_some(), "{line:#?}");
+    assert!(!wire.carried(b"secret"));
     Ok(())
 }

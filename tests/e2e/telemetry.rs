@@ -1,6 +1,9 @@
 //! What operators see: metrics, live connections, admin pages.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use interceptor_tests::apps;
@@ -87,6 +90,36 @@ fn open_connections_and_refusals_are_shown_live() -> Result<()> {
         recent.iter().any(|it| it["decision"] == "failed"),
         "{shown:#}"
     );
+    Ok(())
+}
+
+#[test]
+fn connections_can_be_followed_as_they_come() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let mut follower = world.near.follow()?;
+    let lines = BufReader::new(follower.stdout.take().context("no pipe")?).lines();
+    let seen = Arc::new(AtomicBool::new(false));
+    let reader = thread::spawn({
+        let seen = Arc::clone(&seen);
+        move || {
+            for line in lines.map_while(Result::ok) {
+                let shown: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+                if shown.to_string().contains("demo/server") {
+                    seen.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+    // The follower may not be there for the first of them.
+    wait::so("a connection to be followed", || {
+        world.caller.ask(world.server.at(8080), "x").is_ok() && seen.load(Ordering::Relaxed)
+    })?;
+    follower.kill()?;
+    follower.wait()?;
+    reader.join().expect("no panic");
     Ok(())
 }
 

@@ -383,6 +383,21 @@ impl Agent {
         Ok(self.namespace.run(move || command.output())??)
     }
 
+    /// `interceptor connections -w`, which goes on until it is killed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be started.
+    pub fn follow(&self) -> Result<Child> {
+        let mut command = Command::new(settings::agent_binary()?);
+        command.args(["connections", "-w", "-o", "json", "--socket"]);
+        command
+            .arg(self.socket())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        Ok(self.namespace.run(move || command.spawn())??)
+    }
+
     /// `interceptor uninstall --verify` with this agent's configuration.
     ///
     /// # Errors
