@@ -4,12 +4,11 @@
 //! and never change the decision. An allow allocates nothing unless there is something to record.
 
 use crate::effective::{Bound, Effective};
+use crate::index::Class;
 use crate::peer_authentication::MtlsMode;
 use crate::policy::{Clause, Entry, Fidelity, Rule, Test};
 use crate::value::Outcome;
-use crate::verdict::{
-    Cause, Decision, DryRun, FieldFailure, FieldHit, Mismatch, Nearest, RuleRef, Verdict,
-};
+use crate::verdict::{Cause, Decision, DryRun, FieldFailure, FieldHit, Mismatch, Nearest, Verdict};
 use crate::{Attempt, Attribute};
 
 /// How many values of a list a denial shows.
@@ -25,7 +24,7 @@ impl Effective {
                 Decision::Deny
             }
         };
-        let audited = matches(&self.0.audit, attempt).collect();
+        let audited = self.0.audit.matches(attempt);
         Verdict {
             decision,
             cause,
@@ -43,60 +42,33 @@ impl Effective {
                 mtls: mtls.clone(),
             };
         }
-        if let Some((bound, rule)) = first_match(&self.0.deny, attempt) {
+        if let Some((bound, rule)) = self.0.deny.first_match(attempt) {
             return denied_by(bound, rule, attempt);
         }
-        if let Some((bound, rule)) = first_match(&self.0.allow, attempt) {
-            return Cause::AllowedBy(rule_ref(bound, rule));
+        if let Some((bound, rule)) = self.0.allow.first_match(attempt) {
+            return Cause::AllowedBy(bound.rule_ref(rule));
         }
         match nearest(&self.0.allow, attempt) {
             Some(nearest) => Cause::NoAllowMatched(Box::new(nearest)),
-            None if self.0.deny.iter().any(|bound| bound.concerns(attempt)) => Cause::NoDenyMatched,
+            None if self.0.deny.concerned(attempt).next().is_some() => Cause::NoDenyMatched,
             None => Cause::NoPolicies,
         }
     }
 
     fn dry_run(&self, attempt: &Attempt<'_>) -> Vec<DryRun> {
         let parts = &*self.0;
-        let mut outcomes: Vec<DryRun> = matches(&parts.dry_deny, attempt)
-            .map(DryRun::WouldDeny)
-            .collect();
-        let before = outcomes.len();
-        outcomes.extend(matches(&parts.dry_allow, attempt).map(DryRun::WouldAllow));
-        let any_allow = parts.allow.iter().any(|bound| bound.concerns(attempt));
-        if outcomes.len() == before && !any_allow {
-            let mut candidates = parts
-                .dry_allow
-                .iter()
-                .filter(|bound| bound.concerns(attempt));
-            outcomes.extend(candidates.next().map(|bound| DryRun::WouldNotAllow {
-                policy: bound.policy.name.clone(),
-            }));
-        }
-        outcomes
-    }
-}
-
-fn first_match<'a>(policies: &'a [Bound], attempt: &Attempt<'_>) -> Option<(&'a Bound, usize)> {
-    policies
-        .iter()
-        .find_map(|bound| Some((bound, bound.first_match(attempt)?)))
-}
-
-/// The first matching rule of every policy that matches.
-fn matches<'a>(
-    policies: &'a [Bound],
-    attempt: &'a Attempt<'_>,
-) -> impl Iterator<Item = RuleRef> + 'a {
-    policies
-        .iter()
-        .filter_map(|bound| Some(rule_ref(bound, bound.first_match(attempt)?)))
-}
-
-fn rule_ref(bound: &Bound, rule: usize) -> RuleRef {
-    RuleRef {
-        policy: bound.policy.name.clone(),
-        rule,
+        let denying = parts.dry_deny.matches(attempt);
+        let allowing = parts.dry_allow.matches(attempt);
+        let enforced = parts.allow.concerned(attempt).next();
+        let unmatched = match enforced {
+            None if allowing.is_empty() => parts.dry_allow.concerned(attempt).next(),
+            _ => None,
+        };
+        let unmatched = unmatched.map(|bound| bound.policy.name.clone());
+        let denying = denying.into_iter().map(DryRun::WouldDeny);
+        let allowing = allowing.into_iter().map(DryRun::WouldAllow);
+        let none = unmatched.map(|policy| DryRun::WouldNotAllow { policy });
+        denying.chain(allowing).chain(none).collect()
     }
 }
 
@@ -120,7 +92,7 @@ fn denied_by(bound: &Bound, index: usize, attempt: &Attempt<'_>) -> Cause {
         .map(|rule| rule.unsupported.to_vec())
         .unwrap_or_default();
     Cause::DeniedBy {
-        rule: rule_ref(bound, index),
+        rule: bound.rule_ref(index),
         hits,
         widened,
     }
@@ -142,36 +114,43 @@ pub(crate) fn hit(entry: &Entry, test: &Test, attempt: &Attempt<'_>) -> FieldHit
 // === what came nearest to allowing ===
 
 /// The ALLOW rule with the fewest failing clauses, the first of equals; `None` without policies.
-fn nearest(policies: &[Bound], attempt: &Attempt<'_>) -> Option<Nearest> {
-    let concerned = || policies.iter().filter(|bound| bound.concerns(attempt));
-    let rules = concerned().flat_map(|bound| {
-        bound
-            .policy
-            .rules
-            .iter()
-            .enumerate()
-            .map(move |(index, rule)| (bound, index, rule))
-    });
-    let closest = rules
-        .map(|(bound, index, rule)| (distance(rule, attempt), bound, index, rule))
-        .min_by_key(|(distance, ..)| *distance);
-    let Some((failing_clauses, bound, index, rule)) = closest else {
-        return concerned().next().map(|bound| Nearest {
+fn nearest(allow: &Class, attempt: &Attempt<'_>) -> Option<Nearest> {
+    let Some((failing, bound, index)) = closest(allow, attempt) else {
+        return allow.concerned(attempt).next().map(|bound| Nearest {
             policy: bound.policy.name.clone(),
             rule: None,
-            failing_clauses: 0,
+            failing: 0,
             failure: None,
             dropped: Vec::new(),
         });
     };
-    let failing = rule.clauses.iter().find(|clause| !clause.matches(attempt));
+    let rule = bound.policy.rules.get(index)?;
+    let clause = rule.clauses.iter().find(|clause| !clause.matches(attempt));
     Some(Nearest {
         policy: bound.policy.name.clone(),
         rule: Some(index),
-        failing_clauses,
-        failure: failing.and_then(|clause| first_failure(clause, attempt)),
+        failing,
+        failure: clause.and_then(|clause| first_failure(clause, attempt)),
         dropped: rule.unsupported.to_vec(),
     })
+}
+
+/// The rule with the smallest distance, with its policy. None is nearer than 1, so the search ends
+/// there: a denial stays cheap however many policies there are.
+fn closest<'a>(allow: &'a Class, attempt: &Attempt<'_>) -> Option<(usize, &'a Bound, usize)> {
+    let mut closest: Option<(usize, &Bound, usize)> = None;
+    for bound in allow.concerned(attempt) {
+        for (index, rule) in bound.policy.rules.iter().enumerate() {
+            let distance = distance(rule, attempt);
+            if closest.is_none_or(|(least, ..)| distance < least) {
+                closest = Some((distance, bound, index));
+            }
+            if distance <= 1 {
+                return closest;
+            }
+        }
+    }
+    closest
 }
 
 /// How many conditions keep a rule from matching. What L4 cannot see counts as one.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::index::Class;
 use crate::peer_authentication::Mtls;
 use crate::policy::{Action, Enforcement, Policy, PolicyName, Test};
 use crate::problem::FieldPath;
 use crate::scope::Target;
 use crate::value::PortMatch;
+use crate::verdict::RuleRef;
 use crate::{Attempt, FieldRef};
 
 /// The policies and modes that hold for one workload. Cheap to clone.
@@ -20,11 +22,11 @@ pub struct Effective(pub(crate) Arc<Parts>);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parts {
-    pub(crate) deny: Vec<Bound>,
-    pub(crate) allow: Vec<Bound>,
-    pub(crate) audit: Vec<Bound>,
-    pub(crate) dry_deny: Vec<Bound>,
-    pub(crate) dry_allow: Vec<Bound>,
+    pub(crate) deny: Class,
+    pub(crate) allow: Class,
+    pub(crate) audit: Class,
+    pub(crate) dry_deny: Class,
+    pub(crate) dry_allow: Class,
     modes: Modes,
     unknown_port_names: Vec<UnknownPortName>,
 }
@@ -59,25 +61,26 @@ pub struct UnknownPortName {
 }
 
 impl Effective {
-    pub(crate) fn new(policies: Vec<Bound>, target: &Target<'_>, modes: Modes) -> Self {
+    pub(crate) fn new(policies: &[Bound], target: &Target<'_>, modes: Modes) -> Self {
         let unknown_port_names = policies
             .iter()
             .flat_map(|bound| unknown_port_names(&bound.policy, target))
             .collect();
-        let mut parts = Parts {
-            deny: Vec::new(),
-            allow: Vec::new(),
-            audit: Vec::new(),
-            dry_deny: Vec::new(),
-            dry_allow: Vec::new(),
+        let class = |action: Action, enforcement: Enforcement| {
+            let belongs = |bound: &&Bound| {
+                bound.policy.action == action && bound.policy.enforcement == enforcement
+            };
+            Class::new(policies.iter().filter(belongs).cloned().collect())
+        };
+        let parts = Parts {
+            deny: class(Action::Deny, Enforcement::Enforced),
+            allow: class(Action::Allow, Enforcement::Enforced),
+            audit: class(Action::Audit, Enforcement::Enforced),
+            dry_deny: class(Action::Deny, Enforcement::DryRun),
+            dry_allow: class(Action::Allow, Enforcement::DryRun),
             modes,
             unknown_port_names,
         };
-        for bound in policies {
-            parts
-                .class(bound.policy.action, bound.policy.enforcement)
-                .push(bound);
-        }
         Self(Arc::new(parts))
     }
 
@@ -104,26 +107,16 @@ impl Effective {
 }
 
 impl Parts {
-    const fn class(&mut self, action: Action, enforcement: Enforcement) -> &mut Vec<Bound> {
-        match (action, enforcement) {
-            (Action::Deny, Enforcement::Enforced) => &mut self.deny,
-            (Action::Allow, Enforcement::Enforced) => &mut self.allow,
-            (Action::Deny, Enforcement::DryRun) => &mut self.dry_deny,
-            (Action::Allow, Enforcement::DryRun) => &mut self.dry_allow,
-            (Action::Audit, _) => &mut self.audit,
-        }
-    }
-
+    /// Every policy, in the order in which they are considered.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Bound> {
-        [
+        let classes = [
             &self.deny,
             &self.allow,
             &self.audit,
             &self.dry_deny,
             &self.dry_allow,
-        ]
-        .into_iter()
-        .flatten()
+        ];
+        classes.into_iter().flat_map(Class::policies)
     }
 }
 
@@ -135,11 +128,12 @@ impl Bound {
             .is_none_or(|ports| ports.contains(&attempt.destination_port))
     }
 
-    /// The first rule that matches.
-    pub(crate) fn first_match(&self, attempt: &Attempt<'_>) -> Option<usize> {
-        self.concerns(attempt)
-            .then(|| self.policy.first_match(attempt))
-            .flatten()
+    /// One of its rules.
+    pub(crate) fn rule_ref(&self, rule: usize) -> RuleRef {
+        RuleRef {
+            policy: self.policy.name.clone(),
+            rule,
+        }
     }
 }
 

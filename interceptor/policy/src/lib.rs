@@ -33,6 +33,7 @@ mod decide;
 mod effective;
 mod explain;
 mod field;
+mod index;
 mod peer_authentication;
 mod policy;
 mod problem;

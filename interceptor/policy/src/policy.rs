@@ -169,11 +169,6 @@ impl Policy {
     pub fn rule_count(&self) -> usize {
         self.rules.len()
     }
-
-    /// The first rule that matches.
-    pub(crate) fn first_match(&self, attempt: &Attempt<'_>) -> Option<usize> {
-        self.rules.iter().position(|rule| rule.matches(attempt))
-    }
 }
 
 impl Policy {

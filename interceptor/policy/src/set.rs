@@ -75,10 +75,10 @@ impl PolicySet {
     pub fn effective(&self, target: &Target<'_>) -> Effective {
         let own = self.namespaces.get(target.namespace);
         let candidates = self.mesh.iter().chain(own.into_iter().flatten());
-        let bound = candidates
+        let bound: Vec<Bound> = candidates
             .filter_map(|policy| bind(policy, target))
             .collect();
-        Effective::new(bound, target, self.modes(target))
+        Effective::new(&bound, target, self.modes(target))
     }
 
     fn add(&mut self, policy: Policy) {

@@ -72,15 +72,15 @@ pub struct RuleRef {
     pub rule: usize,
 }
 
-/// The ALLOW rule that came closest to matching: the one with the fewest failing clauses.
+/// The ALLOW rule that came closest to matching: the one with the fewest failing clauses, the first of equals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nearest {
     /// Its policy.
     pub policy: PolicyName,
     /// Its index; `None` if no ALLOW policy has a rule.
     pub rule: Option<usize>,
-    /// How many of its clauses failed.
-    pub failing_clauses: usize,
+    /// How many of its clauses failed; what L4 cannot see counts as one.
+    pub failing: usize,
     /// The first field that failed.
     pub failure: Option<FieldFailure>,
     /// What the rule says but L4 cannot see, so that it never matches.

@@ -23,6 +23,11 @@ impl IpBlock {
         self.0.contains(&address.to_canonical())
     }
 
+    /// The block as a network: no bits after the prefix, IPv4 wherever it can be.
+    pub(crate) const fn network(self) -> IpNet {
+        self.0
+    }
+
     /// Whether the same set, with the bits after the prefix cleared, is what was written.
     pub(crate) fn is_written_as_network(text: &str) -> bool {
         text.parse::<IpNet>()

@@ -37,7 +37,7 @@ pub(crate) enum Outcome {
 }
 
 /// A service account of a namespace, in any trust domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ServiceAccountRef {
     namespace: Box<str>,
     name: Box<str>,
@@ -109,6 +109,14 @@ impl ServiceAccountRef {
             namespace: namespace.into(),
             name: name.into(),
         })
+    }
+
+    pub(crate) const fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(crate) const fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn matches(&self, id: &SpiffeId) -> bool {

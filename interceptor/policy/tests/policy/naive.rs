@@ -3,14 +3,14 @@
 //! Written apart from the engine and without its types, so that an agreement means something:
 //! addresses are compared as integers, patterns as text, aliases by looking at the caller.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use interceptor_policy::spec::{
     AuthorizationPolicySpec, ConditionSpec, OperationSpec, PeerAuthenticationSpec, RuleSpec,
     SelectorSpec, SourceSpec,
 };
-use interceptor_policy::{Settings, SpiffeId, TrustDomain};
+use interceptor_policy::{PolicyName, RuleRef, Settings, SpiffeId, TrustDomain};
 
 use crate::fixture::Call;
 
@@ -45,9 +45,11 @@ pub(crate) struct Workload {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) reason: &'static str,
-    pub(crate) audited: BTreeSet<String>,
-    pub(crate) would_deny: BTreeSet<String>,
-    pub(crate) would_allow: BTreeSet<String>,
+    /// The rule that decided, if one did.
+    pub(crate) by: Option<RuleRef>,
+    pub(crate) audited: Vec<RuleRef>,
+    pub(crate) would_deny: Vec<RuleRef>,
+    pub(crate) would_allow: Vec<RuleRef>,
     pub(crate) would_not_allow: bool,
 }
 
@@ -66,61 +68,65 @@ pub(crate) fn answer(
     workload: &Workload,
     call: &Call,
 ) -> Answer {
-    let holding: Vec<_> = policies
+    let mut holding: Vec<_> = policies
         .iter()
         .filter(|p| holds_for(settings, p, workload, call))
         .collect();
+    holding.sort_by_key(|p| {
+        (
+            p.namespace != settings.root_namespace,
+            &p.namespace,
+            &p.name,
+        )
+    });
     let of = |action: &str, dry_run: bool| -> Vec<&Written> {
-        let has = |p: &&&Written| p.spec.action.as_deref().unwrap_or("ALLOW") == action;
-        holding
-            .iter()
-            .filter(has)
-            .filter(|p| p.dry_run == dry_run)
-            .copied()
-            .collect()
+        let has = |p: &&&Written| p.action() == action && p.dry_run == dry_run;
+        holding.iter().filter(has).copied().collect()
     };
-    let matching = |policies: &[&Written]| -> BTreeSet<String> {
-        let matches = |p: &&&Written| {
+    // The first matching rule of every policy.
+    let matching = |policies: &[&Written]| -> Vec<RuleRef> {
+        let first = |p: &&Written| {
             let reading = Reading {
                 settings,
                 policy_namespace: &p.namespace,
                 workload,
                 call,
             };
-            let allow = p.spec.action.as_deref().unwrap_or("ALLOW") == "ALLOW";
-            p.spec.rules.iter().any(|rule| reading.rule(rule, allow))
+            let matches = |rule: &RuleSpec| reading.rule(rule, p.action() == "ALLOW");
+            let rule = p.spec.rules.iter().position(matches)?;
+            Some(RuleRef {
+                policy: PolicyName::new(&*p.namespace, &*p.name),
+                rule,
+            })
         };
-        policies
-            .iter()
-            .filter(matches)
-            .map(|p| format!("{}/{}", p.namespace, p.name))
-            .collect()
+        policies.iter().filter_map(first).collect()
     };
     let (deny, allow) = (of("DENY", false), of("ALLOW", false));
-    let reason = if mode(settings, peers, workload, call) == "STRICT" && call.source.is_none() {
-        "plaintext_to_strict"
-    } else if !matching(&deny).is_empty() {
-        "denied"
-    } else if allow.is_empty() {
-        if deny.is_empty() {
-            "no_policies"
-        } else {
-            "no_deny_matched"
-        }
-    } else if matching(&allow).is_empty() {
-        "no_allow_matched"
-    } else {
-        "allowed"
+    let (denying, allowing) = (matching(&deny), matching(&allow));
+    let strict = mode(settings, peers, workload, call) == "STRICT";
+    let (reason, by) = match (denying.first(), allowing.first()) {
+        _ if strict && call.source.is_none() => ("plaintext_to_strict", None),
+        (Some(rule), _) => ("denied", Some(rule)),
+        (None, Some(rule)) => ("allowed", Some(rule)),
+        (None, None) if !allow.is_empty() => ("no_allow_matched", None),
+        (None, None) if !deny.is_empty() => ("no_deny_matched", None),
+        (None, None) => ("no_policies", None),
     };
-    let would_allow = matching(&of("ALLOW", true));
+    let dry_allow = of("ALLOW", true);
+    let would_allow = matching(&dry_allow);
     Answer {
         reason,
+        by: by.cloned(),
         audited: matching(&of("AUDIT", false)),
         would_deny: matching(&of("DENY", true)),
-        would_not_allow: allow.is_empty()
-            && !of("ALLOW", true).is_empty()
-            && would_allow.is_empty(),
+        would_not_allow: allow.is_empty() && !dry_allow.is_empty() && would_allow.is_empty(),
         would_allow,
+    }
+}
+
+impl Written {
+    fn action(&self) -> &str {
+        self.spec.action.as_deref().unwrap_or("ALLOW")
     }
 }
 

@@ -4,11 +4,11 @@
     reason = "a generated policy that is refused must fail loudly"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use interceptor_policy::spec::{MtlsSpec, PeerAuthenticationSpec, RuleSpec};
 use interceptor_policy::{
-    DryRun, Effective, PeerAuthentication, Policy, PolicyMeta, PolicyName, PolicySet, RuleRef,
+    Cause, DryRun, Effective, PeerAuthentication, Policy, PolicyMeta, PolicyName, PolicySet,
     ServicePorts, Settings, SpiffeId, Standing, Target, TrustDomain, Verdict,
 };
 use proptest::collection::vec;
@@ -70,18 +70,22 @@ fn effective(settings: &Settings, policies: &[Written], peers: &[WrittenPeer]) -
 }
 
 fn as_answer(verdict: &Verdict) -> Answer {
-    let name = |rule: &RuleRef| rule.policy.to_string();
+    let by = match &verdict.cause {
+        Cause::AllowedBy(rule) | Cause::DeniedBy { rule, .. } => Some(rule.clone()),
+        _ => None,
+    };
     let mut answer = Answer {
         reason: verdict.reason(),
-        audited: verdict.audited.iter().map(name).collect(),
-        would_deny: BTreeSet::new(),
-        would_allow: BTreeSet::new(),
+        by,
+        audited: verdict.audited.clone(),
+        would_deny: vec![],
+        would_allow: vec![],
         would_not_allow: false,
     };
     for outcome in &verdict.dry_run {
         match outcome {
-            DryRun::WouldDeny(rule) => answer.would_deny.extend([name(rule)]),
-            DryRun::WouldAllow(rule) => answer.would_allow.extend([name(rule)]),
+            DryRun::WouldDeny(rule) => answer.would_deny.push(rule.clone()),
+            DryRun::WouldAllow(rule) => answer.would_allow.push(rule.clone()),
             DryRun::WouldNotAllow { .. } => answer.would_not_allow = true,
         }
     }
