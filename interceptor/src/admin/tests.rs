@@ -1,3 +1,5 @@
+//! What each of the ports and the socket answers, to whom, and what it refuses.
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;

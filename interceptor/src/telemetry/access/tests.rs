@@ -1,3 +1,5 @@
+//! What a line looks like, when it is written, and what a hostile field cannot do to it.
+
 use proptest::prelude::*;
 use rstest::rstest;
 

@@ -1,3 +1,5 @@
+//! What scrapers read, and that the catalogue, the code and the documentation agree.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
