@@ -1,11 +1,15 @@
 //! Configuration that changes, and configuration that is wrong.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps;
 use interceptor_tests::manifests::{AuthorizationPolicy, PeerAuthentication, Rule};
+use interceptor_tests::settings;
 use interceptor_tests::wait;
 use interceptor_tests::world::{Ground, World};
 use rstest::rstest;
@@ -136,8 +140,8 @@ fn good_manifests_validate() -> Result<()> {
         folder.join("all.yaml"),
         ground.manifests(&[&policy, &PeerAuthentication::strict()]),
     )?;
-    let binary = interceptor_tests::settings::agent_binary()?;
-    let output = std::process::Command::new(binary)
+    let binary = settings::agent_binary()?;
+    let output = Command::new(binary)
         .args(["validate", "-f"])
         .arg(&folder)
         .output()?;
@@ -270,6 +274,57 @@ fn a_taken_port_is_one_clear_message() -> Result<()> {
     assert!(!agent.wait_end()?.success());
     let log = agent.log();
     assert!(log.contains("15021"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn without_root_there_is_one_clear_message() -> Result<()> {
+    const NOBODY: u32 = 65_534;
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let agent = ground.a.agent(&Setup {
+        manifests: ground.manifests(&[]),
+        ..Setup::default()
+    })?;
+    let config = ground.fabric.folder().join("config.yaml");
+    let binary = ground.fabric.folder().join("interceptor");
+    fs::copy(agent.config(), &config)?;
+    fs::copy(settings::agent_binary()?, &binary)?;
+    fs::set_permissions(ground.fabric.folder(), fs::Permissions::from_mode(0o755))?;
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644))?;
+    drop(agent);
+
+    let mut command = Command::new(&binary);
+    command
+        .args(["run", "--config"])
+        .arg(&config)
+        .uid(NOBODY)
+        .gid(NOBODY);
+    let output = command.output()?;
+
+    assert!(!output.status.success());
+    let said = String::from_utf8([output.stdout, output.stderr].concat())?;
+    assert!(said.contains("root"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn without_cgroup2_there_is_one_clear_message() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let setup = Setup {
+        manifests: ground.manifests(&[]),
+        cgroup: Some(ground.fabric.folder().to_owned()),
+        ..Setup::default()
+    };
+    let mut agent = ground.a.agent_unready(&setup)?;
+    assert!(!agent.wait_end()?.success());
+    let log = agent.log();
+    assert!(log.contains("cgroup2"), "{log}");
     assert!(!log.contains("panicked"), "{log}");
     Ok(())
 }

@@ -39,6 +39,8 @@ pub struct Setup {
     pub own_ca: bool,
     /// Life of the certificates that it issues, such as `30s`.
     pub svid_lifetime: Option<String>,
+    /// Another cgroup root than the fabric's.
+    pub cgroup: Option<PathBuf>,
     /// More lines for the end of its configuration file.
     pub extra: String,
 }
@@ -89,7 +91,12 @@ impl Agent {
         };
         fs::write(
             agent.config(),
-            configuration(&agent, &ca, &shared.cgroup, setup),
+            configuration(
+                &agent,
+                &ca,
+                setup.cgroup.as_ref().unwrap_or(&shared.cgroup),
+                setup,
+            ),
         )?;
         if manifests.is_none() {
             agent.write(MANIFESTS, &setup.manifests)?;
