@@ -1,6 +1,35 @@
 //! The kernel programs: recognise, remember, redirect.
+//!
+//! ```text
+//!  application                         agent
+//!  connect(V:p) ─ connect.rs: storage := {redirected, V:p}; destination := own address, low port
+//!        │        sockops.rs CONNECT_CB: FLOWS[4-tuple] := storage
+//!       SYN ───── sk_lookup.rs: FLOWS says redirected ──▶ outbound listener
+//!                 sockops.rs PASSIVE_ESTABLISHED: accepted socket's storage := V:p
+//!                 getname.rs: getsockname() = V:p, so accept() tells the original destination
+//!  getpeername() = V:p ── getname.rs
+//! ```
+//!
+//! They know no policy. IPv4 and IPv6 share every path: addresses are 16 bytes wide from the first
+//! line on. What cannot be remembered is refused and counted; every outcome has a counter.
+//!
+//! Several agents may run on one machine, each with its own copy of these programs on the same
+//! cgroup: a copy acts on the workloads in its own maps and on nothing else.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the entry macros of aya hand contexts over by value"
+)]
+
+mod connect;
+mod flow;
+mod getname;
+mod maps;
+mod settings;
+mod sk_lookup;
+mod sock_addr;
+mod sockops;
 
 /// Unreachable: the programs do not panic, and the verifier would refuse one that could.
 #[panic_handler]

@@ -1,0 +1,270 @@
+//! `connect(2)` of every process under the cgroup root: recognise the workload, remember where
+//! the connection was headed, point it at the agent.
+//!
+//! Runs in the task that connects, before a packet exists. Whether the connection is allowed is
+//! decided in user space; here it is only decided whether it is captured.
+//!
+//! A captured connection goes to the workload's own address, so that `getsockname(2)` and
+//! `SO_BINDTODEVICE` stay right, and to a random port below 1024, because a fixed one would leave
+//! a workload 28,000 source ports per minute of `TIME_WAIT` for all its destinations together.
+//!
+//! The storage of a socket always describes its latest `connect(2)`: it is overwritten or removed
+//! here, so that a socket that is disconnected and used again never carries an old destination.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    bpf_get_prandom_u32, bpf_ktime_get_ns,
+};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use interceptor_common::{
+    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, HOST_NAMESPACE,
+    MAX_CGROUP_LEVEL, RuleKey, TCP, WorkloadEntry, cgroup_key,
+};
+
+use crate::flow::{forget, recall, remember};
+use crate::maps::{INBOUND, RULES, WORKLOADS, count, full_key};
+use crate::settings::{
+    CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, PROTOCOL_NOT_SUPPORTED, fail_with,
+};
+use crate::sock_addr::{Endpoint, bound_address, endpoint, rewrite, socket};
+
+/// The call goes on, rewritten or not.
+const PROCEED: i32 = 1;
+/// The call fails.
+const REFUSE: i32 = 0;
+
+/// `IPPROTO_TCP`.
+const PROTOCOL_TCP: u32 = 6;
+/// `IPPROTO_MPTCP`.
+const PROTOCOL_MPTCP: u32 = 262;
+
+/// Ports that captured connections are rewritten to: 1 to this. Below every sensible
+/// `ip_local_port_range`, because a port that the kernel also picks as source makes TCP connect
+/// to itself (2 in 144,000).
+const LAST_LOW_PORT: u32 = 1023;
+
+/// The workload that a socket belongs to.
+#[derive(Clone, Copy)]
+struct Source {
+    key: u64,
+    entry: WorkloadEntry,
+}
+
+#[cgroup_sock_addr(connect4)]
+fn ic_connect4(ctx: SockAddrContext) -> i32 {
+    connect::<FAMILY_IPV4>(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn ic_connect6(ctx: SockAddrContext) -> i32 {
+    connect::<FAMILY_IPV6>(&ctx)
+}
+
+/// What becomes of one `connect(2)`.
+#[inline]
+fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the context is valid for the length of the program.
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_MPTCP {
+        return PROCEED;
+    }
+    let socket = socket(ctx);
+    // SAFETY: the socket is the context's.
+    if let Some(flow) = unsafe { recall(socket) }
+        && (flow.is(FlowKind::Agent) || flow.is(FlowKind::AgentInbound))
+    {
+        count(Counter::AgentOwn);
+        return PROCEED;
+    }
+    let Some(source) = source(ctx) else {
+        return leave_alone(socket, Counter::NotEnrolled);
+    };
+    let to = endpoint::<FAMILY>(ctx);
+    if to.address.is_loopback() {
+        return leave_alone(socket, Counter::Loopback);
+    }
+    if protocol == PROTOCOL_MPTCP {
+        return refuse(socket, Counter::RefusedProtocol, PROTOCOL_NOT_SUPPORTED);
+    }
+    if is_own_address(&source, to.address) {
+        return proceed_directly(socket, &source);
+    }
+    if action(&source, to) == Action::Pass.code() {
+        return leave_alone(socket, Counter::PassedByRule);
+    }
+    capture::<FAMILY>(ctx, &source, to)
+}
+
+/// Remembers where the connection was headed and points it at the agent.
+#[inline]
+fn capture<const FAMILY: u8>(ctx: &SockAddrContext, source: &Source, to: Endpoint) -> i32 {
+    let socket = socket(ctx);
+    let target = if to.address.is_v4() {
+        source.entry.address4
+    } else {
+        source.entry.address6
+    };
+    if target.is_none() {
+        return refuse(socket, Counter::RefusedNoAddress, NETWORK_UNREACHABLE);
+    }
+    if is_loopback_source(bound_address::<FAMILY>(socket)) {
+        return refuse(socket, Counter::RefusedLoopbackSource, INVALID);
+    }
+    let flow = Flow {
+        address: to.address,
+        port_be: to.port_be,
+        ..fresh(source, FlowKind::Redirected)
+    };
+    // SAFETY: the socket is the context's.
+    if !unsafe { remember(socket, &flow) } {
+        return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
+    }
+    let listener = Endpoint {
+        address: target,
+        port_be: low_port(socket),
+    };
+    rewrite::<FAMILY>(ctx, listener);
+    count(Counter::Captured);
+    PROCEED
+}
+
+/// Lets a workload talk to itself: the flow opens its own door, the agent is not asked.
+#[inline]
+fn proceed_directly(socket: *mut bpf_sock, source: &Source) -> i32 {
+    let flow = fresh(source, FlowKind::Direct);
+    // SAFETY: the socket is the context's.
+    if !unsafe { remember(socket, &flow) } {
+        return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
+    }
+    count(Counter::OwnAddress);
+    PROCEED
+}
+
+/// Lets the connection go as it is and makes sure that nothing is remembered of it.
+#[inline]
+fn leave_alone(socket: *mut bpf_sock, outcome: Counter) -> i32 {
+    // SAFETY: the socket is the context's.
+    unsafe { forget(socket) };
+    count(outcome);
+    PROCEED
+}
+
+/// Fails the system call with `errno`.
+#[inline]
+fn refuse(socket: *mut bpf_sock, outcome: Counter, errno: i32) -> i32 {
+    // SAFETY: the socket is the context's.
+    unsafe { forget(socket) };
+    count(outcome);
+    fail_with(errno);
+    REFUSE
+}
+
+/// The workload that the socket's namespace belongs to; in the host's namespace, the one whose
+/// cgroup the connecting task is in, the deepest if they are nested.
+#[inline]
+fn source(ctx: &SockAddrContext) -> Option<Source> {
+    // SAFETY: `sock_addr` is one of the contexts that the helper takes.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let source = workload(cookie)?;
+    if source.entry.flags & HOST_NAMESPACE == 0 {
+        return Some(source);
+    }
+    let levels = source.entry.levels;
+    let mut level = MAX_CGROUP_LEVEL;
+    while level > 0 {
+        if levels & (1 << level) != 0
+            && let Some(source) = workload(cgroup_key(ancestor(level)))
+        {
+            return Some(source);
+        }
+        level -= 1;
+    }
+    None
+}
+
+/// The id of the current task's cgroup at `level`, or zero if it is not that deep.
+#[inline]
+fn ancestor(level: u32) -> u64 {
+    // SAFETY: the helper takes a number.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }
+}
+
+/// The workload with this key.
+#[inline]
+fn workload(key: u64) -> Option<Source> {
+    // SAFETY: the entry is copied at once; the agent replaces entries, it does not edit them.
+    let entry = unsafe { WORKLOADS.get(key) }?;
+    Some(Source { key, entry: *entry })
+}
+
+/// Whether `address` is one of the workload's own.
+#[inline]
+fn is_own_address(source: &Source, address: Address) -> bool {
+    if address == source.entry.address4 || address == source.entry.address6 {
+        return true;
+    }
+    // SAFETY: one field is read at once.
+    unsafe { INBOUND.get(address) }.is_some_and(|inbound| inbound.workload == source.key)
+}
+
+/// What the rules say about `to`: those for its port, those for any port, the default.
+#[inline]
+fn action(source: &Source, to: Endpoint) -> u32 {
+    let mut key = full_key(RuleKey {
+        workload: RuleKey::halves(source.key),
+        port_be: to.port_be,
+        protocol: TCP,
+        family: to.address.family(),
+        address: to.address,
+    });
+    if let Some(action) = RULES.get(&key) {
+        return *action;
+    }
+    key.data.port_be = 0;
+    RULES.get(&key).copied().unwrap_or(source.entry.outbound)
+}
+
+/// A flow of the current task that starts now.
+#[inline]
+fn fresh(source: &Source, kind: FlowKind) -> Flow {
+    // SAFETY: the helper takes nothing.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    // SAFETY: the helper takes nothing.
+    let since_ns = unsafe { bpf_ktime_get_ns() };
+    Flow {
+        workload: source.key,
+        cgroup,
+        since_ns,
+        kind: kind.code(),
+        ..Flow::default()
+    }
+}
+
+/// A random port below 1024, network order, that is not the socket's own.
+#[inline]
+fn low_port(socket: *mut bpf_sock) -> u16 {
+    // SAFETY: the helper takes nothing.
+    let mut port = 1 + unsafe { bpf_get_prandom_u32() } % LAST_LOW_PORT;
+    // SAFETY: the socket is the context's.
+    let own = unsafe { (*socket).src_port };
+    if port == own {
+        port = 1 + port % LAST_LOW_PORT;
+    }
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "at most 1023"
+    )]
+    let port = port as u16;
+    port.to_be()
+}
+
+/// Whether a socket with this source is bound to loopback; unbound sockets have none.
+#[inline]
+fn is_loopback_source(bound: Address) -> bool {
+    let unbound = bound.is_none() || bound == Address::v4(0);
+    !unbound && bound.is_loopback()
+}

@@ -1,0 +1,73 @@
+//! Every map, who writes it, and how large it is.
+//!
+//! Sizes here are defaults; the agent sets them from its configuration when it loads the object.
+//! All maps are pinned and outlive the agent.
+
+use aya_ebpf::btf_maps::{
+    HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash, lpm_trie::Key,
+};
+use aya_ebpf::macros::btf_map;
+use interceptor_common::{
+    Address, COUNTERS, Counter, Flow, FlowKey, Inbound, InboundPortKey, ListenerKey, RuleKey,
+    WorkloadEntry,
+};
+
+/// Workloads by key. Written by the agent; an entry appears last at enrolment and goes first.
+#[btf_map]
+pub(crate) static WORKLOADS: HashMap<u64, WorkloadEntry, 1024> = HashMap::new();
+
+/// Outbound capture rules. Written by the agent.
+#[btf_map]
+pub(crate) static RULES: LpmTrie<RuleKey, u32, 65_536> = LpmTrie::new();
+
+/// Inbound side of workloads by address. Written by the agent.
+#[btf_map]
+pub(crate) static INBOUND: HashMap<Address, Inbound, 4096> = HashMap::new();
+
+/// Inbound ports that differ from their workload's default. Written by the agent.
+#[btf_map]
+pub(crate) static INBOUND_PORTS: HashMap<InboundPortKey, u32, 16_384> = HashMap::new();
+
+/// The agent's listeners. Written by the agent; a socket that closes leaves by itself, which is
+/// how the kernel knows that the agent is gone.
+#[btf_map]
+pub(crate) static LISTENERS: SockHash<ListenerKey, 8192> = SockHash::new();
+
+/// Live flows by 4-tuple, from before the SYN until close. Written by the kernel.
+///
+/// Least recently used entries give way. A flow is looked up during its handshake only, and one
+/// that was lost meanwhile is refused or sent to the agent, never let through.
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+
+/// What is known of a socket. Written by the kernel, and by the agent for its own sockets.
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<Flow> = SkStorage::new();
+
+/// Outcomes, one number per CPU. Written by the kernel.
+#[btf_map]
+static COUNTS: PerCpuArray<u64, { counters() }> = PerCpuArray::new();
+
+/// The key under which the trie is asked for everything that matches `data`.
+#[inline]
+pub(crate) const fn full_key(data: RuleKey) -> Key<RuleKey> {
+    Key::new(RuleKey::ALL_BITS, data)
+}
+
+/// Counts one `outcome`.
+///
+/// A plain addition: a CPU that is interrupted between load and store by another program loses
+/// one count, which is right for metrics and cheaper than an atomic.
+#[inline]
+pub(crate) fn count(outcome: Counter) {
+    if let Some(slot) = COUNTS.get_ptr_mut(outcome.index()) {
+        // SAFETY: the slot is this CPU's, and lives as long as the map.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// [`COUNTERS`] as a map size.
+#[expect(clippy::as_conversions, reason = "const context; a small constant")]
+const fn counters() -> usize {
+    COUNTERS as usize
+}

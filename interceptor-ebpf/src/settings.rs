@@ -1,0 +1,37 @@
+//! What the agent tells the programs when it loads them. Constants to the verifier, which removes
+//! the code that they switch off.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_set_retval;
+
+/// The port at which every workload takes HBONE, host order.
+#[unsafe(no_mangle)]
+static HBONE_PORT: Global<u16> = Global::new(15_008);
+
+/// Not zero if the kernel lets a program choose the errno of a refused call (5.18 and later).
+#[unsafe(no_mangle)]
+static CHOOSE_ERRNO: Global<u8> = Global::new(0);
+
+/// `ECONNREFUSED`: what the application would see of a port that nobody listens on.
+pub(crate) const CONNECTION_REFUSED: i32 = 111;
+/// `ENETUNREACH`: what it would see without an address of that family.
+pub(crate) const NETWORK_UNREACHABLE: i32 = 101;
+/// `EINVAL`: what it would see when bound to loopback.
+pub(crate) const INVALID: i32 = 22;
+/// `EPROTONOSUPPORT`: runtimes fall back to plain TCP.
+pub(crate) const PROTOCOL_NOT_SUPPORTED: i32 = 93;
+
+/// The HBONE port, host order.
+#[inline]
+pub(crate) fn hbone_port() -> u32 {
+    u32::from(HBONE_PORT.load())
+}
+
+/// Chooses the errno that the refused system call returns; without this it is `EPERM`.
+#[inline]
+pub(crate) fn fail_with(errno: i32) {
+    if CHOOSE_ERRNO.load() != 0 {
+        // SAFETY: the helper takes a number; the verifier sees this call only where it exists.
+        let _previous = unsafe { bpf_set_retval(-errno) };
+    }
+}

@@ -1,0 +1,194 @@
+//! Who receives a connection that arrives in a network namespace: the application only if the
+//! flow says so, the agent otherwise, nobody if the agent is down.
+//!
+//! Attached to the namespace of every workload that has its own; the second program to the
+//! host's, where it touches captured connections and nothing else. Interfaces do not matter: a
+//! connection over loopback reports the interface that bears the address.
+//!
+//! A refused connection is answered with a reset by the kernel, so a client never waits.
+
+use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
+use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::programs::SkLookupContext;
+use interceptor_common::{
+    Action, Address, Counter, Flow, FlowKey, FlowKind, Inbound, InboundPortKey, ListenerKey, Role,
+};
+
+use crate::maps::{FLOWS, INBOUND, INBOUND_PORTS, LISTENERS, count};
+use crate::settings::hbone_port;
+use crate::sock_addr::{low_half, words};
+
+const PASS: u32 = sk_action::SK_PASS;
+const DROP: u32 = sk_action::SK_DROP;
+
+/// `AF_INET`.
+const INET: u32 = 2;
+/// `IPPROTO_TCP`.
+const PROTOCOL_TCP: u32 = 6;
+
+/// For the namespaces of workloads.
+#[sk_lookup]
+fn ic_sk_lookup(ctx: SkLookupContext) -> u32 {
+    if !is_tcp(&ctx) {
+        return PASS;
+    }
+    let key = flow_key(&ctx);
+    if key.destination.is_loopback() {
+        return PASS;
+    }
+    // SAFETY: the flow is used before the program ends and never written.
+    match unsafe { FLOWS.get(key) } {
+        Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(&ctx, &key, flow),
+        Some(flow) if opens_the_door(flow) => pass(Counter::DirectPass),
+        Some(_) => steer(&ctx, &key),
+        None if is_lost(&key) => refuse(Counter::RefusedLostFlow),
+        None => steer(&ctx, &key),
+    }
+}
+
+/// For the host's namespace, which belongs to everybody.
+#[sk_lookup]
+fn ic_host_lookup(ctx: SkLookupContext) -> u32 {
+    if !is_tcp(&ctx) {
+        return PASS;
+    }
+    let key = flow_key(&ctx);
+    // SAFETY: the flow is used before the program ends and never written.
+    match unsafe { FLOWS.get(key) } {
+        Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(&ctx, &key, flow),
+        _ => PASS,
+    }
+}
+
+/// Kinds that may go straight to the application.
+#[inline]
+const fn opens_the_door(flow: &Flow) -> bool {
+    flow.is(FlowKind::Direct) || flow.is(FlowKind::AgentInbound) || flow.is(FlowKind::Host)
+}
+
+/// A workload talks to itself in flows only. Without one, this is a captured connection whose
+/// flow could not be kept, and its low port means nothing.
+#[inline]
+fn is_lost(key: &FlowKey) -> bool {
+    let Some(source) = inbound(key.source) else {
+        return false;
+    };
+    inbound(key.destination).is_some_and(|destination| destination.workload == source.workload)
+}
+
+/// Gives a captured connection to the agent's outbound listener.
+#[inline]
+fn assign_outbound(ctx: &SkLookupContext, key: &FlowKey, flow: &Flow) -> u32 {
+    let listener = listener(flow.workload, Role::Outbound, key);
+    assign(ctx, listener, Counter::AssignedOutbound)
+}
+
+/// Gives everything else to the agent's inbound listeners, except for ports that a rule excludes.
+#[inline]
+fn steer(ctx: &SkLookupContext, key: &FlowKey) -> u32 {
+    let Some(inbound) = inbound(key.destination) else {
+        return refuse(Counter::RefusedUnknownAddress);
+    };
+    if u32::from(u16::from_be(key.destination_port_be)) == hbone_port() {
+        let listener = listener(inbound.workload, Role::Hbone, key);
+        return assign(ctx, listener, Counter::SteeredHbone);
+    }
+    if action(key, &inbound) == Action::Pass.code() {
+        return pass(Counter::InboundPassedByRule);
+    }
+    let listener = listener(inbound.workload, Role::Inbound, key);
+    assign(ctx, listener, Counter::SteeredInbound)
+}
+
+/// What the rules say about the port.
+#[inline]
+fn action(key: &FlowKey, inbound: &Inbound) -> u32 {
+    let port = InboundPortKey {
+        address: key.destination,
+        port_be: key.destination_port_be,
+        reserved: 0,
+    };
+    // SAFETY: the number is copied at once.
+    unsafe { INBOUND_PORTS.get(port) }.map_or(inbound.action, |action| *action)
+}
+
+/// The workload at this address.
+#[inline]
+fn inbound(address: Address) -> Option<Inbound> {
+    // SAFETY: the entry is copied at once.
+    unsafe { INBOUND.get(address) }.copied()
+}
+
+/// The key of the agent's listener for the connection's family.
+#[inline]
+fn listener(workload: u64, role: Role, key: &FlowKey) -> ListenerKey {
+    ListenerKey {
+        workload,
+        role: role.code(),
+        family: u32::from(key.destination.family()),
+    }
+}
+
+/// Hands the connection to `listener`. Its absence means that the agent is down.
+#[inline]
+fn assign(ctx: &SkLookupContext, listener: ListenerKey, outcome: Counter) -> u32 {
+    let ctx = SkLookupContext::new(ctx.lookup);
+    if LISTENERS.redirect_sk_lookup(ctx, listener, 0).is_ok() {
+        pass(outcome)
+    } else {
+        refuse(Counter::RefusedAgentDown)
+    }
+}
+
+/// Counts and lets the lookup go on, with the assigned socket if there is one.
+#[inline]
+fn pass(outcome: Counter) -> u32 {
+    count(outcome);
+    PASS
+}
+
+/// Counts and ends the lookup without a socket.
+#[inline]
+fn refuse(outcome: Counter) -> u32 {
+    count(outcome);
+    DROP
+}
+
+/// Whether this is about TCP.
+#[inline]
+fn is_tcp(ctx: &SkLookupContext) -> bool {
+    // SAFETY: the context is valid for the length of the program.
+    unsafe { (*ctx.lookup).protocol == PROTOCOL_TCP }
+}
+
+/// The connection's 4-tuple as its initiator sees it. Every field is read before any is chosen:
+/// the verifier refuses a context pointer that depends on a branch.
+#[inline]
+fn flow_key(ctx: &SkLookupContext) -> FlowKey {
+    let lookup: *const bpf_sk_lookup = ctx.lookup;
+    // SAFETY: the context is valid for the length of the program.
+    let family = unsafe { (&raw const (*lookup).family).read_volatile() };
+    // SAFETY: the context is valid for the length of the program.
+    let local4 = unsafe { (&raw const (*lookup).local_ip4).read_volatile() };
+    // SAFETY: the context is valid for the length of the program.
+    let remote4 = unsafe { (&raw const (*lookup).remote_ip4).read_volatile() };
+    // SAFETY: the context is valid for the length of the program.
+    let local6 = words(unsafe { &raw const (*lookup).local_ip6 });
+    // SAFETY: the context is valid for the length of the program.
+    let remote6 = words(unsafe { &raw const (*lookup).remote_ip6 });
+    // SAFETY: the context is valid for the length of the program.
+    let local_port = unsafe { (&raw const (*lookup).local_port).read_volatile() };
+    // SAFETY: the context is valid for the length of the program.
+    let remote_port = unsafe { (&raw const (*lookup).remote_port).read_volatile() };
+    let (source, destination) = if family == INET {
+        (Address::v4(remote4), Address::v4(local4))
+    } else {
+        (remote6, local6)
+    };
+    FlowKey {
+        source,
+        destination,
+        source_port_be: remote_port,
+        destination_port_be: low_half(local_port).to_be(),
+    }
+}

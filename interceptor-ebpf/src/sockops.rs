@@ -1,0 +1,177 @@
+//! The life of a TCP connection: its flow is published before the SYN leaves, handed over to the
+//! socket that accepts it, and taken back at close.
+//!
+//! The kernel looks a flow up once per SYN, and again for the last packet of a handshake under
+//! SYN cookies, which is why it stays until close.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use interceptor_common::{Address, Counter, Flow, FlowKey, FlowKind, is_cgroup_key};
+
+use crate::flow::{recall, remember};
+use crate::maps::{FLOWS, count};
+use crate::sock_addr::{low_half, words};
+
+/// The only answer there is: the callbacks that matter here ignore it.
+const CONTINUE: u32 = 1;
+
+/// `AF_INET`.
+const INET: u32 = 2;
+
+/// Both ends of a socket's connection.
+struct Ends {
+    local: Address,
+    remote: Address,
+    local_port_be: u16,
+    remote_port_be: u16,
+}
+
+#[sock_ops]
+fn ic_sock_ops(ctx: SockOpsContext) -> u32 {
+    // SAFETY: the context is valid for the length of the program.
+    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return CONTINUE;
+    }
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx, socket),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => hand_over(&ctx, socket),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => withdraw(&ctx, socket),
+        _ => {}
+    }
+    CONTINUE
+}
+
+/// The source port is chosen, the SYN is not sent: the 4-tuple is known in time.
+#[inline]
+fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
+    // SAFETY: the socket is the context's.
+    let Some(flow) = (unsafe { recall(socket) }) else {
+        return;
+    };
+    let published = FLOWS.insert(ends(ctx).active(), flow, 0).is_ok()
+        && ctx.set_cb_flags(close_callback(ctx)).is_ok();
+    if !published {
+        count(Counter::FlowNotPublished);
+    }
+}
+
+/// The flags of this socket with the one that reports its close.
+#[inline]
+fn close_callback(ctx: &SockOpsContext) -> i32 {
+    (ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed()
+}
+
+/// The handshake of an accepted connection is complete: its socket learns what the flow knows.
+#[inline]
+fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
+    let key = ends(ctx).passive();
+    // SAFETY: the flow is copied at once.
+    let Some(flow) = (unsafe { FLOWS.get(key) }) else {
+        return;
+    };
+    let (kind, outcome) = if flow.is(FlowKind::Redirected) {
+        (FlowKind::AcceptedOutbound, Counter::DestinationHandedOver)
+    } else if flow.is(FlowKind::AgentInbound) {
+        (FlowKind::AcceptedInbound, Counter::ClientHandedOver)
+    } else {
+        return;
+    };
+    if !is_of_this_namespace(ctx, flow) {
+        return;
+    }
+    let accepted = Flow {
+        kind: kind.code(),
+        ..*flow
+    };
+    // SAFETY: the socket is the context's.
+    if unsafe { remember(socket, &accepted) } {
+        count(outcome);
+    } else {
+        count(Counter::HandOverFailed);
+    }
+}
+
+/// Both ends of such a flow are in the workload's namespace. Another namespace on this machine
+/// may use the same addresses, when several nodes share it.
+#[inline]
+fn is_of_this_namespace(ctx: &SockOpsContext, flow: &Flow) -> bool {
+    if is_cgroup_key(flow.workload) {
+        return true;
+    }
+    // SAFETY: `sock_ops` is one of the contexts that the helper takes.
+    flow.workload == unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// The connection is over. The port is released after this, so nobody can have taken the 4-tuple
+/// over yet.
+#[inline]
+fn withdraw(ctx: &SockOpsContext, socket: *mut bpf_sock) {
+    // SAFETY: the socket is the context's.
+    if unsafe { recall(socket) }.is_some() && FLOWS.remove(ends(ctx).active()).is_ok() {
+        count(Counter::FlowClosed);
+    }
+}
+
+impl Ends {
+    /// The key of a flow that this socket initiated.
+    #[inline]
+    const fn active(&self) -> FlowKey {
+        FlowKey {
+            source: self.local,
+            destination: self.remote,
+            source_port_be: self.local_port_be,
+            destination_port_be: self.remote_port_be,
+        }
+    }
+
+    /// The key of a flow that this socket accepted.
+    #[inline]
+    const fn passive(&self) -> FlowKey {
+        FlowKey {
+            source: self.remote,
+            destination: self.local,
+            source_port_be: self.remote_port_be,
+            destination_port_be: self.local_port_be,
+        }
+    }
+}
+
+/// Reads both ends. Every field is read before any is chosen: the verifier refuses a context
+/// pointer that depends on a branch.
+#[inline]
+fn ends(ctx: &SockOpsContext) -> Ends {
+    let ops: *const bpf_sock_ops = ctx.ops;
+    // SAFETY: the context is valid for the length of the program.
+    let local4 = unsafe { (&raw const (*ops).local_ip4).read_volatile() };
+    // SAFETY: the context is valid for the length of the program.
+    let remote4 = unsafe { (&raw const (*ops).remote_ip4).read_volatile() };
+    // SAFETY: the context is valid for the length of the program.
+    let local6 = words(unsafe { &raw const (*ops).local_ip6 });
+    // SAFETY: the context is valid for the length of the program.
+    let remote6 = words(unsafe { &raw const (*ops).remote_ip6 });
+    let (local, remote) = if ctx.family() == INET {
+        (Address::v4(local4), Address::v4(remote4))
+    } else {
+        (local6, remote6)
+    };
+    Ends {
+        local,
+        remote,
+        local_port_be: low_half(ctx.local_port()).to_be(),
+        remote_port_be: remote_port(ctx.remote_port()),
+    }
+}
+
+/// The kernel keeps this port in network order in the last two bytes of a 32-bit field.
+#[inline]
+const fn remote_port(field: u32) -> u16 {
+    let [_, _, high, low] = field.to_ne_bytes();
+    u16::from_ne_bytes([high, low])
+}
