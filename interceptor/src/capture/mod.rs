@@ -1,1 +1,216 @@
-//! Placeholder.
+//! Capture: the kernel programs of a node and the workloads that are enrolled in them.
+//!
+//! ```text
+//!  Capture::start ── load, attach at the cgroup root, pin (or adopt) ── loader
+//!  Capture::enrol ── listeners ▶ addresses ▶ sk_lookup ▶ rules ▶ the workload itself ── enrol
+//!       │
+//!       ▼
+//!  Enrolled { listeners, dialer, origin }  ──▶ connection
+//! ```
+//!
+//! # Fail closed
+//!
+//! Enrolment ends with the workload's entry, which is what switches capture on; un-enrolment
+//! begins with it. So a workload that is captured always has its listeners, and one whose agent
+//! has gone is refused: listeners leave the map of listeners by themselves when they close, links
+//! and maps stay pinned.
+//!
+//! # Invariants
+//!
+//! * A workload is enrolled completely or not at all; what a failed enrolment did is undone.
+//! * A connection is never rewritten to an address that its namespace does not have.
+//! * One agent per node name; any number of nodes per machine.
+//!
+//! Not here: which workloads exist (`workload`), what becomes of a connection (`decide`), whose
+//! listeners run where (`app`).
+
+mod cgroup;
+mod config;
+mod enrol;
+mod error;
+mod listeners;
+mod loader;
+mod maps;
+mod object;
+mod origin;
+mod plan;
+mod rules;
+mod status;
+mod uninstall;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::net::{Dialer, Mark, Namespace, Purpose};
+use crate::workload::{Workload, WorkloadId};
+
+pub use config::{Config, Ports, Sizes};
+pub use error::{CaptureError, DestinationError, EnrolError};
+pub use interceptor_common::Counter;
+pub use listeners::Listeners;
+pub use origin::Origin;
+pub use status::{Counters, MapFill, Observer, ProgramStatus, Status, WorkloadStatus};
+pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed};
+
+use enrol::Enrolment;
+use loader::Loaded;
+use maps::Entries;
+
+/// The kernel half of a node: programs loaded, attached and pinned, workloads enrolled.
+///
+/// Dropping it closes nothing that protects: programs, links and maps stay pinned.
+pub struct Capture {
+    config: Config,
+    loaded: Loaded,
+    host: Namespace,
+    enrolled: HashMap<WorkloadId, Enrolment>,
+    /// What an earlier agent left in the maps and nobody has claimed yet, by workload key.
+    adopted: HashMap<u64, Entries>,
+    observer: Observer,
+}
+
+/// What enrolling a workload gives.
+#[derive(Debug)]
+pub struct Enrolled {
+    /// The workload's key in the kernel.
+    pub key: u64,
+    /// Its listeners, registered with the runtime in whose context it was enrolled.
+    pub listeners: Listeners,
+    /// Opens connections in its namespace.
+    pub dialer: Dialer,
+    /// Tells where accepted connections were headed.
+    pub origin: Origin,
+}
+
+impl Capture {
+    /// Loads, attaches and pins the programs, or adopts those that are pinned.
+    ///
+    /// # Errors
+    ///
+    /// If the machine cannot run them, another agent of the node is running, or another version's
+    /// maps are pinned. A node on which nothing was pinned is left as it was.
+    pub fn start(config: Config) -> Result<Self, CaptureError> {
+        let loaded = Loaded::new(&config)?;
+        let host = Namespace::current().map_err(|source| CaptureError::Io {
+            doing: "open",
+            path: "/proc/thread-self/ns/net".into(),
+            source,
+        })?;
+        let adopted = loaded
+            .maps
+            .read_all()
+            .map_err(|source| CaptureError::Load {
+                what: "the pinned maps".to_owned(),
+                source: source.into(),
+            })?;
+        let observer = Observer::new(&loaded);
+        let capture = Self {
+            config,
+            loaded,
+            host,
+            enrolled: HashMap::new(),
+            adopted,
+            observer,
+        };
+        capture.prove()?;
+        Ok(capture)
+    }
+
+    /// Proves that the programs see the agent's sockets: one is marked and connected, and the
+    /// counter that only marked sockets move must move.
+    fn prove(&self) -> Result<(), CaptureError> {
+        let blind = || CaptureError::Blind {
+            cgroup: self.loaded.hierarchy.root.clone(),
+        };
+        let before = self.observer.counters().of(Counter::AgentOwn);
+        let dialer = Dialer::marked(self.host.clone(), self.mark(self.host.cookie()));
+        // The discard port: whether anybody listens there does not matter.
+        let nowhere = (std::net::Ipv4Addr::LOCALHOST, 9).into();
+        dialer
+            .probe(nowhere, Purpose::Peer)
+            .map_err(|_unmarkable| blind())?;
+        if self.observer.counters().of(Counter::AgentOwn) > before {
+            Ok(())
+        } else {
+            Err(blind())
+        }
+    }
+
+    /// How sockets opened for the workload with this key are marked.
+    fn mark(&self, workload: u64) -> Mark {
+        Mark {
+            storage: Arc::clone(&self.loaded.maps.storage),
+            workload,
+        }
+    }
+
+    /// A handle for reports, which needs no access to this value.
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
+    }
+
+    /// Outcomes so far, summed over all CPUs.
+    pub fn counters(&self) -> Counters {
+        self.observer.counters()
+    }
+
+    /// What is attached, enrolled and stored.
+    pub fn status(&self) -> Status {
+        self.observer.status()
+    }
+
+    /// The enrolled workloads whose namespace or cgroup no longer exists. A namespace lives as
+    /// long as the agent holds it, so ask every second or so and un-enrol what is returned.
+    pub fn vanished(&self) -> Vec<WorkloadId> {
+        self.enrolled
+            .iter()
+            .filter(|(_, enrolment)| enrolment.has_vanished())
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// Enrols `workload`: from here on its connections are captured.
+    ///
+    /// # Errors
+    ///
+    /// If a step fails; what was done before it is undone.
+    ///
+    /// # Panics
+    ///
+    /// Outside of the tokio runtime on which the listeners shall run.
+    pub fn enrol(&mut self, workload: &Workload) -> Result<Enrolled, EnrolError> {
+        enrol::enrol(self, workload)
+    }
+
+    /// Follows a change of an enrolled workload's rules or addresses. Listeners and open
+    /// connections are not touched.
+    ///
+    /// # Errors
+    ///
+    /// If it is not enrolled, is bound to something else now, or a map cannot be written; rules
+    /// may then be partly new, and it can be tried again.
+    pub fn update(&mut self, workload: &Workload) -> Result<(), EnrolError> {
+        enrol::update(self, workload)
+    }
+
+    /// Un-enrols a workload: its new connections are left alone from here on. The owner of its
+    /// listeners closes them.
+    ///
+    /// # Errors
+    ///
+    /// If it is not enrolled, or an entry cannot be removed.
+    pub fn unenrol(&mut self, id: &WorkloadId) -> Result<(), EnrolError> {
+        enrol::unenrol(self, id)
+    }
+
+    /// Removes what an earlier agent enrolled and this one did not. Call it once the first
+    /// configuration is enrolled: until then those workloads stay refused rather than open.
+    /// Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// If an entry or a link cannot be removed.
+    pub fn retire_unclaimed(&mut self) -> Result<usize, EnrolError> {
+        enrol::retire_unclaimed(self)
+    }
+}

@@ -13,6 +13,8 @@ use interceptor_common::Flow;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 /// `BPF_OBJ_GET`.
 const OBJ_GET: libc::c_int = 7;
+/// `BPF_OBJ_GET_INFO_BY_FD`.
+const OBJ_GET_INFO: libc::c_int = 15;
 /// `BPF_LINK_UPDATE`.
 const LINK_UPDATE: libc::c_int = 29;
 
@@ -42,6 +44,39 @@ struct LinkUpdate {
     flags: u32,
     old_program: u32,
 }
+
+/// `union bpf_attr` of `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct GetInfo {
+    fd: RawFd,
+    length: u32,
+    info: u64,
+}
+
+/// The head of `struct bpf_link_info`, whose union begins with what the link is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct LinkInfo {
+    kind: u32,
+    /// The link's id.
+    pub(crate) id: u32,
+    /// The program that it runs.
+    pub(crate) program: u32,
+    padding: u32,
+    target: [u32; 2],
+    rest: [u64; 4],
+}
+
+/// What a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The cgroup with this id.
+    Cgroup(u64),
+    /// The network namespace with this inode number.
+    Namespace(u64),
+}
+
+const _: () = assert!(size_of::<LinkInfo>() == 56);
 
 /// Stores `flow` in the storage that `map` gives `socket`, replacing what was there.
 pub(crate) fn set_socket_storage(
@@ -86,6 +121,40 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: the attributes hold two open descriptors and no pointer.
     unsafe { bpf(LINK_UPDATE, &attributes) }.map(|_zero| ())
+}
+
+impl LinkInfo {
+    /// Whether the link is attached to `target`. False once the target is gone.
+    pub(crate) fn is_attached_to(&self, target: Target) -> bool {
+        let [low, high] = self.target.map(u64::from);
+        match target {
+            Target::Cgroup(id) => id == joined(low, high),
+            // The upper half is the attach type.
+            Target::Namespace(inode) => inode == low,
+        }
+    }
+}
+
+/// Two halves of a number in the order of this machine.
+const fn joined(first: u64, second: u64) -> u64 {
+    if cfg!(target_endian = "little") {
+        second << 32 | first
+    } else {
+        first << 32 | second
+    }
+}
+
+/// What `link` is.
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::default();
+    let attributes = GetInfo {
+        fd: link.as_raw_fd(),
+        length: 56,
+        info: address((&raw mut info).cast_const()),
+    };
+    // SAFETY: `info` is writable and as long as `length` says.
+    unsafe { bpf(OBJ_GET_INFO, &attributes) }?;
+    Ok(info)
 }
 
 /// `pointer` as `bpf(2)` wants it: 64 bits on every architecture.

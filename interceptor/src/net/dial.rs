@@ -103,6 +103,19 @@ impl Dialer {
         TcpSocket::from_std_stream(socket.into()).connect(to).await
     }
 
+    /// Marks a socket and starts to connect it, to see whether the kernel programs notice. What
+    /// becomes of the connection does not matter: it ends with this call.
+    pub(crate) fn probe(&self, to: SocketAddr, purpose: Purpose) -> io::Result<()> {
+        let socket = self.open(to)?;
+        if let Some(mark) = &self.mark {
+            mark.write(socket.as_fd(), purpose)?;
+        }
+        match socket.connect(&to.into()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens a non-blocking socket in the workload's namespace.
     fn open(&self, to: SocketAddr) -> io::Result<Socket> {
         let open = || {

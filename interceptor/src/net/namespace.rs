@@ -67,6 +67,11 @@ impl Namespace {
         self.cookie
     }
 
+    /// Its inode number, by which the kernel reports what a link is attached to.
+    pub(crate) const fn inode(&self) -> u64 {
+        self.id.1
+    }
+
     /// Whether `path` still names this namespace. False once it was deleted, or deleted and made
     /// again.
     pub fn is_named_by(&self, path: &Path) -> bool {

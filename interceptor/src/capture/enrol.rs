@@ -1,0 +1,443 @@
+//! Enrolling, updating and un-enrolling one workload, each as a whole.
+//!
+//! The order is what keeps a captured workload from ever being without its listeners:
+//! listeners, addresses, `sk_lookup`, rules, and last the workload's own entry, which is what the
+//! connect hook looks for. Un-enrolment goes the other way.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, MAX_CGROUP_LEVEL, WorkloadEntry, cgroup_key};
+
+use super::error::EnrolError;
+use super::listeners::{Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
+use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source, attach_to_namespace};
+use super::maps::{Entries, WriteError};
+use super::origin::Origin;
+use super::plan::{Place, local_addresses};
+use super::{Capture, Enrolled};
+use crate::net::{Dialer, Namespace, unmapped};
+use crate::workload::{Binding, Workload, WorkloadId};
+
+/// An enrolled workload.
+pub(super) struct Enrolment {
+    site: Site,
+    entries: Entries,
+    origin: Origin,
+}
+
+/// Where a workload's sockets are.
+#[derive(Clone, Debug)]
+enum Site {
+    /// In a namespace of its own.
+    Namespace {
+        /// The binding.
+        path: PathBuf,
+        /// What the path named at enrolment.
+        namespace: Namespace,
+    },
+    /// In the host's namespace, in a cgroup.
+    Cgroup {
+        /// The binding.
+        binding: PathBuf,
+        /// The cgroup.
+        path: PathBuf,
+        /// Its id.
+        id: u64,
+        /// How deep below the root it is.
+        level: u32,
+    },
+}
+
+impl Enrolment {
+    /// Whether the namespace or cgroup is gone, or was replaced by another of the same name.
+    pub(super) fn has_vanished(&self) -> bool {
+        match &self.site {
+            Site::Namespace { path, namespace } => !namespace.is_named_by(path),
+            Site::Cgroup { path, id, .. } => !fs::metadata(path).is_ok_and(|it| it.ino() == *id),
+        }
+    }
+
+    /// The workload's key.
+    pub(super) const fn key(&self) -> u64 {
+        self.site.key()
+    }
+
+    /// Its addresses in the maps.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.entries.inbound.keys().copied().map(unmapped)
+    }
+}
+
+impl Site {
+    /// The key of a workload there.
+    const fn key(&self) -> u64 {
+        match self {
+            Self::Namespace { namespace, .. } => namespace.cookie(),
+            Self::Cgroup { id, .. } => cgroup_key(*id),
+        }
+    }
+
+    /// Whether `binding` still means this.
+    fn is(&self, binding: Option<&Binding>) -> bool {
+        match (self, binding) {
+            (Self::Namespace { path, .. }, Some(Binding::NetworkNamespace(bound))) => path == bound,
+            (Self::Cgroup { binding, .. }, Some(Binding::Cgroup(bound))) => binding == bound,
+            _ => false,
+        }
+    }
+}
+
+/// Enrols `workload`, or leaves nothing of it.
+pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enrolled, EnrolError> {
+    let id = &workload.id;
+    if capture.enrolled.contains_key(id) {
+        return Err(EnrolError::Already { id: id.clone() });
+    }
+    let site = locate(capture, workload)?;
+    let place = place(capture, id, &site)?;
+    let entries = place.entries(workload);
+    check_conflicts(capture, id, place.key, &entries)?;
+    let own = place.addresses(workload);
+    let old = claim(&mut capture.adopted, place.key, &entries);
+
+    let opened = open_listeners(capture, id, &site)?;
+    let origin = Origin::new(own);
+    let namespace = match &site {
+        Site::Namespace { namespace, .. } => namespace.clone(),
+        Site::Cgroup { .. } => capture.host.clone(),
+    };
+    let enrolment = Enrolment {
+        site,
+        entries,
+        origin: origin.clone(),
+    };
+    capture.enrolled.insert(id.clone(), enrolment);
+    let done = write(capture, id, &old, &opened).and_then(|()| {
+        opened
+            .into_listeners()
+            .map_err(|error| step(id, "start the listeners", error))
+    });
+    match done {
+        Ok(listeners) => {
+            publish(capture);
+            let dialer = Dialer::marked(namespace, capture.mark(place.key));
+            Ok(Enrolled {
+                key: place.key,
+                listeners,
+                dialer,
+                origin,
+            })
+        }
+        Err(error) => {
+            undo(capture, id, old);
+            Err(error)
+        }
+    }
+}
+
+/// Follows a change of an enrolled workload.
+pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), EnrolError> {
+    let id = &workload.id;
+    let unknown = || EnrolError::Unknown { id: id.clone() };
+    let site = capture.enrolled.get(id).ok_or_else(unknown)?.site.clone();
+    if !site.is(workload.binding.as_ref()) {
+        return Err(EnrolError::Rebound { id: id.clone() });
+    }
+    let place = place(capture, id, &site)?;
+    let new = place.entries(workload);
+    check_conflicts(capture, id, place.key, &new)?;
+
+    let enrolment = capture.enrolled.get_mut(id).ok_or_else(unknown)?;
+    let old = enrolment.entries.clone();
+    if old != new {
+        // Until both halves are written, either may be in the maps.
+        enrolment.entries.absorb(&new);
+        let maps = &mut capture.loaded.maps;
+        maps.replace_inbound(&old, &new)
+            .and_then(|()| maps.replace_outbound(place.key, &old, &new))
+            .map_err(|error| write_failed(id, error))?;
+        enrolment.entries = new;
+    }
+    enrolment.origin.set(place.addresses(workload));
+    publish(capture);
+    Ok(())
+}
+
+/// Un-enrols a workload.
+pub(super) fn unenrol(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
+    let unknown = || EnrolError::Unknown { id: id.clone() };
+    let enrolment = capture.enrolled.remove(id).ok_or_else(unknown)?;
+    publish(capture);
+    release(capture, id, enrolment.key(), &enrolment.entries)
+}
+
+/// Removes what an earlier agent enrolled and this one did not.
+pub(super) fn retire_unclaimed(capture: &mut Capture) -> Result<usize, EnrolError> {
+    let host = capture.host.cookie();
+    let mut adopted = std::mem::take(&mut capture.adopted);
+    // The host's own entry follows the workloads that are enrolled now.
+    adopted.remove(&host);
+    let nobody = WorkloadId {
+        namespace: "".into(),
+        name: "an earlier agent's workload".into(),
+    };
+    for (key, entries) in &adopted {
+        release(capture, &nobody, *key, entries)?;
+    }
+    refresh_host(capture, &nobody)?;
+    Ok(adopted.len())
+}
+
+/// Finds out where the workload's sockets are.
+fn locate(capture: &Capture, workload: &Workload) -> Result<Site, EnrolError> {
+    let id = workload.id.clone();
+    match &workload.binding {
+        None => Err(EnrolError::NotLocal { id }),
+        Some(Binding::NetworkNamespace(path)) => {
+            let path = path.clone();
+            match Namespace::open(&path) {
+                Ok(found) if found.cookie() == capture.host.cookie() => {
+                    Err(EnrolError::HostNamespace { id, path })
+                }
+                Ok(namespace) => Ok(Site::Namespace { path, namespace }),
+                Err(source) => Err(EnrolError::Binding { id, path, source }),
+            }
+        }
+        Some(Binding::Cgroup(binding)) => locate_cgroup(capture, id, binding),
+    }
+}
+
+/// Finds the cgroup of a host-network workload.
+fn locate_cgroup(capture: &Capture, id: WorkloadId, binding: &Path) -> Result<Site, EnrolError> {
+    let hierarchy = &capture.loaded.hierarchy;
+    let below = binding.strip_prefix("/").unwrap_or(binding);
+    let path = hierarchy.mount.join(below);
+    let found = match fs::metadata(&path) {
+        Ok(found) => found,
+        Err(source) => return Err(EnrolError::Binding { id, path, source }),
+    };
+    let wrong = |id, path, why| Err(EnrolError::Cgroup { id, path, why });
+    if !path.starts_with(&hierarchy.root) {
+        return wrong(id, path, "it is outside of the agent's cgroup root");
+    }
+    let Some(level) = hierarchy.level(&path) else {
+        return wrong(id, path, "the agent does not see the machine's root cgroup");
+    };
+    if level == 0 {
+        return wrong(id, path, "it is the root cgroup, which every process is in");
+    }
+    if level > MAX_CGROUP_LEVEL {
+        return wrong(id, path, "it is more than 16 levels deep");
+    }
+    Ok(Site::Cgroup {
+        binding: binding.to_path_buf(),
+        path,
+        id: found.ino(),
+        level,
+    })
+}
+
+/// What the workload's entries depend on besides itself.
+fn place(capture: &Capture, id: &WorkloadId, site: &Site) -> Result<Place, EnrolError> {
+    let (namespace, steered) = match site {
+        Site::Namespace { namespace, .. } => (namespace, true),
+        Site::Cgroup { .. } => (&capture.host, false),
+    };
+    let local = namespace
+        .enter(local_addresses)
+        .map_err(|error| step(id, "read the addresses", error))?;
+    Ok(Place {
+        key: site.key(),
+        local,
+        steered,
+    })
+}
+
+/// Refuses a workload that would take another one's key or address.
+fn check_conflicts(
+    capture: &Capture,
+    id: &WorkloadId,
+    key: u64,
+    entries: &Entries,
+) -> Result<(), EnrolError> {
+    let others = capture.enrolled.iter().filter(|(other, _)| *other != id);
+    for (by, other) in others {
+        let (id, by) = (id.clone(), by.clone());
+        if other.key() == key {
+            return Err(EnrolError::BindingTaken { id, by });
+        }
+        let taken = |address: &&_| other.entries.inbound.contains_key(*address);
+        if let Some(address) = entries.inbound.keys().find(taken) {
+            let address = unmapped(*address);
+            return Err(EnrolError::AddressTaken { id, address, by });
+        }
+    }
+    Ok(())
+}
+
+/// Takes over what an earlier agent left for the workload with this `key`, and what it left at
+/// the workload's addresses for others: a workload that was replaced while no agent was running.
+fn claim(adopted: &mut HashMap<u64, Entries>, key: u64, entries: &Entries) -> Entries {
+    let mut claimed = adopted.remove(&key).unwrap_or_default();
+    for other in adopted.values_mut() {
+        let taken = |address: &_| entries.inbound.contains_key(address);
+        other.inbound.retain(|address, _| !taken(address));
+        let ports = other.ports.extract_if(|port, _| taken(&port.address));
+        claimed.ports.extend(ports);
+    }
+    claimed
+}
+
+/// Opens the listeners of a workload.
+fn open_listeners(capture: &Capture, id: &WorkloadId, site: &Site) -> Result<Opened, EnrolError> {
+    match site {
+        Site::Namespace { namespace, .. } => {
+            Opened::new(id, namespace, &ports_of_a_namespace(capture.config.ports))
+        }
+        Site::Cgroup { .. } => Opened::new(id, &capture.host, &PORTS_ON_THE_HOST),
+    }
+}
+
+/// Writes everything of an enrolled workload, its own entry last.
+fn write(
+    capture: &mut Capture,
+    id: &WorkloadId,
+    old: &Entries,
+    opened: &Opened,
+) -> Result<(), EnrolError> {
+    let unknown = || EnrolError::Unknown { id: id.clone() };
+    let enrolment = capture.enrolled.get(id).ok_or_else(unknown)?;
+    let (key, site, new) = (
+        enrolment.key(),
+        enrolment.site.clone(),
+        enrolment.entries.clone(),
+    );
+    let loaded = &mut capture.loaded;
+    for (key, listener) in opened.keyed(key) {
+        let set = loaded.maps.set_listener(key, listener);
+        set.map_err(|error| write_failed(id, error))?;
+    }
+    let inbound = loaded.maps.replace_inbound(old, &new);
+    inbound.map_err(|error| write_failed(id, error))?;
+    match &site {
+        Site::Namespace { namespace, .. } => {
+            let pin = loaded.pins.namespace_link(key);
+            attach_to_namespace(&mut loaded.object, NAMESPACE_PROGRAM, namespace, &pin)
+                .map_err(|error| step(id, "steer the connections", error))?;
+        }
+        Site::Cgroup { .. } => refresh_host(capture, id)?,
+    }
+    let maps = &mut capture.loaded.maps;
+    maps.replace_outbound(key, old, &new)
+        .map_err(|error| write_failed(id, error))
+}
+
+/// Brings the host's namespace in line with the host-network workloads: its entry says at which
+/// depths their cgroups are, and its `sk_lookup` hands them their connections.
+fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
+    let cookie = capture.host.cookie();
+    let adopted = capture.adopted.get(&cookie).and_then(|it| it.workload);
+    let mut levels = adopted.map_or(0, |entry| entry.levels);
+    for enrolment in capture.enrolled.values() {
+        if let Site::Cgroup { level, .. } = enrolment.site {
+            levels |= 1 << level;
+        }
+    }
+    let entry = (levels != 0).then_some(WorkloadEntry {
+        flags: HOST_NAMESPACE,
+        levels,
+        ..WorkloadEntry::default()
+    });
+    let loaded = &mut capture.loaded;
+    let pin = loaded.pins.link(HOST_PROGRAM);
+    if entry.is_some() {
+        attach_to_namespace(&mut loaded.object, HOST_PROGRAM, &capture.host, &pin)
+            .map_err(|error| step(id, "steer the host's connections", error))?;
+    }
+    let new = Entries {
+        workload: entry,
+        ..Entries::default()
+    };
+    loaded
+        .maps
+        .replace_outbound(cookie, &Entries::default(), &new)
+        .map_err(|error| write_failed(id, error))?;
+    if entry.is_none() {
+        remove_pin(&pin).map_err(|error| step(id, "release the host's connections", error))?;
+    }
+    Ok(())
+}
+
+/// Takes back what a failed enrolment did.
+fn undo(capture: &mut Capture, id: &WorkloadId, old: Entries) {
+    let Some(enrolment) = capture.enrolled.remove(id) else {
+        return;
+    };
+    let mut entries = old;
+    entries.absorb(&enrolment.entries);
+    if let Err(error) = release(capture, id, enrolment.key(), &entries) {
+        tracing::error!(workload = %id, %error, "a failed enrolment could not be undone");
+    }
+}
+
+/// Removes everything of the workload with this `key`, the entry that captures it first.
+fn release(
+    capture: &mut Capture,
+    id: &WorkloadId,
+    key: u64,
+    entries: &Entries,
+) -> Result<(), EnrolError> {
+    let nothing = Entries::default();
+    let maps = &mut capture.loaded.maps;
+    maps.replace_outbound(key, entries, &nothing)
+        .map_err(|error| write_failed(id, error))?;
+    if key & CGROUP_BIT == 0 {
+        remove_pin(&capture.loaded.pins.namespace_link(key))
+            .map_err(|error| step(id, "release the connections", error))?;
+    } else {
+        refresh_host(capture, id)?;
+    }
+    let maps = &mut capture.loaded.maps;
+    maps.replace_inbound(entries, &nothing)
+        .map_err(|error| write_failed(id, error))?;
+    for listener in all_keys(key) {
+        let removed = maps.remove_listener(listener);
+        removed.map_err(|error| write_failed(id, error))?;
+    }
+    Ok(())
+}
+
+/// Tells the observers who is enrolled.
+fn publish(capture: &Capture) {
+    capture.observer.set_workloads(&capture.enrolled);
+}
+
+/// Removes a pinned link, and so detaches it.
+fn remove_pin(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// The error of a step.
+fn step(id: &WorkloadId, step: &'static str, source: impl Into<Source>) -> EnrolError {
+    EnrolError::Step {
+        id: id.clone(),
+        step,
+        source: source.into(),
+    }
+}
+
+/// The error of a map that could not be written.
+fn write_failed(id: &WorkloadId, error: WriteError) -> EnrolError {
+    match error {
+        WriteError::Full(what) => EnrolError::Full { what },
+        other @ WriteError::Other(..) => step(id, "write the maps", other),
+    }
+}

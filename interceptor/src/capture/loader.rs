@@ -1,0 +1,342 @@
+//! Loads the kernel programs, attaches them once at the cgroup root, and pins everything, or takes
+//! over what an earlier agent of this node pinned.
+//!
+//! Links are pinned, so the programs stay when the agent goes: what was captured is then refused.
+//! An agent that starts again finds the maps by their pins and swaps each program in place
+//! (`BPF_LINK_UPDATE`); no connection sees neither the old nor the new one.
+//!
+//! The agent keeps no link open. A link lives exactly as long as its pin, which is what makes
+//! `uninstall` complete.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::maps::MapData;
+use aya::programs::links::{CgroupAttachMode, FdLink};
+use aya::programs::{Program, ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
+use aya::{Ebpf, EbpfLoader};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::cgroup::Hierarchy;
+use super::config::{Config, Pins, layout_name};
+use super::error::CaptureError;
+use super::maps::{Maps, SHAPES};
+use super::object::OBJECT;
+use crate::net::Namespace;
+use crate::net::bpf::{self, Target};
+
+/// The programs that are attached to the cgroup root.
+pub(super) const CGROUP_PROGRAMS: [&str; 7] = [
+    // The flows first: nothing is redirected before it can be published and handed over.
+    "ic_sock_ops",
+    "ic_getsockname4",
+    "ic_getsockname6",
+    "ic_getpeername4",
+    "ic_getpeername6",
+    "ic_connect4",
+    "ic_connect6",
+];
+
+/// The program for the namespaces of workloads.
+pub(super) const NAMESPACE_PROGRAM: &str = "ic_sk_lookup";
+
+/// The program for the host's namespace.
+pub(super) const HOST_PROGRAM: &str = "ic_host_lookup";
+
+/// Any error of the layers below.
+pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// The programs and maps of a node, loaded, attached and pinned.
+pub(super) struct Loaded {
+    /// The object, which holds the programs.
+    pub(super) object: Ebpf,
+    /// The maps.
+    pub(super) maps: Maps,
+    /// Where they are pinned.
+    pub(super) pins: Pins,
+    /// Where they are attached.
+    pub(super) hierarchy: Hierarchy,
+    /// Keeps a second agent of the node away.
+    _lock: Flock<File>,
+}
+
+impl Loaded {
+    /// Loads and attaches, or adopts.
+    pub(super) fn new(config: &Config) -> Result<Self, CaptureError> {
+        let hierarchy = Hierarchy::find(config.cgroup_root.as_deref())?;
+        ensure_bpffs(&config.bpffs)?;
+        let node_folder = config.node_folder().ok_or_else(|| CaptureError::NodeName {
+            node: config.node.clone(),
+        })?;
+        create(&node_folder)?;
+        let lock = lock(&node_folder, &config.node)?;
+        refuse_other_layouts(&node_folder)?;
+
+        let pins = Pins::new(node_folder.join(layout_name()));
+        let adopting = pins.folder().exists();
+        if adopting {
+            refuse_other_shapes(&pins, &node_folder)?;
+        }
+        create(&pins.maps())?;
+        create(&pins.links())?;
+        let loaded = load(config, &pins).and_then(|mut object| {
+            let maps = Maps::take(&mut object).map_err(|source| refused("the maps", source))?;
+            attach_all(&mut object, &hierarchy, &pins)?;
+            Ok((object, maps))
+        });
+        match loaded {
+            Ok((object, maps)) => Ok(Self {
+                object,
+                maps,
+                pins,
+                hierarchy,
+                _lock: lock,
+            }),
+            // What did not exist before must not half exist afterwards.
+            Err(error) if !adopting => {
+                if let Err(error) = fs::remove_dir_all(pins.folder()) {
+                    tracing::warn!(%error, folder = %pins.folder().display(), "cannot clean up");
+                }
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Loads the object into the kernel: maps by their pins, settings as constants.
+fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
+    let choose_errno = u8::from(chooses_errno());
+    let log_level: u8 = if config.debug_log { u8::MAX } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("HBONE_PORT", &config.ports.hbone, true)
+        .override_global("CHOOSE_ERRNO", &choose_errno, true)
+        .override_global(aya_log::LEVEL, &log_level, false);
+    for shape in SHAPES {
+        loader.map_pin_path(shape.name, pins.map(shape.name));
+        if let Some(capacity) = shape.capacity {
+            loader.map_max_entries(shape.name, capacity(&config.sizes));
+        }
+    }
+    let mut object = loader
+        .load(OBJECT)
+        .map_err(|source| refused("the maps", source))?;
+    for (name, program) in object.programs_mut() {
+        load_program(program).map_err(|source| refused(name, source))?;
+    }
+    Ok(object)
+}
+
+/// Whether programs may choose the errno of a refused call: Linux 5.18 and later.
+fn chooses_errno() -> bool {
+    let helper = BpfHelper::BPF_FUNC_set_retval;
+    is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
+}
+
+/// Has the verifier look at one program.
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Attaches every program of the cgroup root, or puts it in the place of its predecessor.
+fn attach_all(object: &mut Ebpf, hierarchy: &Hierarchy, pins: &Pins) -> Result<(), CaptureError> {
+    let attach_error = |program, source| CaptureError::Attach {
+        program,
+        to: hierarchy.root.clone(),
+        source,
+    };
+    let open = || Ok((File::open(&hierarchy.root)?, hierarchy.root_id()?));
+    let (cgroup, id) = open().map_err(|error: io::Error| attach_error("anything", error.into()))?;
+    for name in CGROUP_PROGRAMS {
+        attach_to_cgroup(object, name, &cgroup, &pins.link(name), Target::Cgroup(id))
+            .map_err(|source| attach_error(name, source))?;
+    }
+    Ok(())
+}
+
+/// Attaches one program to `cgroup` and pins the link at `pin`.
+fn attach_to_cgroup(
+    object: &mut Ebpf,
+    name: &str,
+    cgroup: &File,
+    pin: &Path,
+    target: Target,
+) -> Result<(), Source> {
+    let program = object.program_mut(name).ok_or("no such program")?;
+    if replace(program, pin, target)? {
+        return Ok(());
+    }
+    // aya hands the mode to bpf_link_create as flags, which must be zero; links of cgroups are
+    // always for several programs.
+    let mode = CgroupAttachMode::Single;
+    let link: FdLink = match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()?
+        }
+        Program::SockOps(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()?
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType.into()),
+    };
+    drop(link.pin(pin)?);
+    Ok(())
+}
+
+/// Attaches an `sk_lookup` program to `namespace` and pins the link at `pin`.
+pub(super) fn attach_to_namespace(
+    object: &mut Ebpf,
+    name: &str,
+    namespace: &Namespace,
+    pin: &Path,
+) -> Result<(), Source> {
+    let program = object.program_mut(name).ok_or("no such program")?;
+    if replace(program, pin, Target::Namespace(namespace.inode()))? {
+        return Ok(());
+    }
+    let Program::SkLookup(program) = program else {
+        return Err(ProgramError::UnexpectedProgramType.into());
+    };
+    let id = program.attach(namespace)?;
+    let link = FdLink::from(program.take_link(id)?);
+    drop(link.pin(pin)?);
+    Ok(())
+}
+
+/// Puts `program` behind the link that is pinned at `pin`. False if there is none, or if it was
+/// attached to something else than `target`, for then it is removed.
+fn replace(program: &Program, pin: &Path, target: Target) -> Result<bool, Source> {
+    if !pin.exists() {
+        return Ok(false);
+    }
+    let link = bpf::open_pinned_link(pin)?;
+    if bpf::link_info(link.as_fd())?.is_attached_to(target) {
+        match bpf::update_link(link.as_fd(), program.fd()?.as_fd()) {
+            Ok(()) => return Ok(true),
+            // The target is being removed, and the link with it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fs::remove_file(pin)?;
+    Ok(false)
+}
+
+/// Makes sure that a BPF file system is mounted at `path`.
+fn ensure_bpffs(path: &Path) -> Result<(), CaptureError> {
+    let mounted =
+        |path: &Path| statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if mounted(path) {
+        return Ok(());
+    }
+    let failed = |source: io::Error| CaptureError::NoBpffs {
+        path: path.to_path_buf(),
+        source,
+    };
+    fs::create_dir_all(path).map_err(failed)?;
+    // Two agents that start at once must not mount one over the other: its pins would be hidden.
+    let folder = File::open(path).map_err(failed)?;
+    let _lock = Flock::lock(folder, FlockArg::LockExclusive)
+        .map_err(|(_folder, errno)| failed(errno.into()))?;
+    if mounted(path) {
+        return Ok(());
+    }
+    mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(|errno| failed(errno.into()))
+}
+
+/// Creates a folder and those above it.
+fn create(folder: &Path) -> Result<(), CaptureError> {
+    fs::create_dir_all(folder).map_err(|source| CaptureError::Io {
+        doing: "create",
+        path: folder.to_path_buf(),
+        source,
+    })
+}
+
+/// Locks the node's folder for this process.
+pub(super) fn lock(folder: &Path, node: &str) -> Result<Flock<File>, CaptureError> {
+    let file = File::open(folder).map_err(|source| CaptureError::Io {
+        doing: "open",
+        path: folder.to_path_buf(),
+        source,
+    })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_file, _errno)| {
+        CaptureError::Running {
+            node: node.to_owned(),
+        }
+    })
+}
+
+/// Refuses a node whose folder holds another layout than ours.
+fn refuse_other_layouts(node_folder: &Path) -> Result<(), CaptureError> {
+    let entries = fs::read_dir(node_folder).map_err(|source| CaptureError::Io {
+        doing: "read",
+        path: node_folder.to_path_buf(),
+        source,
+    })?;
+    let ours = layout_name();
+    for entry in entries.flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        if found != ours {
+            return Err(other_layout(node_folder, found));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses pinned maps that are not what this agent would create.
+fn refuse_other_shapes(pins: &Pins, node_folder: &Path) -> Result<(), CaptureError> {
+    for shape in SHAPES {
+        let pin = pins.map(shape.name);
+        if !pin.exists() {
+            continue;
+        }
+        let found = MapData::from_pin(&pin)
+            .and_then(|map| map.info())
+            .map_err(|source| refused(shape.name, source))?;
+        let same = found.map_type().is_ok_and(|kind| kind == shape.kind)
+            && usize::try_from(found.key_size()) == Ok(shape.key_bytes)
+            && usize::try_from(found.value_size()) == Ok(shape.value_bytes);
+        if !same {
+            let found = format!("another shape of {}", shape.name);
+            return Err(other_layout(node_folder, found));
+        }
+    }
+    Ok(())
+}
+
+/// The error for something that another version left.
+fn other_layout(node_folder: &Path, found: String) -> CaptureError {
+    CaptureError::Layout {
+        folder: node_folder.to_path_buf(),
+        found,
+        ours: layout_name(),
+    }
+}
+
+/// The error for something that the kernel did not take.
+fn refused(what: &str, source: impl Into<Source>) -> CaptureError {
+    CaptureError::Load {
+        what: what.to_owned(),
+        source: source.into(),
+    }
+}

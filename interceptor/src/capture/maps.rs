@@ -1,0 +1,360 @@
+//! Typed handles on the pinned maps, and the entries that make up one workload.
+//!
+//! A workload's entries are treated as one value: read back at adoption, compared, and replaced
+//! so that at every moment each connection meets either the old or the new rule, never none.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{
+    HashMap as KernelMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray, SockHash,
+};
+use aya::{Ebpf, Pod};
+use interceptor_common::{
+    Address, Flow, FlowKey, Inbound, InboundPortKey, ListenerKey, RuleKey, WorkloadEntry,
+};
+
+use super::config::Sizes;
+
+/// Names, shapes and capacities of the maps: what a pinned one must look like to be adopted.
+pub(super) struct Shape {
+    /// The map's name in the object and in the pin folder.
+    pub(super) name: &'static str,
+    /// Its type.
+    pub(super) kind: MapType,
+    /// Bytes of a key.
+    pub(super) key_bytes: usize,
+    /// Bytes of a value.
+    pub(super) value_bytes: usize,
+    /// Its capacity by configuration; `None` if it is part of the layout.
+    pub(super) capacity: Option<fn(&Sizes) -> u32>,
+    /// What it holds, for people.
+    pub(super) holds: &'static str,
+}
+
+/// Listeners of a workload: three roles, two families.
+const LISTENERS_EACH: u32 = 6;
+
+/// Addresses of a workload that may be on a node: two families, a second interface.
+const ADDRESSES_EACH: u32 = 4;
+
+/// Every map.
+pub(super) const SHAPES: &[Shape] = &[
+    Shape {
+        name: "WORKLOADS",
+        kind: MapType::Hash,
+        key_bytes: size_of::<u64>(),
+        value_bytes: size_of::<WorkloadEntry>(),
+        // One more for the host's namespace.
+        capacity: Some(|sizes| sizes.workloads.saturating_add(1)),
+        holds: "workloads",
+    },
+    Shape {
+        name: "RULES",
+        kind: MapType::LpmTrie,
+        key_bytes: size_of::<u32>() + size_of::<RuleKey>(),
+        value_bytes: size_of::<u32>(),
+        capacity: Some(|sizes| sizes.rules),
+        holds: "outbound rules",
+    },
+    Shape {
+        name: "INBOUND",
+        kind: MapType::Hash,
+        key_bytes: size_of::<Address>(),
+        value_bytes: size_of::<Inbound>(),
+        capacity: Some(|sizes| sizes.workloads.saturating_mul(ADDRESSES_EACH)),
+        holds: "workload addresses",
+    },
+    Shape {
+        name: "INBOUND_PORTS",
+        kind: MapType::Hash,
+        key_bytes: size_of::<InboundPortKey>(),
+        value_bytes: size_of::<u32>(),
+        capacity: Some(|sizes| sizes.inbound_ports),
+        holds: "inbound ports",
+    },
+    Shape {
+        name: "LISTENERS",
+        kind: MapType::SockHash,
+        key_bytes: size_of::<ListenerKey>(),
+        value_bytes: size_of::<u32>(),
+        capacity: Some(|sizes| sizes.workloads.saturating_mul(LISTENERS_EACH)),
+        holds: "listeners",
+    },
+    Shape {
+        name: "FLOWS",
+        kind: MapType::LruHash,
+        key_bytes: size_of::<FlowKey>(),
+        value_bytes: size_of::<Flow>(),
+        capacity: Some(|sizes| sizes.flows),
+        holds: "flows",
+    },
+    Shape {
+        name: "SOCKETS",
+        kind: MapType::SkStorage,
+        key_bytes: size_of::<i32>(),
+        value_bytes: size_of::<Flow>(),
+        capacity: None,
+        holds: "marked sockets",
+    },
+    Shape {
+        name: "COUNTS",
+        kind: MapType::PerCpuArray,
+        key_bytes: size_of::<u32>(),
+        value_bytes: size_of::<u64>(),
+        capacity: None,
+        holds: "counters",
+    },
+];
+
+/// Everything that the maps say about one workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entries {
+    /// The workload itself; absent while it is being enrolled.
+    pub(super) workload: Option<WorkloadEntry>,
+    /// Its outbound rules.
+    pub(super) rules: HashMap<(u32, RuleKey), u32>,
+    /// Its addresses.
+    pub(super) inbound: HashMap<Address, Inbound>,
+    /// Its inbound ports that differ.
+    pub(super) ports: HashMap<InboundPortKey, u32>,
+}
+
+impl Entries {
+    /// Adds what `other` has: everything that may be in the maps of either.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.workload = self.workload.or(other.workload);
+        self.rules.extend(&other.rules);
+        self.inbound.extend(&other.inbound);
+        self.ports.extend(&other.ports);
+    }
+}
+
+/// The maps that the agent writes.
+pub(super) struct Maps {
+    workloads: KernelMap<MapData, u64, WorkloadEntry>,
+    rules: LpmTrie<MapData, RuleKey, u32>,
+    inbound: KernelMap<MapData, Address, Inbound>,
+    ports: KernelMap<MapData, InboundPortKey, u32>,
+    listeners: SockHash<MapData, ListenerKey>,
+    /// The socket storage map, shared with every dialler.
+    pub(super) storage: Arc<OwnedFd>,
+    /// The counters, shared with every observer.
+    pub(super) counts: Arc<PerCpuArray<MapData, u64>>,
+}
+
+/// A map operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// There is no room.
+    #[error("the map of {0} is full")]
+    Full(&'static str),
+    /// Anything else.
+    #[error("cannot write the map of {0}")]
+    Other(&'static str, #[source] MapError),
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(
+        object: &mut Ebpf,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let storage = match take(object, "SOCKETS")? {
+            Map::SkStorage(data) => data.fd().as_fd().try_clone_to_owned()?,
+            _ => return Err("SOCKETS is not a socket storage map".into()),
+        };
+        Ok(Self {
+            workloads: take(object, "WORKLOADS")?.try_into()?,
+            rules: take(object, "RULES")?.try_into()?,
+            inbound: take(object, "INBOUND")?.try_into()?,
+            ports: take(object, "INBOUND_PORTS")?.try_into()?,
+            listeners: take(object, "LISTENERS")?.try_into()?,
+            counts: Arc::new(take(object, "COUNTS")?.try_into()?),
+            storage: Arc::new(storage),
+        })
+    }
+
+    /// What every workload left in the maps, by key.
+    pub(super) fn read_all(&self) -> Result<HashMap<u64, Entries>, MapError> {
+        let mut all: HashMap<u64, Entries> = HashMap::new();
+        for entry in &self.workloads {
+            let (key, workload) = entry?;
+            all.entry(key).or_default().workload = Some(workload);
+        }
+        for entry in &self.rules {
+            let (key, action) = entry?;
+            let (bits, data) = (key.prefix_len(), key.data());
+            all.entry(join(data.workload))
+                .or_default()
+                .rules
+                .insert((bits, data), action);
+        }
+        let mut owners = HashMap::new();
+        for entry in &self.inbound {
+            let (address, inbound) = entry?;
+            owners.insert(address, inbound.workload);
+            let entries = all.entry(inbound.workload).or_default();
+            entries.inbound.insert(address, inbound);
+        }
+        for entry in &self.ports {
+            let (key, action) = entry?;
+            let owner = owners.get(&key.address).copied().unwrap_or_default();
+            all.entry(owner).or_default().ports.insert(key, action);
+        }
+        Ok(all)
+    }
+
+    /// Replaces the outbound half: rules, and the workload itself, whose entry is what switches
+    /// capture on and off. It comes after its rules and goes before them.
+    pub(super) fn replace_outbound(
+        &mut self,
+        key: u64,
+        old: &Entries,
+        new: &Entries,
+    ) -> Result<(), WriteError> {
+        const RULES: &str = "outbound rules";
+        const WORKLOADS: &str = "workloads";
+        for ((bits, data), action) in &new.rules {
+            let result = self.rules.insert(&Key::new(*bits, *data), action, 0);
+            result.map_err(|error| failed(RULES, error))?;
+        }
+        match &new.workload {
+            Some(workload) => {
+                let result = self.workloads.insert(key, workload, 0);
+                result.map_err(|error| failed(WORKLOADS, error))?;
+            }
+            None => gone(self.workloads.remove(&key), WORKLOADS)?,
+        }
+        let stale = |rule: &&(u32, RuleKey)| !new.rules.contains_key(*rule);
+        for (bits, data) in old.rules.keys().filter(stale) {
+            gone(self.rules.remove(&Key::new(*bits, *data)), RULES)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the inbound half: ports before the addresses that they belong to.
+    pub(super) fn replace_inbound(
+        &mut self,
+        old: &Entries,
+        new: &Entries,
+    ) -> Result<(), WriteError> {
+        const PORTS: &str = "inbound ports";
+        const ADDRESSES: &str = "workload addresses";
+        for (port, action) in &new.ports {
+            let result = self.ports.insert(port, action, 0);
+            result.map_err(|error| failed(PORTS, error))?;
+        }
+        for (address, inbound) in &new.inbound {
+            let result = self.inbound.insert(address, inbound, 0);
+            result.map_err(|error| failed(ADDRESSES, error))?;
+        }
+        let stale = |address: &&Address| !new.inbound.contains_key(*address);
+        for address in old.inbound.keys().filter(stale) {
+            gone(self.inbound.remove(address), ADDRESSES)?;
+        }
+        let stale = |port: &&InboundPortKey| !new.ports.contains_key(*port);
+        for port in old.ports.keys().filter(stale) {
+            gone(self.ports.remove(port), PORTS)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `socket` the listener for `key`.
+    pub(super) fn set_listener(
+        &mut self,
+        key: ListenerKey,
+        socket: &std::net::TcpListener,
+    ) -> Result<(), WriteError> {
+        let result = self.listeners.insert(key, socket.as_raw_fd(), 0);
+        result.map_err(|error| failed("listeners", error))
+    }
+
+    /// Removes the listener for `key`, if there is one.
+    pub(super) fn remove_listener(&mut self, key: ListenerKey) -> Result<(), WriteError> {
+        gone(self.listeners.remove(&key), "listeners")
+    }
+}
+
+/// How many entries a pinned map has; `None` for maps that have no such number.
+pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
+    match name {
+        "WORKLOADS" => keys::<u64, WorkloadEntry>(map),
+        "INBOUND" => keys::<Address, Inbound>(map),
+        "INBOUND_PORTS" => keys::<InboundPortKey, u32>(map),
+        "FLOWS" => keys::<FlowKey, Flow>(map),
+        "RULES" => {
+            let map: LpmTrie<_, RuleKey, u32> = Map::LpmTrie(map).try_into().ok()?;
+            Some(map.keys().count())
+        }
+        "LISTENERS" => {
+            let map: SockHash<_, ListenerKey> = Map::SockHash(map).try_into().ok()?;
+            Some(map.keys().count())
+        }
+        _ => None,
+    }
+}
+
+/// How many entries a hash map has.
+fn keys<K: Pod, V: Pod>(map: MapData) -> Option<usize> {
+    let map = Map::from_map_data(map).ok()?;
+    let map: KernelMap<_, K, V> = map.try_into().ok()?;
+    Some(map.keys().count())
+}
+
+/// The two halves of a workload's key as one number.
+fn join(halves: [u32; 2]) -> u64 {
+    let [first, second] = halves.map(u32::to_ne_bytes);
+    let mut bytes = [0; 8];
+    let (left, right) = bytes.split_at_mut(4);
+    left.copy_from_slice(&first);
+    right.copy_from_slice(&second);
+    u64::from_ne_bytes(bytes)
+}
+
+/// Takes a map out of the object.
+fn take(object: &mut Ebpf, name: &str) -> Result<Map, String> {
+    object
+        .take_map(name)
+        .ok_or_else(|| format!("the object has no map {name}"))
+}
+
+/// Tells a full map from other failures: hash maps say `E2BIG`, tries `ENOSPC`.
+fn failed(what: &'static str, error: MapError) -> WriteError {
+    match errno(&error) {
+        Some(libc::E2BIG | libc::ENOSPC) => WriteError::Full(what),
+        _ => WriteError::Other(what, error),
+    }
+}
+
+/// Removing what is not there is what was wanted.
+fn gone(result: Result<(), MapError>, what: &'static str) -> Result<(), WriteError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) if matches!(errno(&error), Some(libc::ENOENT | libc::EINVAL)) => Ok(()),
+        Err(error) => Err(WriteError::Other(what, error)),
+    }
+}
+
+/// The errno of the system call behind `error`.
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(call) => call.io_error.raw_os_error(),
+        MapError::IoError(error) => io::Error::raw_os_error(error),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_halves_of_a_key_are_put_together_again() {
+        for key in [0, 1, u64::MAX, 0x0123_4567_89ab_cdef] {
+            assert_eq!(join(RuleKey::halves(key)), key);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Taking a node's kernel half off the machine, and proving that it is gone.
+//!
+//! Links go first, and with them the programs; then the maps. A program or map that nobody holds
+//! is freed by the kernel a moment later, so proving waits for that.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use aya::programs::loaded_programs;
+
+use super::config::Config;
+use super::error::CaptureError;
+use super::loader::{CGROUP_PROGRAMS, HOST_PROGRAM, NAMESPACE_PROGRAM, lock};
+use crate::net::bpf;
+
+/// How often, and how long apart, the kernel is asked whether it has freed everything.
+const PATIENCE: (u32, Duration) = (40, Duration::from_millis(50));
+
+/// What was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Links, and so attached programs.
+    pub links: usize,
+    /// Maps.
+    pub maps: usize,
+}
+
+/// Something of ours that is still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// A file or folder in the BPF file system.
+    Pinned(PathBuf),
+    /// A program that no node's folder accounts for.
+    Program {
+        /// Its name.
+        name: String,
+        /// The kernel's id.
+        id: u32,
+    },
+}
+
+/// Why the kernel half could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum UninstallError {
+    /// An agent is running, or the name is wrong.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A file could not be removed.
+    #[error("cannot remove {}", path.display())]
+    Remove {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Removes everything that agents of this node, of whatever version, have pinned.
+///
+/// # Errors
+///
+/// If an agent of the node is running, or a file cannot be removed.
+pub fn uninstall(config: &Config) -> Result<Removed, UninstallError> {
+    let folder = node_folder(config)?;
+    let mut removed = Removed::default();
+    if !folder.exists() {
+        return Ok(removed);
+    }
+    let _lock = lock(&folder, &config.node)?;
+    for layout in list(&folder) {
+        // What is captured goes first, what serves it after.
+        removed.links += clear(&layout.join("links"))?;
+        removed.maps += clear(&layout.join("maps"))?;
+        remove(&layout, fs::remove_dir_all(&layout))?;
+    }
+    remove(&folder, fs::remove_dir(&folder))?;
+    // Stays while another node uses it.
+    match fs::remove_dir(config.nodes_folder()) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            remove(&config.nodes_folder(), Err(error))?;
+        }
+        _ => {}
+    }
+    Ok(removed)
+}
+
+/// What is left of the node: its folder, and programs of ours that no folder accounts for. Empty
+/// is the proof that nothing is.
+///
+/// # Errors
+///
+/// If the node's name cannot be used.
+pub fn verify_removed(config: &Config) -> Result<Vec<Leftover>, CaptureError> {
+    let folder = node_folder(config)?;
+    let (attempts, pause) = PATIENCE;
+    for _ in 1..attempts {
+        if leftovers(config, &folder).is_empty() {
+            return Ok(Vec::new());
+        }
+        if folder.exists() {
+            break;
+        }
+        sleep(pause);
+    }
+    Ok(leftovers(config, &folder))
+}
+
+/// What is left now.
+fn leftovers(config: &Config, folder: &Path) -> Vec<Leftover> {
+    let mut left = Vec::new();
+    if folder.exists() {
+        left.push(Leftover::Pinned(folder.to_path_buf()));
+    }
+    let accounted = pinned_programs(&config.nodes_folder());
+    for program in loaded_programs().flatten() {
+        let name = program.name_as_str().unwrap_or_default();
+        if is_ours(name) && !accounted.contains(&program.id()) {
+            left.push(Leftover::Program {
+                name: name.to_owned(),
+                id: program.id(),
+            });
+        }
+    }
+    left
+}
+
+/// Whether a program with this name is one of ours.
+fn is_ours(name: &str) -> bool {
+    let ours = [NAMESPACE_PROGRAM, HOST_PROGRAM];
+    CGROUP_PROGRAMS.iter().chain(&ours).any(|it| *it == name)
+}
+
+/// The programs behind the links of every node of this machine.
+fn pinned_programs(nodes: &Path) -> HashSet<u32> {
+    let layouts = list(nodes).into_iter().flat_map(|node| list(&node));
+    let links = layouts.flat_map(|layout| list(&layout.join("links")));
+    links
+        .filter_map(|link| {
+            let link = bpf::open_pinned_link(&link).ok()?;
+            Some(bpf::link_info(link.as_fd()).ok()?.program)
+        })
+        .collect()
+}
+
+/// The node's folder.
+fn node_folder(config: &Config) -> Result<PathBuf, CaptureError> {
+    config.node_folder().ok_or_else(|| CaptureError::NodeName {
+        node: config.node.clone(),
+    })
+}
+
+/// Removes every file in a folder and says how many there were.
+fn clear(folder: &Path) -> Result<usize, UninstallError> {
+    let files = list(folder);
+    for file in &files {
+        remove(file, fs::remove_file(file))?;
+    }
+    Ok(files.len())
+}
+
+/// What is in a folder; nothing if there is no folder.
+fn list(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// What is gone already was removed.
+fn remove(path: &Path, result: io::Result<()>) -> Result<(), UninstallError> {
+    match result {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(UninstallError::Remove {
+            path: path.to_path_buf(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
