@@ -11,7 +11,8 @@ use std::time::Duration;
 use interceptor::capture::{Capture, Config, uninstall, verify_removed};
 use interceptor::net::Namespace;
 use interceptor::workload::{
-    Binding, Canonical, CaptureRules, TunnelProtocol, UnknownDestinations, Workload, WorkloadId,
+    Binding, Canonical, CaptureRules, Enrolment, TunnelProtocol, UnknownDestinations, Workload,
+    WorkloadId,
 };
 
 /// How long an application of a test waits before it calls something broken.
@@ -170,6 +171,7 @@ pub(crate) fn bound(binding: Binding, addresses: Vec<IpAddr>) -> Workload {
         node: None,
         ports: std::collections::BTreeMap::new(),
         protocol: TunnelProtocol::Hbone,
+        enrolment: Enrolment::Enrolled,
         healthy: true,
         capture: CaptureRules::default(),
         binding: Some(binding),

@@ -7,7 +7,8 @@ use rstest::rstest;
 
 use super::*;
 use crate::workload::{
-    Canonical, CaptureRules, PortSelection, TunnelProtocol, UnknownDestinations, WorkloadId,
+    Canonical, CaptureRules, Enrolment, PortSelection, TunnelProtocol, UnknownDestinations,
+    WorkloadId,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -26,6 +27,7 @@ fn workload(addresses: &[&str]) -> Workload {
         node: None,
         ports: BTreeMap::new(),
         protocol: TunnelProtocol::Hbone,
+        enrolment: Enrolment::Enrolled,
         healthy: true,
         capture: CaptureRules::default(),
         binding: None,
