@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `interceptor` binary: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    interceptor::cli::main(std::env::args_os())
+}

@@ -186,14 +186,14 @@ fn config_dump(state: &State) -> Response<Body> {
 #[derive(Debug, Serialize)]
 struct Connections<'a> {
     live: Vec<ConnectionView>,
-    refused: Vec<&'a ConnectionView>,
+    recent: Vec<&'a ConnectionView>,
 }
 
 fn connections(state: &State) -> Response<Body> {
-    let refused = state.telemetry.recent.refusals();
+    let recent = state.telemetry.recent.refusals();
     json(&Connections {
         live: (state.connections)(),
-        refused: refused.iter().map(|view| &**view).collect(),
+        recent: recent.iter().map(|view| &**view).collect(),
     })
 }
 

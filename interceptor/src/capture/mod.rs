@@ -52,6 +52,8 @@ pub use origin::Origin;
 pub use status::{Counters, MapFill, Observer, ProgramStatus, Status, WorkloadStatus};
 pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed};
 
+pub(crate) use object::OBJECT;
+
 use enrol::Enrolment;
 use loader::Loaded;
 use maps::Entries;

@@ -180,9 +180,9 @@ fn configuration(out: &mut Out<'_>, status: &Status) -> fmt::Result {
     )?;
     out.family(
         &c::CERTIFICATE_EXPIRY,
-        status.certificates.iter().map(|certificate| {
+        status.certificates.iter().filter_map(|certificate| {
             let labels = vec![("identity", certificate.identity.as_str().into())];
-            (labels, seconds(certificate.not_after))
+            Some((labels, seconds(certificate.not_after?)))
         }),
     )?;
     let failing = status

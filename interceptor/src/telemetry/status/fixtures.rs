@@ -57,11 +57,11 @@ pub(crate) fn healthy() -> Status {
         }],
         certificates: vec![Certificate {
             identity: "spiffe://cluster.local/ns/demo/sa/caller".to_owned(),
-            serial: "0f1e2d3c4b5a69788796a5b4c3d2e1f0".to_owned(),
+            serial: Some("0f1e2d3c4b5a69788796a5b4c3d2e1f0".to_owned()),
             issuer: "embedded CA of cluster.local".to_owned(),
-            not_before: at("2025-03-01T11:00:00Z"),
-            not_after: at("2025-03-02T11:00:00Z"),
-            renew_at: at("2025-03-01T23:00:00Z"),
+            not_before: Some(at("2025-03-01T11:00:00Z")),
+            not_after: Some(at("2025-03-02T11:00:00Z")),
+            renew_at: Some(at("2025-03-01T23:00:00Z")),
             last_error: None,
         }],
         configuration: Configuration {

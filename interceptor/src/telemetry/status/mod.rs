@@ -2,6 +2,8 @@
 //! rendered by `cli`, and read by the metrics at every scrape. It is the wire format between
 //! agent and command line, so fields are only ever added.
 
+mod convert;
+
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -121,17 +123,17 @@ pub struct EnrolledWorkload {
 pub struct Certificate {
     /// The SPIFFE ID that it proves.
     pub identity: String,
-    /// Serial number in hexadecimal.
-    pub serial: String,
-    /// Who issued it.
+    /// Serial number in hexadecimal. Absent, like the times, while there is no certificate.
+    pub serial: Option<String>,
+    /// Who issues it.
     pub issuer: String,
     /// Start of validity.
-    pub not_before: Timestamp,
+    pub not_before: Option<Timestamp>,
     /// End of validity.
-    pub not_after: Timestamp,
-    /// When it will be renewed.
-    pub renew_at: Timestamp,
-    /// Why the last renewal failed, if it did.
+    pub not_after: Option<Timestamp>,
+    /// When it will be renewed, or issuing is tried again.
+    pub renew_at: Option<Timestamp>,
+    /// Why the last attempt failed, if it did.
     pub last_error: Option<String>,
 }
 
@@ -170,6 +172,8 @@ pub enum Severity {
     Error,
     /// It is used, and is probably not what was meant.
     Warning,
+    /// For information: something was left out on purpose.
+    Note,
 }
 
 /// Something on this node that is not protected.

@@ -1,0 +1,309 @@
+//! What the kernel can do: helpers, maps, and the agent's own programs, tried one by one.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use aya::maps::MapType;
+use aya::programs::tc::{SchedClassifier, TcAttachType};
+use aya::programs::{Program, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+use aya::{Ebpf, EbpfLoader};
+use nix::errno::Errno;
+
+use super::{Check, Health};
+use crate::capture::OBJECT;
+
+pub(super) fn checks() -> Vec<Check> {
+    if !may_load() {
+        let unknown = Check::ok("programs", "", "capturing connections").but(
+            Health::Unknown,
+            "not tried",
+            "run as root: sudo interceptor doctor",
+        );
+        return vec![unknown];
+    }
+    let mut checks: Vec<_> = HELPERS.iter().map(helper).collect();
+    checks.extend(MAPS.iter().map(map));
+    checks.extend(programs());
+    checks.push(destroy());
+    checks.push(tcx());
+    checks
+}
+
+/// Loading even the smallest program needs privileges; without them every trial would look like
+/// a missing feature.
+fn may_load() -> bool {
+    matches!(
+        aya::sys::is_program_supported(ProgramType::SocketFilter),
+        Ok(true)
+    )
+}
+
+/// A helper function and what it is for.
+struct Helper {
+    name: &'static str,
+    program: ProgramType,
+    function: BpfHelper,
+    purpose: &'static str,
+    since: &'static str,
+    /// What its absence means.
+    absent: Health,
+}
+
+const HELPERS: [Helper; 6] = [
+    Helper {
+        name: "namespace cookie in connect hooks",
+        program: ProgramType::CgroupSockAddr,
+        function: BpfHelper::BPF_FUNC_get_netns_cookie,
+        purpose: "knowing which workload connects",
+        since: "5.7",
+        absent: Health::Missing,
+    },
+    Helper {
+        name: "namespace cookie in sock_ops",
+        program: ProgramType::SockOps,
+        function: BpfHelper::BPF_FUNC_get_netns_cookie,
+        purpose: "knowing whose connection is established",
+        since: "5.15",
+        absent: Health::Missing,
+    },
+    Helper {
+        name: "socket storage in connect hooks",
+        program: ProgramType::CgroupSockAddr,
+        function: BpfHelper::BPF_FUNC_sk_storage_get,
+        purpose: "remembering the original destination",
+        since: "5.9",
+        absent: Health::Missing,
+    },
+    Helper {
+        name: "socket storage in sock_ops",
+        program: ProgramType::SockOps,
+        function: BpfHelper::BPF_FUNC_sk_storage_get,
+        purpose: "handing the original destination over",
+        since: "5.9",
+        absent: Health::Missing,
+    },
+    Helper {
+        name: "assignment in sk_lookup",
+        program: ProgramType::SkLookup,
+        function: BpfHelper::BPF_FUNC_sk_assign,
+        purpose: "steering connections to the agent's listeners",
+        since: "5.9",
+        absent: Health::Missing,
+    },
+    Helper {
+        name: "choice of errno in connect hooks",
+        program: ProgramType::CgroupSockAddr,
+        function: BpfHelper::BPF_FUNC_set_retval,
+        purpose: "ECONNREFUSED instead of EPERM for a refusal",
+        since: "5.18",
+        absent: Health::Degraded,
+    },
+];
+
+fn helper(wanted: &Helper) -> Check {
+    let check = Check::ok(wanted.name, "available", wanted.purpose);
+    match is_helper_supported(wanted.program, wanted.function) {
+        Ok(true) => check,
+        Ok(false) => check.but(
+            wanted.absent,
+            "not in this kernel",
+            format!("Linux {} has it", wanted.since),
+        ),
+        Err(error) => check.but(Health::Unknown, causes(&error), "see the message"),
+    }
+}
+
+const MAPS: [(MapType, &str, &str); 4] = [
+    (
+        MapType::SkStorage,
+        "socket storage",
+        "remembering the original destination",
+    ),
+    (
+        MapType::LpmTrie,
+        "prefix trie",
+        "capture rules by address range",
+    ),
+    (MapType::LruHash, "LRU hash", "connections being made"),
+    (MapType::SockHash, "socket hash", "the agent's listeners"),
+];
+
+fn map((kind, name, purpose): &(MapType, &str, &'static str)) -> Check {
+    let check = Check::ok(format!("map: {name}"), "available", purpose);
+    match is_map_supported(*kind) {
+        Ok(true) => check,
+        Ok(false) => check.but(
+            Health::Missing,
+            "not in this kernel",
+            "use Linux 5.15 or newer with CONFIG_BPF_SYSCALL and CONFIG_INET",
+        ),
+        Err(error) => check.but(Health::Unknown, causes(&error), "see the message"),
+    }
+}
+
+/// Loads the agent's own programs, with maps as small as they can be, and drops them.
+fn programs() -> Vec<Check> {
+    let mut ebpf = match load() {
+        Ok(ebpf) => ebpf,
+        Err(error) => {
+            let check = Check::ok("programs", "", "capturing connections");
+            return vec![check.but(
+                Health::Missing,
+                error,
+                "the kernel refuses the maps; the rows above say which",
+            )];
+        }
+    };
+    let sorted: BTreeMap<_, _> = ebpf
+        .programs_mut()
+        .map(|(name, program)| (name.to_owned(), program))
+        .collect();
+    sorted
+        .into_iter()
+        .map(|(name, program)| {
+            let check = Check::ok(format!("program: {name}"), "loads", "capturing connections");
+            match try_load(program) {
+                Ok(()) => check,
+                Err(error) => check.but(
+                    Health::Missing,
+                    error,
+                    "the kernel refuses it; the rows above say what it lacks",
+                ),
+            }
+        })
+        .collect()
+}
+
+fn load() -> Result<Ebpf, String> {
+    let mut loader = EbpfLoader::new();
+    // Only the shape matters; the sizes in force are the configuration's.
+    for map in ["FLOWS", "RULES", "INBOUND_PORTS", "LISTENERS"] {
+        loader.map_max_entries(map, 64);
+    }
+    loader.load(OBJECT).map_err(|error| causes(&error))
+}
+
+fn try_load(program: &mut Program) -> Result<(), String> {
+    let loaded = match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        _ => return Err("a kind of program that this check does not know".to_owned()),
+    };
+    loaded.map_err(|error| first_line(&causes(&error)))
+}
+
+/// The verifier's log is long; its first line and the error are enough for a table.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Asks the kernel to destroy a connection that does not exist: "no such connection" means that
+/// it could.
+fn destroy() -> Check {
+    let check = Check::ok(
+        "destroying sockets",
+        "available",
+        "cutting same-node connections when their policy changes",
+    );
+    match diag::destroy_nothing() {
+        Ok(Errno::ENOENT) => check,
+        Ok(errno) => check.but(
+            Health::Degraded,
+            format!("{errno}"),
+            "a kernel with CONFIG_INET_DIAG_DESTROY=y; only same-node connections that the kernel \
+             carries need it",
+        ),
+        Err(error) => check.but(
+            Health::Unknown,
+            error.to_string(),
+            "load the module: modprobe tcp_diag",
+        ),
+    }
+}
+
+fn tcx() -> Check {
+    let check = Check::ok("tcx", "available", "the backstop on a workload's interface");
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_programs) => check,
+        Err(error) => check.but(
+            Health::Degraded,
+            first_line(&causes(&error)),
+            "Linux 6.6 has it; without it raw sockets are not stopped at the interface",
+        ),
+    }
+}
+
+fn causes(error: &(dyn Error + 'static)) -> String {
+    super::Failure::from_error(error).to_string()
+}
+
+mod diag {
+    //! One question to `sock_diag(7)`, in bytes.
+
+    use std::io;
+    use std::time::Duration;
+
+    use nix::errno::Errno;
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    const SOCK_DIAG: i32 = 4;
+    const SOCK_DESTROY: u16 = 21;
+    const REQUEST_AND_ACK: u16 = 5;
+    const LENGTH: usize = 72;
+
+    /// Asks for the destruction of a connection that cannot exist (from port 0 to port 0) and
+    /// returns what the kernel says.
+    pub(super) fn destroy_nothing() -> io::Result<Errno> {
+        let socket = Socket::new(
+            Domain::from(libc::AF_NETLINK),
+            Type::DGRAM,
+            Some(Protocol::from(SOCK_DIAG)),
+        )?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.send(&request())?;
+        let mut answer = [0_u8; 256];
+        let length = io::Read::read(&mut &socket, &mut answer)?;
+        parse(answer.get(..length).unwrap_or_default())
+            .ok_or_else(|| io::Error::other("an answer that is not understood"))
+    }
+
+    /// `nlmsghdr` and `inet_diag_req_v2` for TCP over IPv4, all addresses and ports zero.
+    fn request() -> Vec<u8> {
+        let mut request = Vec::with_capacity(LENGTH);
+        request.extend(u32::try_from(LENGTH).unwrap_or_default().to_ne_bytes());
+        request.extend(SOCK_DESTROY.to_ne_bytes());
+        request.extend(REQUEST_AND_ACK.to_ne_bytes());
+        request.extend([0; 8]);
+        request.extend([2, 6, 0, 0]);
+        request.extend(u32::MAX.to_ne_bytes());
+        request.resize(LENGTH, 0);
+        request
+    }
+
+    /// The error in an `nlmsgerr`.
+    fn parse(answer: &[u8]) -> Option<Errno> {
+        const ERROR: u16 = 2;
+        let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
+        let error = i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?);
+        (kind == ERROR).then(|| Errno::from_raw(error.saturating_neg()))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn answers_are_read_and_nonsense_is_not() {
+            let mut answer = vec![0; 36];
+            answer[4] = 2;
+            answer[16..20].copy_from_slice(&(-2_i32).to_ne_bytes());
+            assert_eq!(parse(&answer), Some(Errno::ENOENT));
+            assert_eq!(parse(&answer[..18]), None);
+            assert_eq!(request().len(), LENGTH);
+        }
+    }
+}

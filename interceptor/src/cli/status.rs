@@ -1,0 +1,251 @@
+//! `interceptor status`: is this node well, and what is not protected?
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::output::{Printer, Report, Style, Table, Tone, cell};
+use super::{Exit, Failure, certificates, client, human};
+use crate::telemetry::Status;
+use crate::telemetry::status::{EnrolledWorkload, Severity};
+
+/// Is this node well, and what is not protected?
+///
+/// Shows what the agent has enrolled and attached, its certificates, the configuration in force,
+/// what the kernel programs counted, and everything on this node that is not protected, with the
+/// reason.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit code: 0 well, 1 not well (the first line says why), 2 no agent answers.
+
+Examples:
+  interceptor status                    the whole picture
+  interceptor status && echo well       in scripts
+  interceptor status -o json | jq '.unprotected[]'
+  interceptor --socket /run/two/interceptor.sock status")]
+pub(super) struct Args {}
+
+pub(super) fn run(_args: &Args, socket: &Path, printer: &Printer) -> Result<Exit, Failure> {
+    let status: Status = client::fetch(socket, "/status")?;
+    printer.report(&Answer {
+        status,
+        now: Timestamp::now(),
+    })
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    #[serde(flatten)]
+    pub(super) status: Status,
+    #[serde(skip)]
+    pub(super) now: Timestamp,
+}
+
+impl Answer {
+    /// Why the node is not well, most important first.
+    fn complaints(&self) -> Vec<String> {
+        let status = &self.status;
+        let mut complaints = status.readiness.missing.clone();
+        let errors = errors(status);
+        if errors > 0 {
+            complaints.push(format!(
+                "{} in the configuration, version {} stays in force",
+                human::count(errors, "error"),
+                status.configuration.version
+            ));
+        }
+        let failing = |c: &&_| certificates::is_failing(c, self.now);
+        let failing = status.certificates.iter().filter(failing).count();
+        if failing > 0 {
+            complaints.push(format!(
+                "{} cannot be renewed",
+                human::count(failing, "certificate")
+            ));
+        }
+        complaints
+    }
+
+    fn first_line(&self, style: Style) -> String {
+        let status = &self.status;
+        let complaints = self.complaints();
+        if complaints.is_empty() {
+            let enrolled = human::count(status.workloads.len(), "workload");
+            return style.paint(
+                Tone::Good,
+                &format!(
+                    "node {} is well: {enrolled} enrolled, configuration {} in force, {} open",
+                    status.node,
+                    status.configuration.version,
+                    human::count(
+                        usize::try_from(status.connections_open).unwrap_or(usize::MAX),
+                        "connection"
+                    )
+                ),
+            );
+        }
+        let text = format!(
+            "node {} is NOT well: {}",
+            status.node,
+            complaints.join("; ")
+        );
+        style.paint(Tone::Bad, &text)
+    }
+
+    fn agent(&self) -> Table {
+        let status = &self.status;
+        let configuration = &status.configuration;
+        let mut table = Table::headless();
+        table.row([
+            ("agent".to_owned(), Tone::Strong),
+            cell(format!(
+                "version {}, pid {}, up {}",
+                status.version,
+                status.pid,
+                human::since(status.started, self.now)
+            )),
+        ]);
+        let loaded = configuration.loaded.map_or_else(
+            || "no configuration was loaded yet: nothing is enrolled".to_owned(),
+            |at| {
+                format!(
+                    "version {} of {}, loaded {} ago",
+                    configuration.version,
+                    configuration.source,
+                    human::since(at, self.now)
+                )
+            },
+        );
+        table.row([("configuration".to_owned(), Tone::Strong), cell(loaded)]);
+        for mistake in &configuration.mistakes {
+            let tone = match mistake.severity {
+                Severity::Error => Tone::Bad,
+                Severity::Warning => Tone::Warning,
+                Severity::Note => Tone::Faint,
+            };
+            table.note(format!("{}: {}", mistake.place, mistake.message), tone);
+        }
+        table
+    }
+}
+
+impl Report for Answer {
+    fn text(&self, style: Style) -> String {
+        let status = &self.status;
+        let mut sections = vec![
+            format!("{}\n", self.first_line(style)),
+            self.agent().text(style),
+        ];
+        if !status.workloads.is_empty() {
+            sections.push(workloads(&status.workloads).text(style));
+        }
+        if !status.certificates.is_empty() {
+            sections.push(certificates::table(&status.certificates, self.now).text(style));
+        }
+        sections.push(kernel(status).text(style));
+        sections.push(unprotected(status, style));
+        sections.join("\n")
+    }
+
+    fn exit(&self) -> Exit {
+        if self.complaints().is_empty() {
+            Exit::Yes
+        } else {
+            Exit::No
+        }
+    }
+}
+
+fn errors(status: &Status) -> usize {
+    let mistakes = status.configuration.mistakes.iter();
+    mistakes.filter(|m| m.severity == Severity::Error).count()
+}
+
+fn workloads(workloads: &[EnrolledWorkload]) -> Table {
+    let mut table = Table::new([
+        "WORKLOAD",
+        "IDENTITY",
+        "ADDRESSES",
+        "INBOUND",
+        "OUTBOUND",
+        "KEY",
+    ]);
+    for workload in workloads {
+        let addresses: Vec<_> = workload.addresses.iter().map(ToString::to_string).collect();
+        let key = workload.key.as_deref().unwrap_or("-");
+        table.row([
+            cell(format!("{}/{}", workload.namespace, workload.name)),
+            cell(&workload.identity),
+            cell(addresses.join(", ")),
+            cell(&workload.inbound),
+            cell(&workload.outbound),
+            cell(key),
+        ]);
+        if let Some(error) = &workload.error {
+            table.note(format!("NOT enrolled: {error}"), Tone::Bad);
+        }
+    }
+    table
+}
+
+fn kernel(status: &Status) -> Table {
+    let mut table = Table::new(["KERNEL", "", ""]);
+    let mut programs = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+    for program in &status.programs {
+        let place = programs.entry(&program.name).or_default();
+        place.push(&program.attached_to);
+    }
+    for (name, places) in programs {
+        let place = match places.as_slice() {
+            [place] => (*place).to_owned(),
+            places => human::count(places.len(), "place"),
+        };
+        table.row([
+            cell(name),
+            ("attached".to_owned(), Tone::Good),
+            cell(format!("to {place}")),
+        ]);
+    }
+    for map in &status.maps {
+        // A map that is nearly full is about to refuse or to forget.
+        let full = map.entries.saturating_mul(10) >= map.capacity.saturating_mul(9);
+        let tone = if full { Tone::Warning } else { Tone::Normal };
+        table.row([
+            cell(&map.name),
+            (map.entries.to_string(), tone),
+            cell(format!("of {} entries", map.capacity)),
+        ]);
+    }
+    let (zero, seen): (Vec<_>, Vec<_>) = status.counters.iter().partition(|c| c.value == 0);
+    for counter in seen {
+        table.row([
+            cell(&counter.name),
+            cell(counter.value.to_string()),
+            cell(&counter.help),
+        ]);
+    }
+    if !zero.is_empty() {
+        let names: Vec<_> = zero.iter().map(|counter| counter.name.as_str()).collect();
+        table.note(format!("never: {}", names.join(", ")), Tone::Faint);
+    }
+    table
+}
+
+fn unprotected(status: &Status, style: Style) -> String {
+    if status.unprotected.is_empty() {
+        return "everything that the agent knows of on this node is protected\n".to_owned();
+    }
+    let mut table = Table::new(["NOT PROTECTED", "WHAT", "WHY", "SEEN"]);
+    for entry in &status.unprotected {
+        let seen = entry
+            .connections
+            .map_or_else(String::new, |count| count.to_string());
+        table.row([
+            cell(&entry.subject),
+            (entry.what.clone(), Tone::Warning),
+            cell(&entry.why),
+            cell(seen),
+        ]);
+    }
+    table.text(style)
+}

@@ -1,0 +1,144 @@
+//! `interceptor validate`: what is wrong in these manifests, before they are applied?
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::output::{Printer, Report, Style, Tone};
+use super::{Exit, Failure, human};
+use crate::telemetry::status::{Finding, Severity};
+use crate::workload::source::directory::load_mesh;
+use crate::workload::{Mesh, MeshSettings};
+
+/// What is wrong in these manifests, before they are applied?
+///
+/// Reads a folder of manifests (or one file) as the agent would, without an agent and without
+/// privileges, and shows all mistakes together with file, line and key. A folder with errors would
+/// not take effect: the agent would keep its last good configuration.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit code: 0 valid (there may be warnings), 2 the agent would refuse it.
+
+Examples:
+  interceptor validate -f deploy/examples
+  interceptor validate -f . -o json | jq -r '.mistakes[] | \"\\(.place) \\(.message)\"'")]
+pub(super) struct Args {
+    /// A folder of manifests, or one file.
+    #[arg(short, long, value_name = "PATH")]
+    file: PathBuf,
+
+    /// The trust domain of the mesh.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: crate::identity::TrustDomain,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<Exit, Failure> {
+    let settings = MeshSettings {
+        trust_domain: args.trust_domain.clone(),
+        ..MeshSettings::for_node("none")
+    };
+    printer.report(&Validation::of(load_mesh(&args.file, &settings)))
+}
+
+#[derive(Debug, Serialize)]
+struct Validation {
+    valid: bool,
+    workloads: usize,
+    services: usize,
+    mistakes: Vec<Finding>,
+}
+
+impl Validation {
+    fn of(loaded: Result<(Mesh, Vec<crate::yaml::Mistake>), Vec<crate::yaml::Mistake>>) -> Self {
+        let (mesh, mistakes) = match loaded {
+            Ok((mesh, mistakes)) => (Some(mesh), mistakes),
+            Err(mistakes) => (None, mistakes),
+        };
+        Self {
+            valid: mesh.is_some(),
+            workloads: mesh.as_ref().map_or(0, |mesh| mesh.workloads().count()),
+            services: mesh.as_ref().map_or(0, |mesh| mesh.services().count()),
+            mistakes: mistakes.iter().map(Finding::from).collect(),
+        }
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        let mistakes = self.mistakes.iter();
+        mistakes.filter(|m| m.severity == severity).count()
+    }
+}
+
+impl Report for Validation {
+    fn text(&self, style: Style) -> String {
+        let warnings = human::count(self.count(Severity::Warning), "warning");
+        let mut text = if self.valid {
+            let line = format!(
+                "valid: {} and {}, {warnings}",
+                human::count(self.workloads, "workload"),
+                human::count(self.services, "service"),
+            );
+            style.paint(Tone::Good, &line)
+        } else {
+            let errors = human::count(self.count(Severity::Error), "error");
+            style.paint(Tone::Bad, &format!("NOT valid: {errors}, {warnings}"))
+        };
+        text.push('\n');
+        for mistake in &self.mistakes {
+            let (label, tone) = match mistake.severity {
+                Severity::Error => ("error", Tone::Bad),
+                Severity::Warning => ("warning", Tone::Warning),
+                Severity::Note => ("note", Tone::Faint),
+            };
+            let Finding { place, message, .. } = mistake;
+            let label = style.paint(tone, label);
+            text.extend(["\n", place, ": ", &label, ": ", message]);
+        }
+        text
+    }
+
+    fn exit(&self) -> Exit {
+        if self.valid { Exit::Yes } else { Exit::Unclear }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validate(text: &str) -> Validation {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.yaml"), text).unwrap();
+        Validation::of(load_mesh(folder.path(), &MeshSettings::for_node("none")))
+    }
+
+    #[test]
+    fn all_mistakes_are_shown_and_the_answer_is_2() {
+        let policy = |name: &str| {
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                 metadata: {{name: {name}, namespace: demo}}\nspec: {{mtls: {{mode: STRICTT}}}}\n"
+            )
+        };
+        let both = validate(&format!("{}---\n{}", policy("a"), policy("b")));
+        assert_eq!(both.exit(), Exit::Unclear);
+        let text = both.text(Style::Plain);
+        assert!(
+            text.starts_with("NOT valid: 2 errors, no warnings\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("a.yaml:4:") && text.contains("a.yaml:9:"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_valid_folder_is_yes() {
+        let none = validate("apiVersion: v1\nkind: Namespace\nmetadata: {name: demo}\n");
+        assert_eq!(none.exit(), Exit::Yes);
+        assert!(
+            none.text(Style::Plain)
+                .starts_with("valid: no workloads and no services")
+        );
+    }
+}

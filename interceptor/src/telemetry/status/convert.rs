@@ -1,0 +1,387 @@
+//! Making the parts of a [`Status`](super::Status) from what the other modules know.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use interceptor_policy::{MtlsMode, MtlsOrigin};
+use jiff::Timestamp;
+
+use super::{Certificate, Configuration, EnrolledWorkload, Finding, Severity, Unprotected};
+use crate::identity::SvidStatus;
+use crate::workload::source::LoadState;
+use crate::workload::{CaptureRules, Mesh, OutboundPort, PortSelection, Workload};
+use crate::yaml::Mistake;
+
+impl From<&SvidStatus> for Certificate {
+    fn from(svid: &SvidStatus) -> Self {
+        Self {
+            identity: svid.id.to_string(),
+            serial: svid.serial.as_ref().map(ToString::to_string),
+            issuer: svid.issuer.clone(),
+            not_before: svid.not_before.and_then(timestamp),
+            not_after: svid.not_after.and_then(timestamp),
+            renew_at: svid.renew_at.and_then(timestamp),
+            last_error: svid.last_error.clone(),
+        }
+    }
+}
+
+impl From<&Mistake> for Finding {
+    fn from(mistake: &Mistake) -> Self {
+        let mut place = mistake.file.to_string();
+        if mistake.line > 0 {
+            write!(place, ":{}:{}", mistake.line, mistake.column).unwrap_or_default();
+        }
+        if !mistake.key.is_empty() {
+            write!(place, ": {}", mistake.key).unwrap_or_default();
+        }
+        Self {
+            severity: match mistake.severity {
+                crate::yaml::Severity::Error => Severity::Error,
+                crate::yaml::Severity::Warning => Severity::Warning,
+                crate::yaml::Severity::Note => Severity::Note,
+            },
+            place,
+            message: mistake.message.clone(),
+        }
+    }
+}
+
+impl Configuration {
+    /// What `state` says of the configuration that is read from `source`.
+    pub fn new(source: impl Into<String>, state: &LoadState) -> Self {
+        Self {
+            source: source.into(),
+            version: state.version,
+            loaded: state.loaded_at.and_then(timestamp),
+            mistakes: state.mistakes.iter().map(Finding::from).collect(),
+        }
+    }
+}
+
+impl EnrolledWorkload {
+    /// `workload`, enrolled under the kernel's `key`, or not because of an error.
+    pub fn new(workload: &Workload, enrolled: Result<u64, String>) -> Self {
+        let (key, error) = match enrolled {
+            Ok(key) => (Some(format!("{key:x}")), None),
+            Err(error) => (None, Some(error)),
+        };
+        Self {
+            namespace: workload.id.namespace.to_string(),
+            name: workload.id.name.to_string(),
+            key,
+            identity: workload.identity.to_string(),
+            addresses: workload.addresses.clone(),
+            inbound: inbound(&workload.capture.inbound),
+            outbound: outbound(&workload.capture),
+            error,
+        }
+    }
+}
+
+impl Unprotected {
+    /// What the mesh's configuration leaves unprotected on this node: workloads that are not
+    /// enrolled, ports and ranges that are excluded, ports that accept plaintext.
+    pub fn by_configuration(mesh: &Mesh) -> Vec<Self> {
+        let mut entries: Vec<_> = mesh
+            .unprotected()
+            .map(|workload| Self::new(workload, "everything", workload.enrolment.to_string()))
+            .collect();
+        for workload in mesh.local() {
+            excluded(workload, &mut entries);
+            plaintext(mesh, workload, &mut entries);
+        }
+        entries
+    }
+
+    fn new(workload: &Workload, what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            subject: workload.id.to_string(),
+            what: what.into(),
+            why: why.into(),
+            connections: None,
+        }
+    }
+}
+
+/// What annotations keep from capture.
+fn excluded(workload: &Workload, entries: &mut Vec<Unprotected>) {
+    let rules = &workload.capture;
+    let annotation = |what: &str| format!("annotation traffic.sidecar.istio.io/{what}");
+    match &rules.inbound {
+        PortSelection::AllExcept(ports) => {
+            let ports: Vec<_> = ports.iter().filter(|p| !is_istios_own(**p)).collect();
+            if !ports.is_empty() {
+                let what = format!("inbound ports {}", list(ports));
+                entries.push(Unprotected::new(
+                    workload,
+                    what,
+                    annotation("excludeInboundPorts"),
+                ));
+            }
+        }
+        PortSelection::Only(ports) => {
+            let what = match ports.as_slice() {
+                [] => "all inbound ports".to_owned(),
+                ports => format!("inbound ports other than {}", list(ports)),
+            };
+            entries.push(Unprotected::new(
+                workload,
+                what,
+                annotation("includeInboundPorts"),
+            ));
+        }
+    }
+    if !rules.excluded_outbound_ports.is_empty() {
+        let ports = list(rules.excluded_outbound_ports.iter().map(port));
+        entries.push(Unprotected::new(
+            workload,
+            format!("outbound ports {ports}"),
+            annotation("excludeOutboundPorts"),
+        ));
+    }
+    if !rules.excluded_outbound_ranges.is_empty() {
+        entries.push(Unprotected::new(
+            workload,
+            format!("outbound to {}", list(&rules.excluded_outbound_ranges)),
+            annotation("excludeOutboundIPRanges"),
+        ));
+    }
+    if let Some(ranges) = &rules.included_outbound_ranges {
+        let what = match ranges.as_slice() {
+            [] => "all outbound".to_owned(),
+            ranges => format!("outbound to other than {}", list(ranges)),
+        };
+        entries.push(Unprotected::new(
+            workload,
+            what,
+            annotation("includeOutboundIPRanges"),
+        ));
+    }
+}
+
+/// Ports that Istio never captures inbound: its own probes and metrics. Everybody has them.
+const fn is_istios_own(port: u16) -> bool {
+    matches!(port, 15020 | 15021 | 15090)
+}
+
+/// Whether plaintext is accepted: for ports in general, and for those declared ports that differ.
+fn plaintext(mesh: &Mesh, workload: &Workload, entries: &mut Vec<Unprotected>) {
+    let policies = mesh.policies(workload);
+    // No workload declares port 0, so this is the mode of ports without one of their own.
+    let general = policies.mtls(0);
+    let mut note = |what: String, mode: MtlsMode, origin: &MtlsOrigin| {
+        if mode != MtlsMode::Strict {
+            entries.push(Unprotected::new(
+                workload,
+                what,
+                plaintext_reason(mode, origin),
+            ));
+        }
+    };
+    note(
+        "inbound in plaintext".to_owned(),
+        general.mode,
+        &general.origin,
+    );
+    for (name, number) in &workload.ports {
+        let own = policies.mtls(*number);
+        if own.mode != general.mode {
+            let what = format!("inbound in plaintext on port {number} ({name})");
+            note(what, own.mode, &own.origin);
+        }
+    }
+}
+
+fn plaintext_reason(mode: MtlsMode, origin: &MtlsOrigin) -> String {
+    let mode = match mode {
+        MtlsMode::Permissive => "PERMISSIVE",
+        MtlsMode::Strict => "STRICT",
+        MtlsMode::Disable => "DISABLE",
+    };
+    match origin {
+        MtlsOrigin::Default => format!("{mode} is the default without a PeerAuthentication"),
+        MtlsOrigin::Mesh(name)
+        | MtlsOrigin::Namespace(name)
+        | MtlsOrigin::Workload(name)
+        | MtlsOrigin::Port(name) => format!("PeerAuthentication {name} says {mode}"),
+    }
+}
+
+fn inbound(selection: &PortSelection) -> String {
+    match selection {
+        PortSelection::AllExcept(ports) if ports.is_empty() => "all".to_owned(),
+        PortSelection::AllExcept(ports) => format!("all except {}", list(ports)),
+        PortSelection::Only(ports) if ports.is_empty() => "none".to_owned(),
+        PortSelection::Only(ports) => format!("only {}", list(ports)),
+    }
+}
+
+fn outbound(rules: &CaptureRules) -> String {
+    let mut text = match &rules.included_outbound_ranges {
+        None => "all".to_owned(),
+        Some(ranges) if ranges.is_empty() => "none".to_owned(),
+        Some(ranges) => format!("only {}", list(ranges)),
+    };
+    if !rules.included_outbound_ports.is_empty() {
+        let ports = list(rules.included_outbound_ports.iter().map(port));
+        write!(text, " and ports {ports}").unwrap_or_default();
+    }
+    let excluded = rules.excluded_outbound_ports.iter().map(port);
+    let excluded: Vec<_> = excluded
+        .chain(
+            rules
+                .excluded_outbound_ranges
+                .iter()
+                .map(ToString::to_string),
+        )
+        .collect();
+    if !excluded.is_empty() {
+        write!(text, " except {}", excluded.join(", ")).unwrap_or_default();
+    }
+    text
+}
+
+fn port(port: &OutboundPort) -> String {
+    match port {
+        OutboundPort::Number(number) => number.to_string(),
+        OutboundPort::Named { name, .. } => name.clone(),
+    }
+}
+
+fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    items.join(", ")
+}
+
+fn timestamp(at: SystemTime) -> Option<Timestamp> {
+    Timestamp::try_from(at).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::MeshSettings;
+    use crate::workload::source::directory::load_mesh;
+
+    const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: demo, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: server
+  namespace: demo
+  annotations:
+    interceptor.dev/network-namespace: server
+    traffic.sidecar.istio.io/excludeInboundPorts: "9090"
+    traffic.sidecar.istio.io/excludeOutboundIPRanges: 10.9.0.0/16
+spec:
+  nodeName: one
+  containers:
+  - name: app
+    ports: [{name: web, containerPort: 8080}, {name: old, containerPort: 8081}]
+status: {podIP: 10.1.0.3, phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: batch, namespace: demo, labels: {istio.io/dataplane-mode: none}}
+spec: {nodeName: one, containers: [{name: app}]}
+status: {podIP: 10.1.0.4, phase: Running}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: demo}
+spec:
+  selector: {matchLabels: {}}
+  mtls: {mode: STRICT}
+"#;
+
+    fn mesh(manifests: &str) -> Mesh {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("all.yaml"), manifests).unwrap();
+        load_mesh(folder.path(), &MeshSettings::for_node("one"))
+            .unwrap_or_else(|mistakes| panic!("{mistakes:#?}"))
+            .0
+    }
+
+    fn lines(entries: &[Unprotected]) -> Vec<String> {
+        let line = |e: &Unprotected| format!("{}: {}: {}", e.subject, e.what, e.why);
+        entries.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_is_not_protected_by_configuration_is_listed_with_its_reason() {
+        let manifests = MANIFESTS.replace("  selector: {matchLabels: {}}\n", "");
+        assert_eq!(
+            lines(&Unprotected::by_configuration(&mesh(&manifests))),
+            [
+                "demo/batch: everything: not enrolled: it has the label \
+                 istio.io/dataplane-mode=none",
+                "demo/server: inbound ports 9090: annotation \
+                 traffic.sidecar.istio.io/excludeInboundPorts",
+                "demo/server: outbound to 10.9.0.0/16: annotation \
+                 traffic.sidecar.istio.io/excludeOutboundIPRanges",
+            ]
+        );
+    }
+
+    #[test]
+    fn plaintext_that_is_accepted_names_the_object_that_says_so() {
+        let without = MANIFESTS.rsplit_once("---").unwrap().0;
+        let entries = lines(&Unprotected::by_configuration(&mesh(without)));
+        assert!(
+            entries.contains(
+                &"demo/server: inbound in plaintext: PERMISSIVE is the default without a \
+              PeerAuthentication"
+                    .to_owned()
+            )
+        );
+        let by_port = format!(
+            "{without}---\n\
+             apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+             metadata: {{name: web, namespace: demo}}\nspec:\n  \
+             selector: {{matchLabels: {{app: server}}}}\n  mtls: {{mode: STRICT}}\n  \
+             portLevelMtls: {{8081: {{mode: DISABLE}}}}\n"
+        )
+        .replace(
+            "  name: server\n",
+            "  name: server\n  labels: {app: server}\n",
+        );
+        let entries = lines(&Unprotected::by_configuration(&mesh(&by_port)));
+        assert!(
+            entries.contains(
+                &"demo/server: inbound in plaintext on port 8081 (old): PeerAuthentication \
+                  demo/web says DISABLE"
+                    .to_owned()
+            ),
+            "{entries:#?}"
+        );
+    }
+
+    #[test]
+    fn capture_rules_read_like_sentences() {
+        let mesh = mesh(MANIFESTS.rsplit_once("---").unwrap().0);
+        let server = mesh.local().next().unwrap();
+        let enrolled = EnrolledWorkload::new(server, Ok(0x1a));
+        assert_eq!(enrolled.key.as_deref(), Some("1a"));
+        assert!(
+            enrolled.inbound.starts_with("all except "),
+            "{}",
+            enrolled.inbound
+        );
+        assert!(enrolled.inbound.contains("9090"));
+        assert_eq!(enrolled.outbound, "all except 10.9.0.0/16");
+    }
+
+    #[test]
+    fn a_mistake_keeps_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("bad.yaml"), "kind: [\n").unwrap();
+        let mistakes = load_mesh(folder.path(), &MeshSettings::for_node("one")).unwrap_err();
+        let finding = Finding::from(mistakes.first().unwrap());
+        assert!(finding.place.contains("bad.yaml:"), "{}", finding.place);
+    }
+}
