@@ -10,7 +10,7 @@ use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 use aya::{Ebpf, EbpfLoader};
 use nix::errno::Errno;
 
-use super::{Check, Health};
+use super::{Check, Health, OURS};
 use crate::capture::OBJECT;
 
 pub(super) fn checks() -> Vec<Check> {
@@ -162,7 +162,9 @@ fn programs() -> Vec<Check> {
     sorted
         .into_iter()
         .map(|(name, program)| {
-            let check = Check::ok(format!("program: {name}"), "loads", "capturing connections");
+            // The names in the object begin with `ic_`, as `bpftool prog` shows them.
+            let hook = name.strip_prefix(OURS).unwrap_or(&name);
+            let check = Check::ok(format!("hook: {hook}"), "our program loads", purpose(hook));
             match try_load(program) {
                 Ok(()) => check,
                 Err(error) => check.but(
@@ -173,6 +175,23 @@ fn programs() -> Vec<Check> {
             }
         })
         .collect()
+}
+
+/// What the program on a hook does.
+fn purpose(hook: &str) -> &'static str {
+    if hook.starts_with("connect") {
+        "redirecting connections of workloads to the agent"
+    } else if hook.starts_with("getpeername") {
+        "showing applications the true peer"
+    } else if hook.starts_with("getsockname") {
+        "telling the agent the original destination"
+    } else if hook.starts_with("sock_ops") {
+        "following connections from SYN to close"
+    } else if hook.ends_with("lookup") {
+        "steering connections to the agent's listeners"
+    } else {
+        "capturing connections"
+    }
 }
 
 fn load() -> Result<Ebpf, String> {

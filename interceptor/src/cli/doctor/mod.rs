@@ -30,6 +30,9 @@ pub(super) fn run(_args: &Args, printer: &Printer) -> Result<Exit, Failure> {
     printer.report(&Diagnosis::make())
 }
 
+/// What the names of the agent's own programs begin with.
+const OURS: &str = "ic_";
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use aya::programs::{ProgramInfo, loaded_programs};
 
-use super::{Check, Health};
+use super::{Check, Health, OURS};
 
 /// Names by which others' programs are known, and what living beside them means.
 const KNOWN: [(&str, &str, Health, &str); 4] = [
@@ -33,8 +33,9 @@ const KNOWN: [(&str, &str, Health, &str); 4] = [
 pub(super) fn checks() -> Vec<Check> {
     let mut names = BTreeSet::new();
     for program in loaded_programs().flatten() {
-        if is_on_our_hooks(&program) {
-            names.insert(program.name_as_str().unwrap_or("?").to_owned());
+        let name = program.name_as_str().unwrap_or("?");
+        if is_on_our_hooks(&program) && !name.starts_with(OURS) {
+            names.insert(name.to_owned());
         }
     }
     vec![check(&names)]
@@ -64,7 +65,7 @@ fn check(names: &BTreeSet<String>) -> Check {
     if names.is_empty() {
         return check;
     }
-    // Programs of an agent, or of somebody who attaches beside others.
+    // Somebody who attaches beside others, as we do.
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     Check {
         found: names.join(", "),
@@ -77,11 +78,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cilium_is_recognised_and_our_own_programs_are_not_held_against_us() {
-        let ours = BTreeSet::from(["connect4".to_owned(), "sk_lookup".to_owned()]);
-        assert_eq!(check(&ours).state, Health::Ok);
+    fn cilium_is_recognised_and_strangers_are_not_held_against_us() {
         assert_eq!(check(&BTreeSet::new()).found, "none");
-        let cilium = BTreeSet::from(["cil_sock4_connect".to_owned(), "connect4".to_owned()]);
+        let stranger = BTreeSet::from(["restrict_connect".to_owned()]);
+        assert_eq!(check(&stranger).state, Health::Ok);
+        assert_eq!(check(&stranger).found, "restrict_connect");
+        let cilium = BTreeSet::from(["cil_sock4_connect".to_owned()]);
         let found = check(&cilium);
         assert_eq!(found.state, Health::Degraded);
         assert!(found.remedy.unwrap().contains("bpf-lb-sock-hostns-only"));
