@@ -22,6 +22,50 @@
 //! * Every [`Verdict`] names what decided it: policy, rule, and the field that matched or failed.
 //! * Input is untrusted: nothing here panics, and time and memory are linear in what was written.
 //!
+//! # Example
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use interceptor_policy::spec::{AuthorizationPolicySpec, FromSpec, RuleSpec, SourceSpec};
+//! use interceptor_policy::{
+//!     Attempt, Policy, PolicyMeta, PolicyName, PolicySet, Settings, SpiffeId, Target,
+//! };
+//!
+//! let source = SourceSpec {
+//!     principals: vec!["cluster.local/ns/demo/sa/caller".to_owned()],
+//!     ..SourceSpec::default()
+//! };
+//! let rule = RuleSpec { from: Some(vec![FromSpec { source: Some(source) }]), ..RuleSpec::default() };
+//! let spec = AuthorizationPolicySpec { rules: vec![rule], ..AuthorizationPolicySpec::default() };
+//!
+//! let settings = Settings::default();
+//! let name = PolicyName::new("demo", "allow-caller");
+//! let policy = Policy::compile(name, &PolicyMeta::default(), &spec, &settings)
+//!     .expect("without mistakes")
+//!     .value;
+//! let policies = PolicySet::new(settings, vec![policy], vec![]);
+//!
+//! let (labels, ports) = (BTreeMap::new(), BTreeMap::new());
+//! let target = Target { namespace: "demo", labels: &labels, ports: &ports, services: &[] };
+//! let server = policies.effective(&target);
+//!
+//! let intruder: SpiffeId = "spiffe://cluster.local/ns/demo/sa/intruder".parse()?;
+//! let verdict = server.decide(&Attempt {
+//!     source: Some(&intruder),
+//!     source_ip: [10, 0, 0, 1].into(),
+//!     destination_ip: [10, 0, 0, 2].into(),
+//!     destination_port: 8080,
+//! });
+//! assert_eq!(
+//!     verdict.to_string(),
+//!     "no ALLOW policy matched; nearest: demo/allow-caller rule 0 failed at \
+//!      from[0].source.principals: cluster.local/ns/demo/sa/intruder is not in \
+//!      [cluster.local/ns/demo/sa/caller]"
+//! );
+//! # Ok::<(), interceptor_policy::SpiffeIdError>(())
+//! ```
+//!
 //! Not here: reading YAML (the directory source fills the [`spec`] types and turns a
 //! [`FieldPath`] into file and line), fetching objects, cutting connections, egress rules.
 

@@ -4,7 +4,7 @@ use super::{Context, alias};
 use crate::field::{Attribute, Place};
 use crate::policy::Test;
 use crate::problem::{FieldPath, Problems};
-use crate::value::{IpBlock, Pattern, PortMatch, ServiceAccountRef, Values};
+use crate::value::{Covers, IpBlock, Pattern, PortMatch, ServiceAccountRef, Values};
 
 /// Istio's limit for service accounts in one list.
 const MAX_SERVICE_ACCOUNTS: usize = 16;
@@ -75,14 +75,24 @@ struct Lists<'a> {
 
 impl Lists<'_> {
     /// Every value of both lists, parsed; one written value may mean several.
-    fn parse<T: PartialEq>(&mut self, parse: impl Fn(&str) -> Result<Vec<T>, String>) -> Values<T> {
-        Values {
+    fn parse<T: Covers>(&mut self, parse: impl Fn(&str) -> Result<Vec<T>, String>) -> Values<T> {
+        let values = Values {
             any_of: self.parse_list(false, self.written.values, &parse),
             none_of: self.parse_list(true, self.written.not_values, &parse),
+        };
+        // Only what was read completely: a value that is wrong may be the one that could match.
+        if values.any_of.len() >= self.written.values.len() && values.contradict() {
+            let path = self.path(true);
+            self.problems.error(
+                path,
+                "never matches, because it excludes every value that is listed beside it: remove \
+                 what should match, or the whole entry",
+            );
         }
+        values
     }
 
-    fn parse_list<T: PartialEq>(
+    fn parse_list<T>(
         &mut self,
         negated: bool,
         texts: &[String],

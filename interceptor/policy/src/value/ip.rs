@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::Covers;
+
 /// Number of leading bits that mark an IPv4-mapped address.
 const V4_MAPPED_PREFIX: u8 = 96;
 
@@ -46,6 +48,12 @@ impl FromStr for IpBlock {
             IpNet::from(text.parse::<IpAddr>().map_err(|_source| wrong())?)
         };
         Ok(Self(unmap(net).trunc()))
+    }
+}
+
+impl Covers for IpBlock {
+    fn covers(&self, other: &Self) -> bool {
+        self.0.contains(&other.0)
     }
 }
 

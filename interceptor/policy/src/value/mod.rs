@@ -16,6 +16,9 @@ pub(crate) use port::PortMatch;
 
 use crate::SpiffeId;
 
+/// How many pairs of values are compared to find a contradiction.
+const MAX_COMPARISONS: usize = 4096;
+
 /// One field's values and not-values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Values<T> {
@@ -34,6 +37,12 @@ pub(crate) enum Outcome {
     NotListed,
     /// This entry of `none_of` matches.
     Excluded(usize),
+}
+
+/// A set of values that can be compared with another.
+pub(crate) trait Covers {
+    /// Whether everything that matches `other` matches `self`. May miss a case, never invents one.
+    fn covers(&self, other: &Self) -> bool;
 }
 
 /// A service account of a namespace, in any trust domain.
@@ -74,6 +83,16 @@ impl<T> Values<T> {
             any_of: self.any_of.iter().map(&change).collect(),
             none_of: self.none_of.iter().map(&change).collect(),
         }
+    }
+}
+
+impl<T: Covers> Values<T> {
+    /// Whether no connection can satisfy the field, because every value is excluded again. Lists
+    /// too long to compare in passing are taken for satisfiable.
+    pub(crate) fn contradict(&self) -> bool {
+        let comparisons = self.any_of.len().saturating_mul(self.none_of.len());
+        let excluded = |value: &T| self.none_of.iter().any(|excluded| excluded.covers(value));
+        (1..=MAX_COMPARISONS).contains(&comparisons) && self.any_of.iter().all(excluded)
     }
 }
 
@@ -121,6 +140,12 @@ impl ServiceAccountRef {
 
     pub(crate) fn matches(&self, id: &SpiffeId) -> bool {
         *self.name == *id.service_account() && *self.namespace == *id.namespace()
+    }
+}
+
+impl Covers for ServiceAccountRef {
+    fn covers(&self, other: &Self) -> bool {
+        self == other
     }
 }
 

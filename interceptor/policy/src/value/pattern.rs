@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Covers;
+
 /// A text to compare with: `*` any, `*x` suffix, `x*` prefix, anything else exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pattern {
@@ -65,6 +67,21 @@ pub(crate) fn check_characters(literal: &str) -> Result<(), String> {
             "{literal:?} never matches: no identity contains {c:?}"
         )),
         None => Ok(()),
+    }
+}
+
+impl Covers for Pattern {
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Present, _) => true,
+            (Self::Suffix(suffix), Self::Suffix(text) | Self::Exact(text)) => {
+                text.ends_with(&**suffix)
+            }
+            (Self::Prefix(prefix), Self::Prefix(text) | Self::Exact(text)) => {
+                text.starts_with(&**prefix)
+            }
+            _ => self == other,
+        }
     }
 }
 

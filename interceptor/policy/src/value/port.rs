@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::Covers;
+
 /// Kubernetes' limit for the name of a port, in bytes.
 const MAX_NAME_BYTES: usize = 15;
 
@@ -37,6 +39,15 @@ impl PortMatch {
         }
     }
 
+    /// The ports, if they do not depend on the workload.
+    fn numbers(&self) -> Option<RangeInclusive<u16>> {
+        match self {
+            Self::Number(number) => Some(*number..=*number),
+            Self::Range(range) => Some(range.clone()),
+            Self::Name { .. } => None,
+        }
+    }
+
     /// The same set for a workload with these named ports.
     pub(crate) fn bound(&self, ports: &BTreeMap<String, u16>) -> Self {
         match self {
@@ -45,6 +56,15 @@ impl PortMatch {
                 number: ports.get(&**name).copied(),
             },
             other => other.clone(),
+        }
+    }
+}
+
+impl Covers for PortMatch {
+    fn covers(&self, other: &Self) -> bool {
+        match (self.numbers(), other.numbers()) {
+            (Some(all), Some(some)) => all.start() <= some.start() && some.end() <= all.end(),
+            _ => self == other,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::{IpBlock, Outcome, Pattern, PortMatch, ServiceAccountRef, Values};
+use super::{Covers, IpBlock, Outcome, Pattern, PortMatch, ServiceAccountRef, Values};
 
 /// Whether what a value shows as is read as the same value.
 fn survives<T: PartialEq + ToString, E>(value: &T, parse: impl Fn(&str) -> Result<T, E>) -> bool {
@@ -36,7 +36,36 @@ fn a_named_port_matches_only_once_it_is_bound() -> Result<(), String> {
     Ok(())
 }
 
+/// A set and a subject of it, from pools small enough that they meet.
+fn meeting() -> impl Strategy<Value = (Pattern, Pattern, String)> {
+    let pattern =
+        "\\*?[ab]{0,2}\\*?".prop_filter_map("a pattern", |text| Pattern::parse(&text).ok());
+    (pattern.clone(), pattern, "[ab]{1,3}")
+}
+
 proptest! {
+    #[test]
+    fn a_pattern_covers_only_what_it_matches((all, some, value) in meeting()) {
+        prop_assert!(!all.covers(&some) || !some.matches(&value) || all.matches(&value));
+    }
+
+    #[test]
+    fn a_port_set_covers_only_what_it_contains(
+        a in 0..9_u16, b in 0..9_u16, c in 0..9_u16, d in 0..9_u16, port in 0..9_u16,
+    ) {
+        let (all, some) = (format!("{a}-{b}").parse::<PortMatch>(), format!("{c}-{d}").parse());
+        if let (Ok(all), Ok(some)) = (all, some) {
+            prop_assert!(!all.covers(&some) || !some.contains(port) || all.contains(port));
+        }
+    }
+
+    #[test]
+    fn a_field_that_contradicts_itself_never_holds((value, excluded, subject) in meeting()) {
+        let values = Values { any_of: Box::new([value]), none_of: Box::new([excluded]) };
+        let holds = values.check(|pattern| pattern.matches(&subject)).holds();
+        prop_assert!(!values.contradict() || !holds);
+    }
+
     #[test]
     fn patterns(text in "\\*?[a-z./*-]{0,8}\\*?") {
         if let Ok(pattern) = Pattern::parse(&text) {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use interceptor_policy::Settings;
 use interceptor_policy::spec::{
     AuthorizationPolicySpec, ConditionSpec, FromSpec, MtlsSpec, OperationSpec,
     PeerAuthenticationSpec, RuleSpec, SelectorSpec, SourceSpec, TargetRefSpec, ToSpec,
 };
+use interceptor_policy::{Policy, PolicyMeta, PolicyName, Settings, Severity};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -182,8 +182,38 @@ fn target_refs() -> impl Strategy<Value = Vec<TargetRefSpec>> {
     ]
 }
 
+/// A policy that is correct.
+pub(crate) fn policy() -> impl Strategy<Value = Written> {
+    any_policy().prop_filter("it contradicts itself", |written| {
+        [Settings::default(), migrating()]
+            .iter()
+            .all(|settings| is_accepted(written, settings))
+    })
+}
+
+/// Whether the engine takes a policy; the only thing that may be wrong is a contradiction.
+fn is_accepted(written: &Written, settings: &Settings) -> bool {
+    let name = PolicyName::new(&*written.namespace, &*written.name);
+    let Err(problems) = Policy::compile(name, &PolicyMeta::default(), &written.spec, settings)
+    else {
+        return true;
+    };
+    for error in problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+    {
+        assert!(
+            error
+                .message
+                .starts_with("never matches, because it excludes"),
+            "{error}"
+        );
+    }
+    false
+}
+
 prop_compose! {
-    pub(crate) fn policy()(
+    fn any_policy()(
         namespace in select(&["demo", "demo", "ops", "istio-system"][..]),
         name in "[a-f]{3}",
         action in select(&[None, Some("ALLOW"), Some("DENY"), Some("AUDIT")][..]),

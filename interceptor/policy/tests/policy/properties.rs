@@ -93,7 +93,7 @@ fn as_answer(verdict: &Verdict) -> Answer {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn the_engine_agrees_with_the_specification(

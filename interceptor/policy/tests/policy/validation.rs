@@ -88,6 +88,15 @@ fn when(condition: &Value) -> Value {
 #[case::an_impossible_port_name(to(&json!({"ports": ["HTTP"]})), "spec.rules[0].to[0].operation.ports[0]")]
 #[case::a_port_name_that_is_too_long(
     to(&json!({"ports": ["abcdefghijklmnop"]})), "spec.rules[0].to[0].operation.ports[0]")]
+#[case::a_value_that_is_excluded_again(
+    from(&json!({"namespaces": ["a", "b"], "notNamespaces": ["*"]})),
+    "spec.rules[0].from[0].source.notNamespaces")]
+#[case::a_block_that_is_excluded_again(
+    from(&json!({"ipBlocks": ["10.1.2.3"], "notIpBlocks": ["10.0.0.0/8"]})),
+    "spec.rules[0].from[0].source.notIpBlocks")]
+#[case::a_port_that_is_excluded_again(
+    to(&json!({"ports": ["http", "80"], "notPorts": ["1-100", "http"]})),
+    "spec.rules[0].to[0].operation.notPorts")]
 #[case::an_empty_key(when(&json!({"key": "", "values": ["x"]})), "spec.rules[0].when[0].key")]
 #[case::an_unknown_key(when(&json!({"key": "source.port", "values": ["1"]})), "spec.rules[0].when[0].key")]
 #[case::a_replaced_key(when(&json!({"key": "destination.labels[a]", "values": ["1"]})), "spec.rules[0].when[0].key")]
@@ -143,6 +152,8 @@ fn a_surprise_is_a_warning_at_its_field(#[case] spec: Value, #[case] expected: &
 #[case::principals(from(&json!({"principals": ["*", "a*", "*a", "cluster.local/ns/a/sa/b"]})))]
 #[case::exactly_sixteen_accounts(
     from(&json!({"serviceAccounts": (0..16).map(|n| format!("a{n}")).collect::<Vec<_>>()})))]
+#[case::an_exclusion_that_leaves_something(
+    to(&json!({"ports": ["http", "80-90"], "notPorts": ["80", "http"]})))]
 #[case::null_is_absent(json!({"selector": null, "rules": [{"from": null, "when": null}]}))]
 fn what_istio_accepts_is_accepted(#[case] spec: Value) {
     assert_eq!(problems(&spec), []);
