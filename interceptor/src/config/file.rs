@@ -1,0 +1,346 @@
+//! Every key of the configuration file: its name, what it sets, what it may be, what it is for.
+
+use std::time::Duration;
+
+use super::Config;
+use super::setting::{Setting, Words};
+use crate::identity::MAX_LIFETIME;
+use crate::telemetry::access::Format;
+use crate::{admin, transport};
+
+/// Something that is done with every key: reading, showing, documenting.
+pub(super) trait Visit {
+    /// One key with a value.
+    fn field<T: Setting>(
+        &mut self,
+        key: &'static str,
+        help: &'static str,
+        value: &mut T,
+        allowed: T::Allowed,
+    );
+
+    /// One key with keys below it.
+    fn section(&mut self, key: &'static str, help: &'static str, visit: &mut dyn FnMut(&mut Self));
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const KIB: u32 = 1024;
+const MIB: u32 = 1024 * KIB;
+
+/// Visits every key of `config`.
+pub(super) fn visit<V: Visit>(v: &mut V, config: &mut Config) {
+    mesh(v, config);
+    v.field(
+        "manifests",
+        "The folder of manifests: Pods, Services, policies. Watched; changes take effect at once.",
+        &mut config.manifests,
+        (),
+    );
+    v.field(
+        "runFolder",
+        "Holds the unix socket of the command line, `interceptor.sock`.",
+        &mut config.run_folder,
+        (),
+    );
+    v.field(
+        "drainDeadline",
+        "How long open connections may take to end when the agent stops; then they are cut.",
+        &mut config.drain_deadline,
+        Duration::ZERO..=HOUR,
+    );
+    let identity = &mut config.identity;
+    v.section("identity", "Where certificates come from.", &mut |v| {
+        v.field(
+            "caDirectory",
+            "The folder of the embedded CA. Agents that share it trust each other.",
+            &mut identity.ca_directory,
+            (),
+        );
+        v.field(
+            "svidLifetime",
+            "How long a workload's certificate is valid. It is renewed at half of it.",
+            &mut identity.svid_lifetime,
+            SECOND..=MAX_LIFETIME,
+        );
+    });
+    capture(v, config);
+    let (own, admin) = (&mut config.mesh.ports, &mut config.admin);
+    v.section("ports", "Where the agent listens.", &mut |v| {
+        v.field(
+            "outbound",
+            "In each workload: captured outbound connections.",
+            &mut own.outbound,
+            1..=u16::MAX,
+        );
+        v.field(
+            "inbound",
+            "In each workload: plaintext connections to it.",
+            &mut own.inbound,
+            1..=u16::MAX,
+        );
+        v.field(
+            "hbone",
+            "In each workload: tunnels from other agents. The same in the whole mesh.",
+            &mut own.hbone,
+            1..=u16::MAX,
+        );
+        node_ports(v, admin);
+    });
+    let section = &mut config.transport;
+    v.section("transport", "Tunnels between nodes.", &mut |v| {
+        transport(v, section);
+    });
+    telemetry(v, config);
+}
+
+fn mesh<V: Visit>(v: &mut V, config: &mut Config) {
+    let mesh = &mut config.mesh;
+    v.field(
+        "node",
+        "The node's name, as in `spec.nodeName` of its Pods. Default: the host's name. \
+         `--node` beats it.",
+        &mut mesh.node,
+        Words::Node,
+    );
+    v.field(
+        "trustDomain",
+        "The trust domain of every identity.",
+        &mut mesh.trust_domain,
+        (),
+    );
+    v.field(
+        "trustDomainAliases",
+        "Other names of the same trust domain, as during a migration.",
+        &mut mesh.trust_domain_aliases,
+        (),
+    );
+    v.field(
+        "rootNamespace",
+        "Policies of this namespace hold for the whole mesh.",
+        &mut mesh.root_namespace,
+        Words::Dns,
+    );
+    v.field(
+        "clusterDomain",
+        "The suffix of Service names.",
+        &mut mesh.cluster_domain,
+        Words::Dns,
+    );
+    v.field(
+        "onUnsupported",
+        "What becomes of policy rules with attributes that only an HTTP proxy sees: `widen` makes \
+         DENY match more and ALLOW never, `reject` refuses the policy.",
+        &mut mesh.on_unsupported,
+        (),
+    );
+}
+
+fn capture<V: Visit>(v: &mut V, config: &mut Config) {
+    let capture = &mut config.capture;
+    let maps = 16..=16 * MIB;
+    v.section("capture", "The kernel half.", &mut |v| {
+        v.field(
+            "cgroupRoot",
+            "The cgroup whose processes are seen. Default: the cgroup2 mount, that is, all.",
+            &mut capture.cgroup_root,
+            (),
+        );
+        v.field("bpffs", "The BPF file system.", &mut capture.bpffs, ());
+        v.field(
+            "maxFlows",
+            "Connections that may be open at a time on the node.",
+            &mut capture.max_flows,
+            maps.clone(),
+        );
+        v.field(
+            "maxWorkloads",
+            "Workloads of the node.",
+            &mut capture.max_workloads,
+            maps.clone(),
+        );
+        v.field(
+            "maxRules",
+            "Outbound capture rules of all workloads together.",
+            &mut capture.max_rules,
+            maps.clone(),
+        );
+        v.field(
+            "maxInboundPorts",
+            "Inbound ports that differ from their workload's default, per address.",
+            &mut capture.max_inbound_ports,
+            maps.clone(),
+        );
+        v.field(
+            "debugLog",
+            "Log every decision of the kernel programs. Costs microseconds per connection.",
+            &mut capture.debug_log,
+            (),
+        );
+    });
+}
+
+fn node_ports<V: Visit>(v: &mut V, admin: &mut admin::Config) {
+    for (key, help, address) in [
+        (
+            "admin",
+            "On the node, loopback only: administration.",
+            &mut admin.admin,
+        ),
+        ("metrics", "On the node: metrics.", &mut admin.metrics),
+        ("readiness", "On the node: readiness.", &mut admin.readiness),
+    ] {
+        let mut port = address.port();
+        v.field(key, help, &mut port, 1..=u16::MAX);
+        address.set_port(port);
+    }
+}
+
+fn transport<V: Visit>(v: &mut V, transport: &mut transport::Config) {
+    timeouts(v, transport);
+    v.field(
+        "maxCarriers",
+        "TLS connections per pair of identities and address before streams share one.",
+        &mut transport.max_carriers,
+        1..=1024,
+    );
+    v.field(
+        "maxStreams",
+        "Streams that we put on one TLS connection, if the peer allows as many.",
+        &mut transport.max_streams,
+        1..=10_000,
+    );
+    v.field(
+        "maxAcceptedStreams",
+        "Streams that a peer may put on one TLS connection.",
+        &mut transport.max_accepted_streams,
+        1..=10_000,
+    );
+    v.field(
+        "streamWindow",
+        "Unread bytes that one stream may have in flight towards us.",
+        &mut transport.stream_window,
+        64 * KIB..=64 * MIB,
+    );
+    v.field(
+        "connectionWindow",
+        "Unread bytes that one TLS connection may have in flight towards us. More than \
+         `streamWindow`, or one stuck reader stops all.",
+        &mut transport.connection_window,
+        64 * KIB..=256 * MIB,
+    );
+    v.field(
+        "sendBuffer",
+        "Bytes that one stream may have waiting to be written.",
+        &mut transport.send_buffer,
+        16 * 1024..=16 * 1024 * 1024,
+    );
+    v.field(
+        "maxFrameSize",
+        "Largest HTTP/2 frame that we accept.",
+        &mut transport.max_frame_size,
+        16 * KIB..=16 * MIB - 1,
+    );
+    v.field(
+        "maxRequestHeaders",
+        "Largest header list of a CONNECT that we accept.",
+        &mut transport.max_request_headers,
+        KIB..=MIB,
+    );
+    v.field(
+        "maxResponseHeaders",
+        "Largest header list of an answer that we accept.",
+        &mut transport.max_response_headers,
+        KIB..=MIB,
+    );
+    v.field(
+        "maxHandshakes",
+        "Inbound handshakes under way at once.",
+        &mut transport.max_handshakes,
+        1..=100_000,
+    );
+    v.field(
+        "maxHandshakesPerAddress",
+        "Inbound handshakes under way at once from one address.",
+        &mut transport.max_handshakes_per_address,
+        1..=100_000,
+    );
+}
+
+fn timeouts<V: Visit>(v: &mut V, transport: &mut transport::Config) {
+    let short = Duration::from_millis(100)..=5 * MINUTE;
+    let long = SECOND..=24 * HOUR;
+    v.field(
+        "connectTimeout",
+        "How long connecting to a peer's node may take.",
+        &mut transport.connect_timeout,
+        short.clone(),
+    );
+    v.field(
+        "handshakeTimeout",
+        "How long TLS and the HTTP/2 preface together may take, on either end.",
+        &mut transport.handshake_timeout,
+        short.clone(),
+    );
+    v.field(
+        "answerTimeout",
+        "How long a peer may take to answer a CONNECT.",
+        &mut transport.answer_timeout,
+        short.clone(),
+    );
+    v.field(
+        "idleTimeout",
+        "How long a TLS connection without streams is kept for the next one.",
+        &mut transport.idle_timeout,
+        long.clone(),
+    );
+    v.field(
+        "pingInterval",
+        "How long a quiet TLS connection is trusted before it is asked for a sign of life.",
+        &mut transport.ping_interval,
+        long,
+    );
+    v.field(
+        "pingTimeout",
+        "How long it may take to give that sign.",
+        &mut transport.ping_timeout,
+        short,
+    );
+}
+
+fn telemetry<V: Visit>(v: &mut V, config: &mut Config) {
+    let formats = [("text", Format::Text), ("json", Format::Json)];
+    let (access, log) = (&mut config.access_log, &mut config.log);
+    v.section("telemetry", "What the agent tells.", &mut |v| {
+        v.section(
+            "accessLog",
+            "One line per connection, at its end or its refusal.",
+            &mut |v| {
+                v.field("format", "How lines look.", &mut access.format, formats);
+                v.field(
+                    "file",
+                    "Where they go: `stdout`, `stderr` or a file, which may be rotated.",
+                    &mut access.destination,
+                    (),
+                );
+            },
+        );
+        v.section("log", "The agent's own log.", &mut |v| {
+            v.field(
+                "level",
+                "`off`, `error`, `warn`, `info`, `debug` or `trace`, also by target: \
+                 `info,interceptor::transport=debug`.",
+                &mut log.level,
+                Words::Level,
+            );
+            v.field("format", "How lines look.", &mut log.format, formats);
+            v.field(
+                "file",
+                "Where they go: `stdout`, `stderr` or a file, which may be rotated.",
+                &mut log.destination,
+                (),
+            );
+        });
+    });
+}
