@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::Config;
 use super::setting::{Setting, Words};
+use super::{Config, NodePorts};
 use crate::identity::MAX_LIFETIME;
 use crate::telemetry::access::Format;
-use crate::{admin, transport};
+use crate::transport;
 
 /// Something that is done with every key: reading, showing, documenting.
 pub(super) trait Visit {
@@ -66,7 +66,7 @@ pub(super) fn visit<V: Visit>(v: &mut V, config: &mut Config) {
         );
     });
     capture(v, config);
-    let (own, admin) = (&mut config.mesh.ports, &mut config.admin);
+    let (own, node) = (&mut config.mesh.ports, &mut config.node_ports);
     v.section("ports", "Where the agent listens.", &mut |v| {
         v.field(
             "outbound",
@@ -86,7 +86,7 @@ pub(super) fn visit<V: Visit>(v: &mut V, config: &mut Config) {
             &mut own.hbone,
             1..=u16::MAX,
         );
-        node_ports(v, admin);
+        node_ports(v, node);
     });
     let section = &mut config.transport;
     v.section("transport", "Tunnels between nodes.", &mut |v| {
@@ -150,26 +150,27 @@ fn capture<V: Visit>(v: &mut V, config: &mut Config) {
         v.field("bpffs", "The BPF file system.", &mut capture.bpffs, ());
         v.field(
             "maxFlows",
-            "Connections that may be open at a time on the node.",
-            &mut capture.max_flows,
+            "Connections that may be open at a time on the node. This and the three below take effect \
+             after `interceptor uninstall`.",
+            &mut capture.sizes.flows,
             maps.clone(),
         );
         v.field(
             "maxWorkloads",
             "Workloads of the node.",
-            &mut capture.max_workloads,
+            &mut capture.sizes.workloads,
             maps.clone(),
         );
         v.field(
             "maxRules",
             "Outbound capture rules of all workloads together.",
-            &mut capture.max_rules,
+            &mut capture.sizes.rules,
             maps.clone(),
         );
         v.field(
             "maxInboundPorts",
             "Inbound ports that differ from their workload's default, per address.",
-            &mut capture.max_inbound_ports,
+            &mut capture.sizes.inbound_ports,
             maps.clone(),
         );
         v.field(
@@ -181,20 +182,25 @@ fn capture<V: Visit>(v: &mut V, config: &mut Config) {
     });
 }
 
-fn node_ports<V: Visit>(v: &mut V, admin: &mut admin::Config) {
-    for (key, help, address) in [
-        (
-            "admin",
-            "On the node, loopback only: administration.",
-            &mut admin.admin,
-        ),
-        ("metrics", "On the node: metrics.", &mut admin.metrics),
-        ("readiness", "On the node: readiness.", &mut admin.readiness),
-    ] {
-        let mut port = address.port();
-        v.field(key, help, &mut port, 1..=u16::MAX);
-        address.set_port(port);
-    }
+fn node_ports<V: Visit>(v: &mut V, ports: &mut NodePorts) {
+    v.field(
+        "admin",
+        "On the node, loopback only: administration.",
+        &mut ports.admin,
+        1..=u16::MAX,
+    );
+    v.field(
+        "metrics",
+        "On the node: metrics.",
+        &mut ports.metrics,
+        1..=u16::MAX,
+    );
+    v.field(
+        "readiness",
+        "On the node: readiness.",
+        &mut ports.readiness,
+        1..=u16::MAX,
+    );
 }
 
 fn transport<V: Visit>(v: &mut V, transport: &mut transport::Config) {

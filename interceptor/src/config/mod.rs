@@ -35,7 +35,7 @@ use crate::identity::DEFAULT_LIFETIME;
 use crate::telemetry::{access, logging};
 use crate::workload::MeshSettings;
 use crate::yaml::Mistake;
-use crate::{admin, transport};
+use crate::{capture, transport};
 
 /// Where the command line looks for the file.
 pub const DEFAULT_FILE: &str = "/etc/interceptor/config.yaml";
@@ -52,11 +52,11 @@ pub struct Config {
     /// Where identities come from.
     pub identity: Identity,
     /// The kernel half.
-    pub capture: Capture,
+    pub capture: capture::Config,
     /// Tunnels.
     pub transport: transport::Config,
-    /// Where the agent listens for people and machines that look after it.
-    pub admin: admin::Config,
+    /// Where the agent listens, on the node, for people and machines that look after it.
+    pub node_ports: NodePorts,
     /// Access lines.
     pub access_log: access::Config,
     /// The agent's own log.
@@ -74,42 +74,24 @@ pub struct Identity {
     pub svid_lifetime: Duration,
 }
 
-/// How the kernel half is set up. Changes take effect with new maps only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capture {
-    /// The cgroup whose processes are seen; `None` finds the cgroup2 mount.
-    pub cgroup_root: Option<PathBuf>,
-    /// The BPF file system.
-    pub bpffs: PathBuf,
-    /// Connections that may be open at a time on the node.
-    pub max_flows: u32,
-    /// Workloads of the node.
-    pub max_workloads: u32,
-    /// Outbound capture rules of all workloads together.
-    pub max_rules: u32,
-    /// Inbound ports that differ from their workload's default.
-    pub max_inbound_ports: u32,
-    /// Whether the kernel programs log every decision.
-    pub debug_log: bool,
+/// The ports of the node's own listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodePorts {
+    /// Administration, on loopback only.
+    pub admin: u16,
+    /// Metrics.
+    pub metrics: u16,
+    /// Readiness.
+    pub readiness: u16,
 }
 
-impl Default for Capture {
+impl Default for NodePorts {
     fn default() -> Self {
         Self {
-            // The whole machine: workloads are told apart by namespace, not by cgroup.
-            cgroup_root: None,
-            // Where every distribution mounts it.
-            bpffs: PathBuf::from("/sys/fs/bpf"),
-            // Twice the 28,000 ports of one busy client.
-            max_flows: 65_536,
-            // Four times the pods that Kubernetes supports on a node.
-            max_workloads: 512,
-            // A hundred for each workload.
-            max_rules: 65_536,
-            // Thirty for each workload.
-            max_inbound_ports: 16_384,
-            // Costs microseconds per connection.
-            debug_log: false,
+            // ztunnel's, so that scrape configurations and probes keep working.
+            admin: 15000,
+            metrics: 15020,
+            readiness: 15021,
         }
     }
 }
@@ -117,7 +99,7 @@ impl Default for Capture {
 impl Config {
     /// The defaults of a node.
     pub fn for_node(node: impl Into<Arc<str>>) -> Self {
-        Self {
+        let mut config = Self {
             mesh: MeshSettings::for_node(node),
             // Where a package or a ConfigMap puts files that people edit.
             manifests: PathBuf::from("/etc/interceptor/manifests"),
@@ -127,14 +109,28 @@ impl Config {
                 ca_directory: PathBuf::from("/var/lib/interceptor/ca"),
                 svid_lifetime: DEFAULT_LIFETIME,
             },
-            capture: Capture::default(),
+            capture: capture::Config::default(),
             transport: transport::Config::default(),
-            admin: admin::Config::default(),
+            node_ports: NodePorts::default(),
             access_log: access::Config::default(),
             log: logging::Config::default(),
             // Below the 30 s after which Kubernetes kills a Pod, with time left to detach.
             drain_deadline: Duration::from_secs(25),
-        }
+        };
+        config.share();
+        config
+    }
+
+    /// Tells sections what is set once and several of them must know.
+    fn share(&mut self) {
+        let ports = self.mesh.ports;
+        self.capture.node = self.mesh.node.to_string();
+        self.capture.ports = capture::Ports {
+            outbound: ports.outbound,
+            inbound: ports.inbound,
+            hbone: ports.hbone,
+        };
+        self.transport.own_ports = [ports.outbound, ports.inbound, ports.hbone];
     }
 
     /// Reads the file at `path`. `node` is the node's name from the command line, which beats the
@@ -168,6 +164,11 @@ impl Config {
     /// All mistakes together.
     pub fn parse(file: &str, bytes: &[u8], node: Option<&str>) -> Result<Self, Vec<Mistake>> {
         read::parse(&Arc::from(file), bytes, node)
+    }
+
+    /// The unix socket of the command line.
+    pub fn socket(&self) -> PathBuf {
+        self.run_folder.join("interceptor.sock")
     }
 
     /// The configuration in force, with every key, in the file's own words.

@@ -37,7 +37,7 @@ pub(super) fn parse(
     };
     check(&config, &place);
     if report.is_empty() {
-        finish(&mut config);
+        config.share();
         return Ok(config);
     }
     Err(report.into_mistakes())
@@ -116,15 +116,15 @@ impl Place<'_> {
 }
 
 fn check(config: &Config, place: &Place<'_>) {
-    let (own, admin) = (config.mesh.ports, &config.admin);
+    let (own, node) = (config.mesh.ports, config.node_ports);
     let mut taken = HashMap::new();
     for (key, port) in [
         ("ports.outbound", own.outbound),
         ("ports.inbound", own.inbound),
         ("ports.hbone", own.hbone),
-        ("ports.admin", admin.admin.port()),
-        ("ports.metrics", admin.metrics.port()),
-        ("ports.readiness", admin.readiness.port()),
+        ("ports.admin", node.admin),
+        ("ports.metrics", node.metrics),
+        ("ports.readiness", node.readiness),
     ] {
         if let Some(other) = taken.insert(port, key) {
             place.error(key, format!("{port} is also {other}; choose another port"));
@@ -153,11 +153,4 @@ fn check(config: &Config, place: &Place<'_>) {
         let message = "holds the trust domain itself; remove it".to_owned();
         place.error("trustDomainAliases", message);
     }
-}
-
-/// What sections know of each other.
-fn finish(config: &mut Config) {
-    let ports = config.mesh.ports;
-    config.transport.own_ports = [ports.outbound, ports.inbound, ports.hbone];
-    config.admin.socket = config.run_folder.join("interceptor.sock");
 }

@@ -23,7 +23,10 @@ fn mistakes(text: &str) -> String {
 fn an_empty_file_is_all_defaults() {
     assert_eq!(read(""), read("# nothing\n---\n"));
     let config = read("");
-    assert_eq!(config.admin, crate::admin::Config::default());
+    assert_eq!(
+        config.socket(),
+        Path::new("/run/interceptor/interceptor.sock")
+    );
     assert_eq!(config.transport, crate::transport::Config::default());
 }
 
@@ -109,9 +112,11 @@ telemetry:
     assert_eq!(config.access_log.format, Format::Json);
     let file = Destination::File(PathBuf::from("/var/log/access.log"));
     assert_eq!(config.access_log.destination, file);
-    assert_eq!(config.admin.socket, Path::new("/tmp/run/interceptor.sock"));
-    assert_eq!(config.admin.admin.port(), 25000);
+    assert_eq!(config.socket(), Path::new("/tmp/run/interceptor.sock"));
+    assert_eq!(config.node_ports.admin, 25000);
     assert_eq!(config.transport.own_ports, [15001, 15006, 25008]);
+    assert_eq!(config.capture.ports.hbone, 25008);
+    assert_eq!(config.capture.node, "one");
     assert_eq!(read(&config.to_yaml()), config);
     assert_eq!(read(&config.to_json().to_string()), config);
 }
@@ -178,6 +183,12 @@ fn a_missing_file_says_what_to_do() {
 }
 
 #[test]
+fn the_example_for_systemd_is_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/config.yaml");
+    assert!(Config::load(&path, Some("one")).is_ok());
+}
+
+#[test]
 fn docs_list_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/config.md");
     #[expect(
@@ -203,7 +214,7 @@ proptest! {
         streams in 1..=10_000_usize,
     ) {
         let mut config = read("");
-        config.capture.max_flows = flows;
+        config.capture.sizes.flows = flows;
         config.transport.connect_timeout = Duration::from_millis(millis);
         config.transport.max_streams = streams;
         prop_assert_eq!(read(&config.to_yaml()), config);

@@ -74,6 +74,18 @@ impl Mistake {
         self
     }
 
+    /// File, line, column and key: `demo.yaml:12:7: spec.rules[0]`.
+    pub fn place(&self) -> String {
+        let mut place = self.file.to_string();
+        if self.line > 0 {
+            place = format!("{place}:{}:{}", self.line, self.column);
+        }
+        if !self.key.is_empty() {
+            place = format!("{place}: {}", self.key);
+        }
+        place
+    }
+
     /// Whether it prevents the load from taking effect.
     pub const fn is_error(&self) -> bool {
         matches!(self.severity, Severity::Error)
