@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! :status: 401
-//! proxy-status: interceptor; error=http_request_denied; details="policy=demo/allow-caller ..."
+//! proxy-status: interceptor; error=http_request_denied; policy="demo/allow-caller"; rule=0;
+//!               details="no ALLOW policy matched; nearest: ..."
 //! ```
 //!
+//! `policy` and `rule` are parameters of ours, which others ignore as the standard demands.
 //! The details go to an authenticated peer only, whose operator would otherwise see an unexplained
 //! reset. Peers that do not know the header ignore it.
 //!
@@ -26,6 +28,8 @@ const OURSELVES: &str = "interceptor";
 const MAX_HEADER: usize = 4096;
 /// Longest text that is written or kept of `details`.
 const MAX_DETAILS: usize = 512;
+/// Longest name of a policy that is written or kept: a namespace's 63 and an object's 253.
+const MAX_POLICY: usize = 320;
 /// Longest name of a proxy or error that is kept.
 const MAX_NAME: usize = 64;
 
@@ -36,7 +40,11 @@ pub struct Refusal {
     pub status: StatusCode,
     /// RFC 9209 error type.
     pub error: ErrorType,
-    /// For the peer's operator: which policy, which rule, what is down.
+    /// The policy that decided, if one did: `namespace/name`.
+    pub policy: Option<String>,
+    /// The index of its rule.
+    pub rule: Option<usize>,
+    /// One sentence for the peer's operator: why, or what is down.
     pub details: String,
 }
 
@@ -44,6 +52,14 @@ impl Refusal {
     /// Policy says no: 401, as in ztunnel.
     pub fn denied(details: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, ErrorType::Denied, details)
+    }
+
+    /// Names the policy that decided.
+    #[must_use]
+    pub fn by(mut self, policy: impl fmt::Display, rule: Option<usize>) -> Self {
+        self.policy = Some(policy.to_string());
+        self.rule = rule;
+        self
     }
 
     /// The application cannot be reached: 503, as in ztunnel.
@@ -73,6 +89,8 @@ impl Refusal {
         Self {
             status,
             error,
+            policy: None,
+            rule: None,
             details: details.into(),
         }
     }
@@ -80,9 +98,18 @@ impl Refusal {
     /// The value of the `proxy-status` header.
     pub(super) fn header(&self) -> (&'static str, HeaderValue) {
         let mut value = format!("{OURSELVES}; error={}", self.error.as_str());
+        if let Some(policy) = &self.policy {
+            value.push_str("; policy=\"");
+            push_quoted(&mut value, policy, MAX_POLICY);
+            value.push('"');
+        }
+        if let Some(rule) = self.rule {
+            value.push_str("; rule=");
+            value.push_str(&rule.to_string());
+        }
         if !self.details.is_empty() {
             value.push_str("; details=\"");
-            push_quoted(&mut value, &self.details);
+            push_quoted(&mut value, &self.details, MAX_DETAILS);
             value.push('"');
         }
         // Printable ASCII is always a header value; were it not, no reason beats a wrong one.
@@ -94,9 +121,9 @@ impl Refusal {
     }
 }
 
-/// Appends `text` as the inside of a structured-field string, within [`MAX_DETAILS`].
-fn push_quoted(out: &mut String, text: &str) {
-    for character in text.chars().take(MAX_DETAILS) {
+/// Appends at most `most` characters of `text` as the inside of a structured-field string.
+fn push_quoted(out: &mut String, text: &str, most: usize) {
+    for character in text.chars().take(most) {
         match character {
             '"' | '\\' => out.extend(['\\', character]),
             ' '..='~' => out.push(character),
@@ -141,7 +168,11 @@ pub struct PeerReason {
     pub proxy: String,
     /// RFC 9209 error type, or whatever the peer wrote there.
     pub error: Option<String>,
-    /// Free text, such as `policy=demo/allow-caller rule=0`.
+    /// The policy that decided there: `namespace/name`.
+    pub policy: Option<String>,
+    /// The index of its rule.
+    pub rule: Option<usize>,
+    /// One sentence.
     pub details: Option<String>,
 }
 
@@ -209,6 +240,11 @@ fn parse_member(text: &str) -> Option<(PeerReason, &str)> {
         match key {
             "error" => reason.error = Some(bounded(value, MAX_NAME)),
             "details" => reason.details = Some(bounded(value, MAX_DETAILS)),
+            // Parameters of ours mean nothing in another's mouth.
+            "policy" if reason.proxy == OURSELVES => {
+                reason.policy = Some(bounded(value, MAX_POLICY));
+            }
+            "rule" if reason.proxy == OURSELVES => reason.rule = value.parse().ok(),
             _ => {}
         }
         rest = after;
@@ -267,7 +303,30 @@ mod tests {
             proxy: proxy.to_owned(),
             error: error.map(str::to_owned),
             details: details.map(str::to_owned),
+            ..PeerReason::default()
         }
+    }
+
+    #[test]
+    fn the_policy_and_its_rule_reach_the_other_end() {
+        let refusal = Refusal::denied("no match").by("demo/allow-caller", Some(2));
+        let (_, value) = refusal.header();
+        insta::assert_snapshot!(
+            value.to_str().unwrap(),
+            @r#"interceptor; error=http_request_denied; policy="demo/allow-caller"; rule=2; details="no match""#
+        );
+        let read = PeerReason::parse(value.to_str().unwrap()).unwrap();
+        assert_eq!(
+            (read.policy.as_deref(), read.rule),
+            (Some("demo/allow-caller"), Some(2))
+        );
+        assert_eq!(read.to_string(), "no match");
+    }
+
+    #[test]
+    fn another_proxys_policy_is_not_ours() {
+        let read = PeerReason::parse("envoy; policy=\"x\"; rule=1; error=y").unwrap();
+        assert_eq!((read.policy, read.rule), (None, None));
     }
 
     #[rstest]
