@@ -3,6 +3,7 @@
 
 mod capture;
 mod config;
+mod envoy;
 mod faults;
 mod harness;
 mod identity;

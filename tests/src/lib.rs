@@ -27,6 +27,7 @@ pub mod apps;
 pub mod bench;
 pub mod cgroup;
 pub mod demo;
+pub mod envoy;
 pub mod fabric;
 pub mod host;
 pub mod http;

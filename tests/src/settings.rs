@@ -59,13 +59,25 @@ pub fn may_run() -> Result<bool> {
     let Err(missing) = privileges() else {
         return Ok(true);
     };
-    if variable("INTERCEPTOR_E2E").is_some_and(|value| value == "require") {
+    if required() {
         return Err(missing.into());
     }
+    skip(&missing)?;
+    Ok(false)
+}
+
+/// Whether what is missing is a failure.
+fn required() -> bool {
+    variable("INTERCEPTOR_E2E").is_some_and(|value| value == "require")
+}
+
+fn skip(missing: &dyn fmt::Display) -> Result<()> {
     let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
     // Straight to the stream: the test runner would swallow what a passing test prints.
-    writeln!(io::stderr(), "SKIPPED ({count} so far): {missing}")?;
-    Ok(false)
+    Ok(writeln!(
+        io::stderr(),
+        "SKIPPED ({count} so far): {missing}"
+    )?)
 }
 
 /// The agent's binary: `INTERCEPTOR_BIN`, else the one that was built beside this program.
@@ -91,6 +103,35 @@ pub fn agent_binary() -> Result<PathBuf> {
         "no agent binary beside {}: run `cargo xtask build`, or set INTERCEPTOR_BIN",
         own.display()
     )
+}
+
+/// Whether a test with Envoy may go on: `false` after printing a skip.
+///
+/// # Errors
+///
+/// Under `INTERCEPTOR_E2E=require` (CI) a missing Envoy is an error.
+pub fn may_run_envoy() -> Result<bool> {
+    let missing = match envoy_binary() {
+        Ok(_) => return Ok(true),
+        Err(missing) if required() => return Err(missing),
+        Err(missing) => missing,
+    };
+    skip(&format!("{missing:#}"))?;
+    Ok(false)
+}
+
+/// Envoy's binary: `INTERCEPTOR_ENVOY`.
+///
+/// # Errors
+///
+/// Fails if there is none, and says how to obtain it.
+pub fn envoy_binary() -> Result<PathBuf> {
+    let path = variable("INTERCEPTOR_ENVOY").context(
+        "no Envoy: `cargo xtask test --e2e` obtains it, or set INTERCEPTOR_ENVOY to its binary",
+    )?;
+    let path = PathBuf::from(path);
+    path.canonicalize()
+        .with_context(|| format!("INTERCEPTOR_ENVOY={} is not there", path.display()))
 }
 
 /// The repository's root folder.

@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use crate::build::{self, HOST_CRATES, Profile};
 use crate::project::Project;
-use crate::step::run;
+use crate::step::{run, say};
+use crate::toolchain::envoy;
 use crate::toolchain::tools::{Need, require};
 
 /// Options of `cargo xtask test`.
@@ -57,6 +58,11 @@ pub(crate) fn e2e(project: &Project, arguments: &[String]) -> Result<()> {
     let agent = Profile::Dev.folder(project).join("interceptor");
     let mut cargo = project.cargo();
     cargo.env("INTERCEPTOR_BIN", agent);
+    match envoy::obtain(project) {
+        Ok(envoy) => drop(cargo.env("INTERCEPTOR_ENVOY", envoy)),
+        // The tests that need it fail where a skip is a failure, and print a skip elsewhere.
+        Err(error) => say(format_args!("no Envoy to test against: {error:#}")),
+    }
     cargo.arg("test").args(HOST_CRATES);
     run(cargo.args(["--test", "*"]).args(arguments))
 }

@@ -17,6 +17,23 @@ pub struct Credentials {
     pub(super) key: PrivateKeyDer<'static>,
 }
 
+impl Credentials {
+    /// The chain as PEM, leaf first.
+    pub fn chain_pem(&self) -> String {
+        let blocks = self.chain.iter().map(|it| pem_block("CERTIFICATE", it));
+        blocks.collect()
+    }
+
+    /// The key as PEM.
+    pub fn key_pem(&self) -> String {
+        pem_block("PRIVATE KEY", self.key.secret_der())
+    }
+}
+
+fn pem_block(label: &str, der: &[u8]) -> String {
+    pem::encode(&pem::Pem::new(label, der))
+}
+
 impl Clone for Credentials {
     fn clone(&self) -> Self {
         Self {

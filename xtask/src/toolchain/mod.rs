@@ -4,6 +4,7 @@
 //!  rustc -vV ──▶ Compiler ──▶ rust_src   the standard library's source of exactly this compiler
 //!                        └──▶ linker     bpf-linker against exactly this compiler's LLVM
 //!                 tools                  programs of the system, asked for together
+//!                 envoy                  the peer of the end-to-end tests
 //! ```
 //!
 //! Everything is kept in `target/toolchain/<compiler>`, so that another compiler gets its own and a
@@ -11,6 +12,7 @@
 
 mod apt;
 mod compiler;
+pub(crate) mod envoy;
 mod linker;
 mod rust_src;
 pub(crate) mod rustup;

@@ -31,34 +31,48 @@ pub(crate) enum Need {
     Namespaces,
     /// Unpack the archive that `INTERCEPTOR_RUST_SRC` names.
     Archive,
+    /// Install a Python package into a folder of its own.
+    Envoy,
 }
 
 struct Tool {
     program: &'static str,
     package: &'static str,
     need: Need,
+    /// Arguments with which it proves that all of it is there: distributions split programs up.
+    probe: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 4] = [
+const TOOLS: [Tool; 5] = [
     Tool {
         program: "cc",
         package: "gcc libc6-dev",
         need: Need::Compile,
+        probe: &[],
     },
     Tool {
         program: "ip",
         package: "iproute2",
         need: Need::Namespaces,
+        probe: &[],
     },
     Tool {
         program: "tar",
         package: "tar",
         need: Need::Archive,
+        probe: &[],
     },
     Tool {
         program: "xz",
         package: "xz-utils",
         need: Need::Archive,
+        probe: &[],
+    },
+    Tool {
+        program: "python3",
+        package: "python3 python3-venv",
+        need: Need::Envoy,
+        probe: &["-c", "import ensurepip, venv"],
     },
 ];
 
@@ -99,8 +113,14 @@ pub(crate) fn require(needs: &[Need]) -> Result<()> {
 fn missing(needs: &[Need]) -> Vec<&'static Tool> {
     TOOLS
         .iter()
-        .filter(|tool| needs.contains(&tool.need) && in_path(tool.program).is_none())
+        .filter(|tool| needs.contains(&tool.need) && !is_there(tool))
         .collect()
+}
+
+fn is_there(tool: &Tool) -> bool {
+    let proven = || Command::new(tool.program).args(tool.probe).output();
+    in_path(tool.program).is_some()
+        && (tool.probe.is_empty() || proven().is_ok_and(|output| output.status.success()))
 }
 
 fn names(tools: &[&Tool]) -> String {
@@ -145,7 +165,10 @@ mod tests {
     #[test]
     fn the_packages_of_all_missing_tools_are_named_once() {
         let all: Vec<&Tool> = TOOLS.iter().collect();
-        assert_eq!(packages(&all), "gcc iproute2 libc6-dev tar xz-utils");
-        assert_eq!(names(&all), "cc, ip, tar, xz");
+        assert_eq!(
+            packages(&all),
+            "gcc iproute2 libc6-dev python3 python3-venv tar xz-utils"
+        );
+        assert_eq!(names(&all), "cc, ip, tar, xz, python3");
     }
 }
