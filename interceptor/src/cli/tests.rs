@@ -1,3 +1,5 @@
+//! What the commands print and how they exit, as the person who typed them sees it.
+
 use clap::CommandFactory as _;
 use jiff::Timestamp;
 
