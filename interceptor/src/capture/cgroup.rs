@@ -31,8 +31,11 @@ impl Hierarchy {
             path: PathBuf::from(MOUNTS),
             source,
         })?;
-        let mount = cgroup2_mount(&mounts).ok_or_else(|| CaptureError::NoCgroup2 {
-            path: PathBuf::from("/sys/fs/cgroup"),
+        // Mounts are listed by their true paths.
+        let true_root = root.map(|root| fs::canonicalize(root).unwrap_or_else(|_| root.to_owned()));
+        let root = true_root.as_deref();
+        let mount = cgroup2_mount(&mounts, root).ok_or_else(|| CaptureError::NoCgroup2 {
+            path: root.unwrap_or(Path::new("/sys/fs/cgroup")).to_owned(),
         })?;
         let root = root.map_or_else(|| mount.clone(), Path::to_path_buf);
         if statfs(&root).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC) {
@@ -59,14 +62,21 @@ impl Hierarchy {
     }
 }
 
-/// The mount point of the first cgroup2 hierarchy in a `mountinfo` file.
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+/// The mount point of a cgroup2 hierarchy in a `mountinfo` file: the one that `root` is in, else
+/// the first. A container has one of its own before the host's that is mounted for the agent.
+fn cgroup2_mount(mountinfo: &str, root: Option<&Path>) -> Option<PathBuf> {
+    let mut mounts = mountinfo.lines().filter_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
         let is_cgroup2 = file_system.split(' ').next() == Some("cgroup2");
         let mount_point = mount.split(' ').nth(4)?;
         is_cgroup2.then(|| unescape(mount_point))
-    })
+    });
+    match root {
+        Some(root) => mounts
+            .filter(|mount| root.starts_with(mount))
+            .max_by_key(|mount| mount.components().count()),
+        None => mounts.next(),
+    }
 }
 
 /// Undoes the octal escapes for blanks and backslashes (`\040`).
@@ -114,6 +124,25 @@ mod tests {
         #[case] mountinfo: &str,
         #[case] expected: Option<&str>,
     ) {
-        assert_eq!(cgroup2_mount(mountinfo), expected.map(PathBuf::from));
+        let found = cgroup2_mount(mountinfo, None);
+        assert_eq!(found, expected.map(PathBuf::from));
+    }
+
+    const CONTAINER: &str = "\
+900 880 0:30 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate
+901 880 0:30 /../.. /host/cgroup ro,nosuid - cgroup2 cgroup2 rw,nsdelegate
+";
+
+    #[rstest]
+    #[case::the_hosts(CONTAINER, "/host/cgroup", Some("/host/cgroup"))]
+    #[case::a_part_of_it(CONTAINER, "/host/cgroup/pods", Some("/host/cgroup"))]
+    #[case::not_cgroup2(CONTAINER, "/tmp", None)]
+    fn a_configured_root_tells_which_mount_is_meant(
+        #[case] mountinfo: &str,
+        #[case] root: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let found = cgroup2_mount(mountinfo, Some(Path::new(root)));
+        assert_eq!(found, expected.map(PathBuf::from));
     }
 }
