@@ -1,7 +1,8 @@
 //! One entry of `when`.
 
+use super::fields::Syntax;
 use super::list::Written;
-use super::rule::{Draft, Syntax};
+use super::rule::Draft;
 use crate::field::{Attribute, Place};
 use crate::policy::Entry;
 use crate::spec::ConditionSpec;

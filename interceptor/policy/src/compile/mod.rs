@@ -8,6 +8,7 @@
 
 mod alias;
 mod condition;
+mod fields;
 mod list;
 mod rule;
 mod scope;

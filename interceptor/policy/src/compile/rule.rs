@@ -1,13 +1,13 @@
 //! One rule: its clauses, and what becomes of the conditions that L4 cannot decide.
 
+use super::fields::{self, Syntax, Unsupported};
 use super::list::{self, Written};
 use super::{Context, condition};
-use crate::field::{Attribute, Place};
+use crate::field::Place;
 use crate::policy::{Action, Clause, Entry, Fidelity, Rule, Test};
 use crate::problem::{FieldPath, Problems};
 use crate::settings::OnUnsupported;
-use crate::spec::{FromSpec, OperationSpec, RuleSpec, SourceSpec, ToSpec};
-use crate::value::IpBlock;
+use crate::spec::{FromSpec, RuleSpec, SourceSpec, ToSpec};
 
 /// A rule under construction.
 pub(super) struct Draft<'a> {
@@ -16,13 +16,6 @@ pub(super) struct Draft<'a> {
     pub(super) problems: &'a mut Problems,
     /// What L4 cannot decide: its path, and how a verdict names it.
     unsupported: Vec<(FieldPath, String)>,
-}
-
-/// What the values of a list that L4 cannot decide must look like all the same.
-#[derive(Clone, Copy)]
-pub(super) enum Syntax {
-    Text,
-    Address,
 }
 
 pub(super) fn compile(
@@ -91,69 +84,8 @@ impl Draft<'_> {
             return self.missing(place);
         };
         self.check_service_accounts_alone(source, place);
-        let written = [
-            (
-                Attribute::Principal,
-                &source.principals,
-                &source.not_principals,
-            ),
-            (
-                Attribute::Namespace,
-                &source.namespaces,
-                &source.not_namespaces,
-            ),
-            (
-                Attribute::ServiceAccount,
-                &source.service_accounts,
-                &source.not_service_accounts,
-            ),
-            (
-                Attribute::TrustDomain,
-                &source.trust_domains,
-                &source.not_trust_domains,
-            ),
-            (
-                Attribute::SourceIp,
-                &source.ip_blocks,
-                &source.not_ip_blocks,
-            ),
-        ];
-        let tests = written.map(|(attribute, values, not_values)| {
-            self.test(
-                &Written {
-                    attribute,
-                    values,
-                    not_values,
-                },
-                place,
-            )
-        });
-        let before = self.unsupported.len();
-        self.unsupported_list(
-            place,
-            "remoteIpBlocks",
-            &source.remote_ip_blocks,
-            Syntax::Address,
-        );
-        self.unsupported_list(
-            place,
-            "notRemoteIpBlocks",
-            &source.not_remote_ip_blocks,
-            Syntax::Address,
-        );
-        self.unsupported_list(
-            place,
-            "requestPrincipals",
-            &source.request_principals,
-            Syntax::Text,
-        );
-        self.unsupported_list(
-            place,
-            "notRequestPrincipals",
-            &source.not_request_principals,
-            Syntax::Text,
-        );
-        self.entry(place, tests, before)
+        let tests = fields::of_source(source).map(|written| self.test(&written, place));
+        self.entry(place, tests, &fields::unsupported_of_source(source))
     }
 
     fn to(&mut self, index: usize, spec: &ToSpec) -> Entry {
@@ -161,36 +93,36 @@ impl Draft<'_> {
         let Some(operation) = &spec.operation else {
             return self.missing(place);
         };
-        let ports = Written {
-            attribute: Attribute::DestinationPort,
-            values: &operation.ports,
-            not_values: &operation.not_ports,
-        };
-        let test = self.test(&ports, place);
-        let before = self.unsupported.len();
-        for (key, values) in http_lists(operation) {
-            self.unsupported_list(place, key, values, Syntax::Text);
-        }
-        self.entry(place, [test], before)
+        let test = self.test(&fields::of_operation(operation), place);
+        self.entry(place, [test], &fields::unsupported_of_operation(operation))
     }
 
     pub(super) fn test(&mut self, written: &Written<'_>, place: Place) -> Option<Test> {
         list::compile(written, place, self.path, self.context, self.problems)
     }
 
-    /// An entry of a list; `before` is how much was unsupported before it.
+    /// An entry of a list: what can be decided, and the lists that cannot.
     fn entry<const N: usize>(
         &mut self,
         place: Place,
         tests: [Option<Test>; N],
-        before: usize,
+        unsupported: &[Unsupported<'_>],
     ) -> Entry {
         let tests: Box<[Test]> = tests.into_iter().flatten().collect();
-        if tests.is_empty() && self.unsupported.len() == before {
+        let mut written = unsupported
+            .iter()
+            .filter(|list| !list.values.is_empty())
+            .peekable();
+        if tests.is_empty() && written.peek().is_none() {
             self.problems.error(
                 place.path(self.path),
                 "an entry without conditions is not allowed: remove it, or say what it matches",
             );
+        }
+        for list in written {
+            let path = place.path(self.path).key(list.key);
+            self.check_values(&path, list.values, list.syntax);
+            self.unsupported(path, format!("{place}.{}", list.key));
         }
         Entry { place, tests }
     }
@@ -223,22 +155,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Notes a list that L4 cannot decide, after checking that it is at least well-formed.
-    fn unsupported_list(
-        &mut self,
-        place: Place,
-        key: &'static str,
-        values: &[String],
-        syntax: Syntax,
-    ) {
-        if values.is_empty() {
-            return;
-        }
-        let path = place.path(self.path).key(key);
-        self.check_values(&path, values, syntax);
-        self.unsupported(path, format!("{place}.{key}"));
-    }
-
+    /// Notes a condition that L4 cannot decide.
     pub(super) fn unsupported(&mut self, path: FieldPath, name: String) {
         self.unsupported.push((path, name));
     }
@@ -256,11 +173,11 @@ impl Draft<'_> {
         if self.unsupported.is_empty() {
             return Fidelity::Exact;
         }
-        let left = clauses.iter().flat_map(|clause| &*clause.entries);
-        let what_is_left = if left.into_iter().any(|entry| !entry.tests.is_empty()) {
-            "every connection that the rest of the rule matches"
-        } else {
+        let open = |clause: &Clause| clause.entries.iter().any(|entry| entry.tests.is_empty());
+        let what_is_left = if clauses.iter().all(open) {
             "every connection"
+        } else {
+            "every connection that the rest of the rule matches"
         };
         let (fidelity, effect) = match self.context.action {
             Action::Allow => (Fidelity::Dropped, "the rule allows nothing".to_owned()),
@@ -284,29 +201,5 @@ impl Draft<'_> {
             }
         }
         fidelity
-    }
-}
-
-fn http_lists(operation: &OperationSpec) -> [(&'static str, &[String]); 6] {
-    [
-        ("hosts", &operation.hosts),
-        ("notHosts", &operation.not_hosts),
-        ("methods", &operation.methods),
-        ("notMethods", &operation.not_methods),
-        ("paths", &operation.paths),
-        ("notPaths", &operation.not_paths),
-    ]
-}
-
-impl Syntax {
-    fn check(self, value: &str) -> Result<(), String> {
-        match self {
-            _ if value.is_empty() => Err("an empty value is not allowed: remove it".to_owned()),
-            Self::Text => Ok(()),
-            Self::Address => value
-                .parse::<IpBlock>()
-                .map(drop)
-                .map_err(|error| error.to_string()),
-        }
     }
 }

@@ -152,6 +152,8 @@ fn a_surprise_is_a_warning_at_its_field(#[case] spec: Value, #[case] expected: &
 #[case::principals(from(&json!({"principals": ["*", "a*", "*a", "cluster.local/ns/a/sa/b"]})))]
 #[case::exactly_sixteen_accounts(
     from(&json!({"serviceAccounts": (0..16).map(|n| format!("a{n}")).collect::<Vec<_>>()})))]
+#[case::more_accounts_in_a_condition(
+    when(&json!({"key": "source.serviceAccount", "values": vec!["a"; 17]})))]
 #[case::an_exclusion_that_leaves_something(
     to(&json!({"ports": ["http", "80-90"], "notPorts": ["80", "http"]})))]
 #[case::null_is_absent(json!({"selector": null, "rules": [{"from": null, "when": null}]}))]
@@ -272,7 +274,7 @@ fn messages_say_what_to_do() {
             "from": [{"source": {"principals": ["spiffe://cluster.local/ns/a/sa/b"]}}],
             "to": [{"operation": {"ports": ["http!"], "methods": ["GET"]}}],
         }, {
-            "to": [{"operation": {"methods": ["GET"]}}],
+            "to": [{"operation": {"methods": ["GET"]}}, {"operation": {"ports": ["80"]}}],
         }],
     });
     let messages: Vec<_> = problems(&spec).iter().map(ToString::to_string).collect();
