@@ -213,7 +213,7 @@ fn kernel(status: &Status) -> Table {
         table.row([
             cell(&map.name),
             (map.entries.to_string(), tone),
-            cell(format!("of {} entries", map.capacity)),
+            cell(format!("of {}: {}", map.capacity, map.holds)),
         ]);
     }
     let (zero, seen): (Vec<_>, Vec<_>) = status.counters.iter().partition(|c| c.value == 0);

@@ -6,7 +6,11 @@ use std::time::SystemTime;
 use interceptor_policy::{MtlsMode, MtlsOrigin};
 use jiff::Timestamp;
 
-use super::{Certificate, Configuration, EnrolledWorkload, Finding, Severity, Unprotected};
+use super::{
+    Certificate, Configuration, EnrolledWorkload, Finding, KernelCounter, MapFill, Program,
+    Severity, Unprotected,
+};
+use crate::capture;
 use crate::identity::SvidStatus;
 use crate::workload::source::LoadState;
 use crate::workload::{CaptureRules, Mesh, OutboundPort, PortSelection, Workload};
@@ -22,6 +26,38 @@ impl From<&SvidStatus> for Certificate {
             not_after: svid.not_after.and_then(timestamp),
             renew_at: svid.renew_at.and_then(timestamp),
             last_error: svid.last_error.clone(),
+        }
+    }
+}
+
+impl From<&capture::ProgramStatus> for Program {
+    fn from(program: &capture::ProgramStatus) -> Self {
+        Self {
+            name: program.name.clone(),
+            attached_to: program.attached_to.clone(),
+            id: program.id,
+            pinned: program.pinned.exists(),
+        }
+    }
+}
+
+impl From<(capture::Counter, u64)> for KernelCounter {
+    fn from((counter, value): (capture::Counter, u64)) -> Self {
+        Self {
+            name: counter.name().to_owned(),
+            help: counter.help().to_owned(),
+            value,
+        }
+    }
+}
+
+impl From<&capture::MapFill> for MapFill {
+    fn from(map: &capture::MapFill) -> Self {
+        Self {
+            name: map.name.to_owned(),
+            holds: map.holds.to_owned(),
+            entries: u64::try_from(map.entries).unwrap_or(u64::MAX),
+            capacity: map.capacity.into(),
         }
     }
 }

@@ -42,6 +42,7 @@ pub(crate) fn healthy() -> Status {
         ],
         maps: vec![MapFill {
             name: "flows".to_owned(),
+            holds: "connections being made or open".to_owned(),
             entries: 3,
             capacity: 65_536,
         }],

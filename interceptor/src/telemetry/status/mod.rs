@@ -88,6 +88,8 @@ pub struct KernelCounter {
 pub struct MapFill {
     /// The map's name.
     pub name: String,
+    /// What it holds, for people.
+    pub holds: String,
     /// Entries in use.
     pub entries: u64,
     /// Entries that fit.
