@@ -188,6 +188,78 @@ Num       RefCount Protocol Flags    Type St Inode Path
         );
     }
 
+    /// Serves `answer` to one request on a unix socket.
+    fn agent(socket: &Path, answer: &'static [u8]) -> std::thread::JoinHandle<()> {
+        use std::io::{Read as _, Write as _};
+
+        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 1024];
+            assert!(stream.read(&mut head).unwrap() > 0);
+            stream.write_all(answer).unwrap();
+        })
+    }
+
+    fn answered<T>(answer: &'static [u8], ask: impl FnOnce(&Path) -> T) -> T {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let agent = agent(&socket, answer);
+        let result = ask(&socket);
+        agent.join().unwrap();
+        result
+    }
+
+    #[test]
+    fn a_document_is_fetched() {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
+        let value: serde_json::Value = answered(answer, |socket| fetch(socket, "/x")).unwrap();
+        assert_eq!(value["a"], 1);
+    }
+
+    #[test]
+    fn an_answer_of_another_version_and_a_broken_one_say_so() {
+        let other = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]";
+        let failure = answered(other, |socket| {
+            fetch::<crate::telemetry::Status>(socket, "/status")
+        });
+        assert!(
+            failure
+                .unwrap_err()
+                .to_string()
+                .contains("different versions")
+        );
+        let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{";
+        let failure = answered(cut, |socket| fetch::<serde_json::Value>(socket, "/x"));
+        assert!(
+            failure
+                .unwrap_err()
+                .to_string()
+                .contains("stopped answering")
+        );
+        let no = b"HTTP/1.1 404 Not Found\r\ncontent-length: 3\r\n\r\nno\n";
+        let failure = answered(no, |socket| fetch::<serde_json::Value>(socket, "/x"));
+        assert_eq!(
+            failure.unwrap_err().to_string(),
+            "the agent answered 404 Not Found: no"
+        );
+    }
+
+    #[test]
+    fn a_stream_is_followed_line_by_line_until_the_agent_ends() {
+        let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+            3\r\n1\n2\r\n3\r\n3\n4\r\n1\r\n\n\r\n0\r\n\r\n";
+        let mut seen = Vec::new();
+        let end = answered(answer, |socket| {
+            follow(socket, "/x", |number: u32| {
+                seen.push(number);
+                Ok(())
+            })
+        });
+        assert_eq!(seen, [1, 23, 4]);
+        assert!(end.unwrap_err().to_string().contains("has stopped"));
+    }
+
     #[test]
     fn no_agent_is_said_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();

@@ -21,25 +21,52 @@ fn view(record: &crate::telemetry::Record, state: State) -> ConnectionView {
     }
 }
 
-/// The help of every command, as a person reads it on a wide terminal.
-#[test]
-fn helps_are_golden() {
+/// `docs/cli.md`: the help of every command, as a person reads it on a wide terminal.
+fn manual() -> String {
     let mut command = Cli::command().term_width(100);
     command.build();
-    let mut helps = command.render_long_help().to_string();
-    let names: Vec<_> = command
-        .get_subcommands()
-        .map(|c| c.get_name().to_owned())
-        .collect();
-    for name in names {
-        if let Some(sub) = command.find_subcommand_mut(&name) {
-            helps.push_str("\n=== ");
-            helps.push_str(&name);
-            helps.push_str(" ===\n");
-            helps.push_str(&sub.render_long_help().to_string());
+    let mut manual = "# Commands\n\n\
+         <!-- Made from interceptor/src/cli: \
+         `INTERCEPTOR_GEN=1 cargo test -p interceptor docs_show_the_help_of_every_command` -->\n\n\
+         `interceptor run` is the agent; the rest are people's tools. All of them take `-o json`.\n"
+        .to_owned();
+    section(&mut manual, "interceptor", &mut command.clone());
+    for sub in command.get_subcommands_mut() {
+        if sub.get_name() == "help" {
+            continue;
+        }
+        let name = format!("interceptor {}", sub.get_name());
+        section(&mut manual, &name, sub);
+        for below in sub.get_subcommands_mut() {
+            if below.get_name() != "help" {
+                section(&mut manual, &format!("{name} {}", below.get_name()), below);
+            }
         }
     }
-    insta::assert_snapshot!(helps);
+    manual
+}
+
+fn section(manual: &mut String, name: &str, command: &mut clap::Command) {
+    let help = command.render_long_help().to_string();
+    let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+    manual.extend(["\n## ", name, "\n\n```text\n", &lines.join("\n"), "\n```\n"]);
+}
+
+#[test]
+fn docs_show_the_help_of_every_command() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's switch, not configuration"
+    )]
+    if std::env::var("INTERCEPTOR_GEN").is_ok() {
+        std::fs::write(&path, manual()).unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap_or_default(),
+        manual(),
+        "run: INTERCEPTOR_GEN=1 cargo test -p interceptor docs_show_the_help_of_every_command"
+    );
 }
 
 #[test]

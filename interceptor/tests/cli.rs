@@ -1,0 +1,144 @@
+//! The binary as people and scripts use it: exit codes, standard output and standard error.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn interceptor(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_interceptor"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    interceptor(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn without_an_agent_the_answer_is_2_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("interceptor.sock");
+    for command in ["status", "connections", "certificates"] {
+        let output = run(&[command, "--socket", path(&socket)]);
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        assert!(output.stdout.is_empty(), "{command}");
+        let error = text(&output.stderr);
+        assert!(
+            error.starts_with("interceptor: no agent answers on"),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 2, "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_command_is_2_and_suggests_the_right_one() {
+    let output = run(&["statsu"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("'status'"));
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for arguments in [
+        &["--help"][..],
+        &["help", "status"],
+        &["--version"],
+        &["version"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty());
+    }
+    let version: Value = serde_json::from_slice(&run(&["version", "-o", "json"]).stdout).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn doctor_says_the_same_in_text_and_json_and_never_colours_a_pipe() {
+    let plain = run(&["doctor"]);
+    assert!(matches!(plain.status.code(), Some(0 | 1)));
+    let said = text(&plain.stdout);
+    assert!(said.starts_with("this machine can"), "{said}");
+    assert!(!said.contains('\x1b'));
+    let json: Value = serde_json::from_slice(&run(&["doctor", "-o", "json"]).stdout).unwrap();
+    let checks = json["checks"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["name"] == "cgroup2"));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error_message() {
+    let mut child = interceptor(&["help", "connections"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut doctor = interceptor(&["doctor"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(doctor.stdout.take());
+    for child in [&mut child, &mut doctor] {
+        child.wait().unwrap();
+        let mut said = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert_eq!(said, "");
+    }
+}
+
+#[test]
+fn a_ca_is_made_shown_and_issues_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, out) = (folder.path().join("ca"), folder.path().join("out"));
+    let ca = ["--dir", path(&ca), "--trust-domain", "example.org"];
+    let created = run(&[&["ca", "init"][..], &ca].concat());
+    assert_eq!(created.status.code(), Some(0), "{}", text(&created.stderr));
+    let again = run(&[&["ca", "init"][..], &ca].concat());
+    assert_eq!(again.status.code(), Some(2), "a CA is never replaced");
+    let shown = run(&[&["ca", "show", "-o", "json"][..], &ca].concat());
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["trustDomain"], "example.org");
+    let id = "spiffe://example.org/ns/demo/sa/tester";
+    let issued = run(&[&["ca", "issue", id, "--out", path(&out)][..], &ca].concat());
+    assert_eq!(issued.status.code(), Some(0), "{}", text(&issued.stderr));
+    let key = std::fs::read_to_string(out.join("svid.key")).unwrap();
+    assert!(key.contains("PRIVATE KEY"));
+    assert!(!text(&issued.stdout).contains("PRIVATE KEY"));
+    let other = "spiffe://cluster.local/ns/demo/sa/tester";
+    let refused = run(&[&["ca", "issue", other, "--out", path(&out)][..], &ca].concat());
+    assert_eq!(refused.status.code(), Some(2));
+}
+
+#[test]
+fn manifests_are_judged_without_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    std::fs::write(&file, "kind: [\n").unwrap();
+    let wrong = run(&["validate", "-f", path(folder.path())]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stdout).starts_with("NOT valid: 1 error"));
+    std::fs::write(
+        &file,
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n",
+    )
+    .unwrap();
+    let right = run(&["validate", "-f", path(&file)]);
+    assert_eq!(right.status.code(), Some(0), "{}", text(&right.stdout));
+}
