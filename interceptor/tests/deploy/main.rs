@@ -2,6 +2,7 @@
 //! parses, every field is one that its kind has, names that refer to each other agree, and what is
 //! said about privileges is what the `DaemonSet` and the systemd unit ask for.
 
+mod configuration;
 mod examples;
 mod schema;
 
