@@ -69,7 +69,7 @@ counters! {
     RefusedAgentDown = "refused_agent_down",
     /// Refused: to an address of a workload's namespace that belongs to no workload.
     RefusedUnknownAddress = "refused_unknown_address",
-    /// Refused: a captured connection whose flow is no longer known.
+    /// Refused: a captured connection whose flow is not known, or a late packet of a closed one.
     RefusedLostFlow = "refused_lost_flow",
     /// Original destinations handed over to the agent.
     DestinationHandedOver = "destination_handed_over",

@@ -18,7 +18,7 @@ use super::listeners::{Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace
 use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source, attach_to_namespace};
 use super::maps::{Entries, WriteError};
 use super::origin::Origin;
-use super::plan::{Place, local_addresses};
+use super::plan::{Interfaces, Place};
 use super::{Capture, Enrolled};
 use crate::net::{Dialer, Namespace, unmapped};
 use crate::workload::{Binding, Workload, WorkloadId};
@@ -248,12 +248,15 @@ fn place(capture: &Capture, id: &WorkloadId, site: &Site) -> Result<Place, Enrol
         Site::Namespace { namespace, .. } => (namespace, true),
         Site::Cgroup { .. } => (&capture.host, false),
     };
-    let local = namespace
-        .enter(local_addresses)
+    let interfaces = namespace
+        .enter(Interfaces::here)
         .map_err(|error| step(id, "read the addresses", error))?;
+    if !interfaces.loopback_up {
+        return Err(EnrolError::LoopbackDown { id: id.clone() });
+    }
     Ok(Place {
         key: site.key(),
-        local,
+        local: interfaces.addresses,
         steered,
     })
 }

@@ -2,10 +2,11 @@
 //! namespace looks like.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use interceptor_common::{Action, Address, Inbound, InboundPortKey, WorkloadEntry};
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 
 use super::maps::Entries;
 use super::rules::Compiled;
@@ -97,26 +98,39 @@ fn steer(entries: &mut Entries, key: u64, address: Address, rules: &Compiled) {
     }
 }
 
-/// The addresses that can be redirected to in the calling thread's namespace. Link-local ones
-/// are left out: they are not unique on a node, so nothing can hang on them.
-pub(super) fn local_addresses() -> io::Result<Vec<IpAddr>> {
-    let mut found = Vec::new();
-    for interface in getifaddrs()? {
-        let Some(address) = interface.address else {
-            continue;
-        };
-        let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(v4), _) => IpAddr::V4(v4.ip()),
-            (_, Some(v6)) if !v6.ip().is_unicast_link_local() => IpAddr::V6(v6.ip()),
-            _ => continue,
-        };
-        if !address.is_loopback() && address != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-            found.push(address.to_canonical());
+/// The interfaces of a network namespace, as far as they matter here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Interfaces {
+    /// Whether the loopback interface is up, over which everything is redirected.
+    pub(super) loopback_up: bool,
+    /// Addresses that can be redirected to. Link-local ones are left out: they are not unique on
+    /// a node, so nothing can hang on them.
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl Interfaces {
+    /// Those of the calling thread's namespace.
+    pub(super) fn here() -> io::Result<Self> {
+        let mut found = Self::default();
+        for interface in getifaddrs()? {
+            let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_LOOPBACK;
+            found.loopback_up |= interface.flags.contains(up);
+            let Some(address) = interface.address else {
+                continue;
+            };
+            let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+                (Some(v4), _) => IpAddr::V4(v4.ip()),
+                (_, Some(v6)) if !v6.ip().is_unicast_link_local() => IpAddr::V6(v6.ip()),
+                _ => continue,
+            };
+            if !address.is_loopback() {
+                found.addresses.push(address.to_canonical());
+            }
         }
+        found.addresses.sort_unstable();
+        found.addresses.dedup();
+        Ok(found)
     }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
 }
 
 #[cfg(test)]

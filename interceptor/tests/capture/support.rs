@@ -1,19 +1,31 @@
 //! Network namespaces, applications and nodes for the capture tests, removed when dropped.
 
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use interceptor::capture::{Capture, Config, uninstall, verify_removed};
+use interceptor::capture::{Capture, Config, Counter, uninstall, verify_removed};
 use interceptor::net::Namespace;
 use interceptor::workload::{
     Binding, Canonical, CaptureRules, Enrolment, TunnelProtocol, UnknownDestinations, Workload,
     WorkloadId,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener as TokioListener, TcpStream as TokioStream};
+
+/// The addresses of the workload in [`connected`].
+pub(crate) const V4: &str = "10.77.0.2";
+/// The addresses of the workload in [`connected`].
+pub(crate) const V6: &str = "fd77::2";
+/// The address of the peer in [`connected`].
+pub(crate) const PEER_V4: &str = "10.77.0.1";
 
 /// How long an application of a test waits before it calls something broken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +41,10 @@ pub(crate) fn may_run() -> bool {
         !required,
         "these tests need root, and INTERCEPTOR_E2E=require is set"
     );
-    eprintln!("SKIPPED: needs root");
+    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+    {
+        eprintln!("SKIPPED: needs root");
+    }
     false
 }
 
@@ -63,6 +78,20 @@ impl Netns {
         ip(&format!("-n {name} link set lo up"));
         let namespace = Namespace::open(&path(&name)).unwrap();
         Self { name, namespace }
+    }
+
+    /// A namespace as `ip netns add` leaves it.
+    pub(crate) fn with_loopback_down() -> Self {
+        let netns = Self::new("down");
+        ip(&format!("-n {} link set lo down", netns.name));
+        netns
+    }
+
+    /// Has it answer every SYN with a cookie, as under a flood.
+    pub(crate) fn force_syn_cookies(&self) {
+        let file = "/proc/sys/net/ipv4/tcp_syncookies";
+        let write = || std::fs::write(file, "2");
+        self.namespace.enter(write).unwrap();
     }
 
     /// Where it is named.
@@ -149,6 +178,15 @@ impl Drop for Node {
     }
 }
 
+/// Where cgroup2 is mounted.
+pub(crate) fn cgroup_mount() -> PathBuf {
+    let candidates = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let found = candidates
+        .iter()
+        .find(|it| Path::new(it).join("cgroup.controllers").exists());
+    PathBuf::from(found.expect("no cgroup2 mount"))
+}
+
 /// A workload in `netns` with these addresses that has everything captured.
 pub(crate) fn workload(netns: &Netns, addresses: &[&str]) -> Workload {
     bound(
@@ -180,10 +218,72 @@ pub(crate) fn bound(binding: Binding, addresses: Vec<IpAddr>) -> Workload {
     }
 }
 
-/// Sends a byte and reads one, to see that the two ends are connected.
-pub(crate) fn ping(mut from: &TcpStream, mut to: &TcpStream) {
-    from.write_all(b"x").unwrap();
+/// A workload's namespace, connected to a peer's.
+pub(crate) fn connected() -> (Netns, Netns) {
+    let (pod, peer) = (Netns::new("pod"), Netns::new("peer"));
+    pod.connect(
+        &["10.77.0.2/24", "fd77::2/64"],
+        &peer,
+        &["10.77.0.1/24", "fd77::1/64"],
+    );
+    (pod, peer)
+}
+
+/// Accepts from whichever of the listeners has a connection.
+pub(crate) async fn accept(listeners: &[TokioListener]) -> (TokioStream, SocketAddr) {
+    let any = poll_fn(|context| {
+        for listener in listeners {
+            if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    });
+    let accepted = tokio::time::timeout(PATIENCE, any).await;
+    accepted.expect("no connection arrived").unwrap()
+}
+
+/// How many connections the kernel gave to the agent's listeners.
+pub(crate) fn given_to_the_agent(capture: &Capture) -> u64 {
+    let counters = capture.counters();
+    [
+        Counter::AssignedOutbound,
+        Counter::SteeredInbound,
+        Counter::SteeredHbone,
+    ]
+    .into_iter()
+    .map(|it| counters.of(it))
+    .sum()
+}
+
+/// Whether a connection was refused, and not merely lost.
+pub(crate) fn is_refused(result: io::Result<TcpStream>) -> bool {
+    result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Sends a byte each way, to see that the two ends are connected.
+pub(crate) async fn ping(mut app: TcpStream, mut agent: TokioStream) {
+    app.set_nonblocking(false).unwrap();
+    app.write_all(b"a").unwrap();
     let mut byte = [0];
-    to.read_exact(&mut byte).unwrap();
-    assert_eq!(&byte, b"x");
+    agent.read_exact(&mut byte).await.unwrap();
+    assert_eq!(&byte, b"a");
+    agent.write_all(b"b").await.unwrap();
+    app.read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"b");
+}
+
+/// Disconnects a socket and connects it to something else.
+pub(crate) fn reconnect(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
+    let nobody = libc::sockaddr {
+        sa_family: 0, // AF_UNSPEC
+        sa_data: [0; 14],
+    };
+    // No safe wrapper can say "unspecified".
+    // SAFETY: the descriptor is open, and a sockaddr is 16 bytes long.
+    let disconnected = unsafe { libc::connect(stream.as_raw_fd(), &raw const nobody, 16) };
+    if disconnected != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket2::SockRef::from(stream).connect(&to.into())
 }

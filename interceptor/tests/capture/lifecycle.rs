@@ -1,0 +1,312 @@
+//! Agents that go and come back, workloads that are enrolled and un-enrolled, and nodes that are
+//! taken off the machine.
+
+use std::net::TcpStream;
+
+use interceptor::capture::{Capture, CaptureError, Counter, EnrolError, Enrolled, Leftover};
+use interceptor::capture::{uninstall, verify_removed};
+use interceptor::workload::Workload;
+
+use crate::support::{Netns, Node, V4, V6, accept, connected, is_refused, may_run, ping, workload};
+
+/// Ends an agent as SIGKILL would: the kernel closes what it had open.
+fn kill(capture: Capture, enrolled: Enrolled) {
+    drop(enrolled);
+    drop(capture);
+}
+
+/// One captured connection, to see that capture works.
+async fn use_it(pod: &Netns, enrolled: &Enrolled) -> (TcpStream, tokio::net::TcpStream) {
+    let app = pod.dial("192.0.2.1:443").unwrap();
+    let (stream, _) = accept(&enrolled.listeners.outbound).await;
+    let destination = enrolled.origin.outbound(&stream).unwrap();
+    assert_eq!(destination, "192.0.2.1:443".parse().unwrap());
+    (app, stream)
+}
+
+/// An enrolled workload.
+fn enrol(node: &Node, workload: &Workload) -> (Capture, Enrolled) {
+    let mut capture = node.start();
+    let enrolled = capture.enrol(workload).unwrap();
+    (capture, enrolled)
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_leaves_its_ports_closed() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let _app = pod.listen("[::]:9000");
+    let node = Node::new();
+    let (capture, enrolled) = enrol(&node, &workload(&pod, &[V4, V6]));
+    let observer = capture.observer();
+    kill(capture, enrolled);
+
+    assert!(is_refused(pod.dial("192.0.2.1:443")));
+    assert!(is_refused(pod.dial("[2001:db8::1]:443")));
+    assert!(is_refused(peer.dial("10.77.0.2:9000")));
+    assert!(is_refused(peer.dial("[fd77::2]:9000")));
+    assert!(is_refused(peer.dial("10.77.0.2:15008")));
+    assert_eq!(observer.counters().of(Counter::RefusedAgentDown), 5);
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_adopts_what_is_pinned() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let node = Node::new();
+    let workload = workload(&pod, &[V4, V6]);
+    let (capture, enrolled) = enrol(&node, &workload);
+    let links = |capture: &Capture| -> Vec<_> {
+        let programs = capture.status().programs;
+        programs.into_iter().map(|it| (it.name, it.link)).collect()
+    };
+    let before = links(&capture);
+    assert_eq!(before.len(), 8, "{before:?}");
+    kill(capture, enrolled);
+
+    let (capture, enrolled) = enrol(&node, &workload);
+    assert_eq!(links(&capture), before, "links are kept, programs replaced");
+    use_it(&pod, &enrolled).await;
+    let _client = peer.dial("10.77.0.2:9000").unwrap();
+    accept(&enrolled.listeners.inbound).await;
+}
+
+#[tokio::test]
+async fn a_workload_that_nobody_claims_stays_closed_until_it_is_retired() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let server = peer.listen("10.77.0.1:9000");
+    let node = Node::new();
+    let (capture, enrolled) = enrol(&node, &workload(&pod, &[V4, V6]));
+    kill(capture, enrolled);
+
+    let mut capture = node.start();
+    assert!(is_refused(pod.dial("10.77.0.1:9000")));
+    assert_eq!(capture.retire_unclaimed().unwrap(), 1);
+    let _app = pod.dial("10.77.0.1:9000").unwrap();
+    server.accept().unwrap();
+    assert!(
+        capture
+            .status()
+            .maps
+            .iter()
+            .all(|it| it.name == "FLOWS" || it.entries == 0)
+    );
+}
+
+#[tokio::test]
+async fn a_workload_that_was_replaced_meanwhile_keeps_its_address() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::new();
+    let (old, _old_peer) = connected();
+    let (capture, enrolled) = enrol(&node, &workload(&old, &[V4]));
+    kill(capture, enrolled);
+
+    let (new, new_peer) = connected();
+    let (mut capture, enrolled) = enrol(&node, &workload(&new, &[V4]));
+    assert_eq!(capture.retire_unclaimed().unwrap(), 1);
+    let _client = new_peer.dial("10.77.0.2:9000").unwrap();
+    accept(&enrolled.listeners.inbound).await;
+}
+
+#[tokio::test]
+async fn un_enrolling_leaves_no_trace() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let (server, app) = (peer.listen("10.77.0.1:9000"), pod.listen("10.77.0.2:9000"));
+    let node = Node::new();
+    let workload = workload(&pod, &[V4, V6]);
+    let (mut capture, enrolled) = enrol(&node, &workload);
+    let ends = use_it(&pod, &enrolled).await;
+    capture.unenrol(&workload.id).unwrap();
+    drop((enrolled, ends));
+
+    let client = pod.dial("10.77.0.1:9000").unwrap();
+    let (_stream, from) = server.accept().unwrap();
+    assert_eq!(from, client.local_addr().unwrap());
+    let _inbound = peer.dial("10.77.0.2:9000").unwrap();
+    app.accept().unwrap();
+    let status = capture.status();
+    assert!(
+        status.maps.iter().all(|it| it.entries == 0),
+        "{:?}",
+        status.maps
+    );
+    assert_eq!(status.programs.len(), 7, "the cgroup's own");
+    assert!(status.workloads.is_empty());
+    let again = capture.unenrol(&workload.id).unwrap_err();
+    assert_eq!(again.reason(), "not_enrolled");
+}
+
+#[tokio::test]
+async fn a_failed_enrolment_leaves_no_trace() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let taken = pod.listen("127.0.0.1:15006");
+    let server = peer.listen("10.77.0.1:9000");
+    let node = Node::new();
+    let mut capture = node.start();
+    let workload = workload(&pod, &[V4]);
+    let error = capture.enrol(&workload).unwrap_err();
+    assert!(matches!(error, EnrolError::PortTaken { .. }), "{error}");
+    assert!(capture.status().maps.iter().all(|it| it.entries == 0));
+    let _app = pod.dial("10.77.0.1:9000").unwrap();
+    server.accept().unwrap();
+
+    drop(taken);
+    let enrolled = capture.enrol(&workload).unwrap();
+    use_it(&pod, &enrolled).await;
+}
+
+#[tokio::test]
+async fn a_full_map_refuses_the_workload_and_names_the_map() {
+    if !may_run() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.sizes.workloads = 1;
+    let (first, _peer) = connected();
+    let (mut capture, enrolled) = enrol(&node, &workload(&first, &[V4, V6]));
+    // Room for the host's namespace is kept, so the listeners are what does not fit.
+    let second = Netns::new("second");
+    let error = capture
+        .enrol(&workload(&second, &["10.77.0.3"]))
+        .unwrap_err();
+    assert_eq!(error.reason(), "map_full", "{error}");
+    use_it(&first, &enrolled).await;
+}
+
+#[tokio::test]
+async fn two_workloads_cannot_share_an_address_or_a_namespace() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let node = Node::new();
+    let (mut capture, _enrolled) = enrol(&node, &workload(&pod, &[V4]));
+    let same_namespace = capture.enrol(&workload(&pod, &["10.77.0.9"])).unwrap_err();
+    assert_eq!(same_namespace.reason(), "binding_taken");
+    let same_address = capture.enrol(&workload(&peer, &[V4])).unwrap_err();
+    assert_eq!(same_address.reason(), "address_taken");
+}
+
+#[tokio::test]
+async fn a_namespace_whose_loopback_is_down_is_named() {
+    if !may_run() {
+        return;
+    }
+    let pod = Netns::with_loopback_down();
+    let node = Node::new();
+    let error = node.start().enrol(&workload(&pod, &[V4])).unwrap_err();
+    assert_eq!(error.reason(), "loopback_down");
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_is_noticed() {
+    if !may_run() {
+        return;
+    }
+    let (pod, _peer) = connected();
+    let node = Node::new();
+    let workload = workload(&pod, &[V4]);
+    let (mut capture, _enrolled) = enrol(&node, &workload);
+    assert!(capture.vanished().is_empty());
+    drop(pod);
+    assert_eq!(capture.vanished(), vec![workload.id.clone()]);
+    capture.unenrol(&workload.id).unwrap();
+}
+
+#[tokio::test]
+async fn two_nodes_on_one_machine_keep_to_their_own() {
+    if !may_run() {
+        return;
+    }
+    let (pod_a, pod_b) = connected();
+    let (node_a, node_b) = (Node::new(), Node::new());
+    let (capture_a, enrolled_a) = enrol(&node_a, &workload(&pod_a, &[V4]));
+    let (capture_b, enrolled_b) = enrol(&node_b, &workload(&pod_b, &["10.77.0.1"]));
+    use_it(&pod_a, &enrolled_a).await;
+    use_it(&pod_b, &enrolled_b).await;
+    assert_eq!(capture_a.counters().of(Counter::Captured), 1);
+    assert_eq!(capture_b.counters().of(Counter::Captured), 1);
+
+    // A's agent dials B's workload, as a peer does: B's agent gets it.
+    let to = "10.77.0.1:15008".parse().unwrap();
+    let purpose = interceptor::net::Purpose::Peer;
+    let leg = enrolled_a.dialer.connect(to, purpose).await.unwrap();
+    let (stream, from) = accept(&enrolled_b.listeners.hbone).await;
+    assert_eq!(from, leg.local_addr().unwrap());
+    ping(leg.into_std().unwrap(), stream).await;
+    kill(capture_a, enrolled_a);
+    use_it(&pod_b, &enrolled_b).await;
+}
+
+#[tokio::test]
+async fn a_second_agent_of_the_same_node_is_refused() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::new();
+    let _capture = node.start();
+    let second = Capture::start(node.config.clone()).err().unwrap();
+    assert!(matches!(second, CaptureError::Running { .. }), "{second}");
+    assert!(uninstall(&node.config).is_err());
+}
+
+#[tokio::test]
+async fn another_layout_is_refused_and_not_touched() {
+    if !may_run() {
+        return;
+    }
+    let node = Node::new();
+    drop(node.start());
+    let folder = node
+        .config
+        .bpffs
+        .join("interceptor")
+        .join(&node.config.node);
+    std::fs::create_dir(folder.join("v99")).unwrap();
+    let refused = Capture::start(node.config.clone()).err().unwrap();
+    assert!(matches!(refused, CaptureError::Layout { .. }), "{refused}");
+    assert!(folder.join("v99").exists());
+}
+
+#[tokio::test]
+async fn an_uninstalled_node_leaves_plain_networking() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let server = peer.listen("10.77.0.1:9000");
+    let node = Node::new();
+    let (capture, enrolled) = enrol(&node, &workload(&pod, &[V4, V6]));
+    let programs: Vec<u32> = capture.status().programs.iter().map(|it| it.id).collect();
+    kill(capture, enrolled);
+    assert!(is_refused(pod.dial("10.77.0.1:9000")));
+
+    let pinned = |left: &Leftover| matches!(left, Leftover::Pinned(_));
+    assert!(verify_removed(&node.config).unwrap().iter().any(pinned));
+    let removed = uninstall(&node.config).unwrap();
+    assert_eq!((removed.links, removed.maps), (8, 8));
+    // Other tests run beside this one: what matters is that nothing of this node is left.
+    let left = verify_removed(&node.config).unwrap();
+    let ours = |it: &Leftover| match it {
+        Leftover::Pinned(_) => true,
+        Leftover::Program { id, .. } => programs.contains(id),
+    };
+    assert!(!left.iter().any(ours), "{left:?}");
+    let _app = pod.dial("10.77.0.1:9000").unwrap();
+    server.accept().unwrap();
+}

@@ -1,0 +1,18 @@
+//! What the kernel programs do to real connections.
+//!
+//! Needs root. Each test has namespaces and a node of its own, so they run beside each other and
+//! beside agents; everything is removed when a test ends. The tests play both the application and
+//! the agent: the programs recognise sockets, not processes.
+
+#[cfg(test)]
+mod host_network;
+#[cfg(test)]
+mod inbound;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod load;
+#[cfg(test)]
+mod outbound;
+#[cfg(test)]
+mod support;
