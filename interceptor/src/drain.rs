@@ -31,6 +31,7 @@ impl Tasks {
 
     /// A set whose tasks are waited for together with the parent's, and that stops when the
     /// parent stops or when it is stopped itself.
+    #[must_use]
     pub fn child(&self) -> Self {
         Self {
             tracker: self.tracker.clone(),

@@ -28,6 +28,7 @@ mod doctor;
 mod failure;
 mod human;
 mod output;
+mod run;
 mod status;
 mod validate;
 mod version;
@@ -83,6 +84,7 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
     Status(status::Args),
     Connections(connections::Args),
     Certificates(certificates::Args),
@@ -130,6 +132,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 impl Command {
     fn run(self, socket: &std::path::Path, printer: &mut Printer) -> Result<Exit, Failure> {
         match self {
+            Self::Run(args) => run::run(&args),
             Self::Status(args) => status::run(&args, socket, printer),
             Self::Connections(args) => connections::run(&args, socket, printer),
             Self::Certificates(args) => certificates::run(&args, socket, printer),

@@ -1,1 +1,67 @@
-//! Placeholder.
+//! The story of one connection: captured, decided, carried, recorded.
+//!
+//! ```text
+//!  15001 ──▶ outbound ──decide──▶ tunnel (HBONE) or plaintext ──▶ peer
+//!  15008 ──▶ tunnel ───decide──▶ application            (HBONE)
+//!  15006 ──▶ plaintext ─decide──▶ application            (plaintext)
+//! ```
+//!
+//! Each story is a straight line that ends in exactly one [`Record`]: from it come the access
+//! line, the counters and what `interceptor connections` shows, so that they cannot disagree.
+//! Whatever a step cannot find out ends the story in a refusal; no byte reaches an application
+//! before the verdict.
+//!
+//! While a connection is open its verdict is taken again on every change of the mesh
+//! ([`recheck`]), by the same functions that took it first.
+//!
+//! Not here: the decision itself (`decide`), the bytes (`transport`), how a record is shown
+//! (`telemetry`), who opens the listeners (`app`).
+
+pub mod accept;
+mod inbound;
+mod outbound;
+pub mod recheck;
+pub mod registry;
+mod story;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::capture::Origin;
+use crate::identity::Identities;
+use crate::net::Dialer;
+use crate::telemetry::Telemetry;
+use crate::transport;
+use crate::workload::WorkloadId;
+use crate::workload::source::SharedMesh;
+
+pub use registry::Registry;
+pub use story::chain;
+
+/// What all connections of this agent share.
+pub struct Plane {
+    /// The mesh as it is now.
+    pub mesh: SharedMesh,
+    /// Keys and certificates of the local workloads, and whom to trust.
+    pub identities: Arc<Identities>,
+    /// What answers peers' tunnels.
+    pub server: transport::Server,
+    /// Where records go.
+    pub telemetry: Telemetry,
+    /// The connections that are open now.
+    pub registry: Registry,
+    /// How long `connect(2)` to an application or a plaintext destination may take.
+    pub connect_timeout: Duration,
+}
+
+/// One enrolled workload, as the connections that were captured from it see it.
+pub struct Local {
+    /// Who it is.
+    pub id: WorkloadId,
+    /// Opens sockets in its network namespace.
+    pub dialer: Dialer,
+    /// Tells where its captured connections were headed.
+    pub origin: Origin,
+    /// Its tunnels to peers.
+    pub tunnels: transport::Client,
+}

@@ -15,3 +15,13 @@ use tokio::net::TcpStream;
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
+
+/// Lets this process open as many files as it is allowed to: two for each connection, and the
+/// usual soft limit of 1,024 is for programs that use `select(2)`. Failing changes nothing, so it
+/// is not an error; `doctor` shows the limit.
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _unchanged = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

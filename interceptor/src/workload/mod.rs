@@ -28,7 +28,7 @@ use serde::Serialize;
 pub use store::{AgentPorts, Mesh, MeshSettings};
 
 /// Namespace and name of a workload, unique in the mesh.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct WorkloadId {
     /// The Kubernetes namespace.
     pub namespace: Arc<str>,
@@ -43,7 +43,7 @@ impl fmt::Display for WorkloadId {
 }
 
 /// A Pod or `WorkloadEntry`: something with an address and an identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workload {
     /// Namespace and name.
     pub id: WorkloadId,
@@ -75,7 +75,7 @@ pub struct Workload {
 }
 
 /// Whether a workload takes HBONE on port 15008.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum TunnelProtocol {
     /// Enrolled: it is reached through mutual TLS on port 15008 of its own address.
     Hbone,
@@ -125,7 +125,7 @@ impl fmt::Display for Enrolment {
 }
 
 /// What ties a workload to this machine's kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Binding {
     /// It has a network namespace of its own, named by a path such as `/run/netns/web`.
     NetworkNamespace(PathBuf),
@@ -136,7 +136,7 @@ pub enum Binding {
 
 /// What becomes of a connection whose destination cannot prove an identity: an address that the
 /// mesh does not know, or a workload that is known but not enrolled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum UnknownDestinations {
     /// Carried in plaintext, counted and logged: Istio's `ALLOW_ANY`.
     #[default]
@@ -150,7 +150,7 @@ pub enum UnknownDestinations {
 ///
 /// Order outbound: excluded ports, excluded ranges, included ports, included ranges. A workload
 /// without annotations has everything captured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CaptureRules {
     /// Inbound ports that are captured.
     pub inbound: PortSelection,
@@ -165,7 +165,7 @@ pub struct CaptureRules {
 }
 
 /// A selection of a workload's own ports, names already resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum PortSelection {
     /// All but these.
     AllExcept(Vec<u16>),
@@ -180,7 +180,7 @@ impl Default for PortSelection {
 }
 
 /// A destination port in a capture rule, as far as the mesh could resolve it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum OutboundPort {
     /// This port at any address.
     Number(u16),
@@ -194,7 +194,7 @@ pub enum OutboundPort {
 }
 
 /// Istio's canonical names of a workload, for metric labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Canonical {
     /// Label `app`, or empty.
     pub app: Arc<str>,
@@ -211,7 +211,7 @@ pub struct Canonical {
 }
 
 /// Namespace and name of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ServiceName {
     /// The Kubernetes namespace.
     pub namespace: Arc<str>,
@@ -228,7 +228,7 @@ impl fmt::Display for ServiceName {
 }
 
 /// A Service: addresses and ports in front of workloads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// Its names.
     pub name: ServiceName,
@@ -259,7 +259,7 @@ pub enum Locality {
 }
 
 /// One port of a [`Service`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServicePort {
     /// The port's name, if it has one.
     pub name: Option<String>,
@@ -270,7 +270,7 @@ pub struct ServicePort {
 }
 
 /// One workload behind a [`Service`], with its own idea of the target ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// The workload.
     pub workload: Arc<Workload>,

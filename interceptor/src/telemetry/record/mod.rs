@@ -10,6 +10,7 @@ use std::time::Duration;
 use interceptor_policy::{PolicyName, SpiffeId};
 use serde::{Deserialize, Serialize};
 
+use crate::transport::SessionFacts;
 use crate::workload::{ServiceName, Workload};
 
 /// Number of a connection, unique for the life of the agent and random enough not to be guessed
@@ -17,6 +18,13 @@ use crate::workload::{ServiceName, Workload};
 /// nodes' lines carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    /// A number that nobody can guess. Never zero, which `traceparent` forbids.
+    pub fn random() -> Self {
+        Self(rand::random_range(1..=u64::MAX))
+    }
+}
 
 impl std::fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -141,6 +149,25 @@ pub struct End {
     pub identity: Option<SpiffeId>,
 }
 
+impl End {
+    /// A local workload, known from the kernel: it has the identity that we hold the key of.
+    pub fn local(address: SocketAddr, workload: Option<&Arc<Workload>>) -> Self {
+        Self {
+            identity: workload.map(|workload| workload.identity.clone()),
+            ..Self::unproven(address, workload)
+        }
+    }
+
+    /// A workload of which only the address is known so far.
+    pub fn unproven(address: SocketAddr, workload: Option<&Arc<Workload>>) -> Self {
+        Self {
+            address: Some(address),
+            workload: workload.cloned(),
+            identity: None,
+        }
+    }
+}
+
 /// Facts about the TLS session that carried a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TlsFacts {
@@ -148,6 +175,15 @@ pub struct TlsFacts {
     pub cipher: &'static str,
     /// Key exchange group, such as `X25519MLKEM768`.
     pub key_exchange: &'static str,
+}
+
+impl From<SessionFacts> for TlsFacts {
+    fn from(facts: SessionFacts) -> Self {
+        Self {
+            cipher: facts.cipher,
+            key_exchange: facts.key_exchange,
+        }
+    }
 }
 
 /// Why a connection was refused, failed or cut, or what allowed it.

@@ -1,0 +1,190 @@
+//! The process: the only place that wires configuration, tasks and shutdown.
+//!
+//! ```text
+//!  control runtime: manifests · certificates · reconciler · re-check · administration · metrics
+//!  data runtime:    listeners · connections · carriers
+//! ```
+//!
+//! Two runtimes, so that a slow scrape, a large update or a burst of certificates never delays a
+//! connection.
+//!
+//! # Invariants
+//!
+//! * Nothing is attached before everything that can be checked was checked: the ports, the
+//!   certificate authority, the log files.
+//! * Stopping leaves the kernel programs pinned and the ports of enrolled workloads closed. Only
+//!   `interceptor uninstall` opens them.
+//!
+//! Not here: what any of the parts does.
+
+mod reconcile;
+mod status;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin;
+use crate::capture::Capture;
+use crate::config::Config;
+use crate::connection::{Plane, Registry, recheck};
+use crate::drain::Tasks;
+use crate::identity::{Ca, Identities};
+use crate::telemetry::logging::Logging;
+use crate::telemetry::{AccessLog, Telemetry};
+use crate::transport;
+use crate::workload::source::{DirectorySource, Publisher};
+use reconcile::{Enrolled, Reconciler};
+use status::Watch;
+
+/// Threads for everything but connections: the scrape and the sources are never busy for long.
+const CONTROL_THREADS: usize = 2;
+
+/// How long the control tasks may take to end, after the connections have.
+const CONTROL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Runs the agent until it is asked to stop by SIGTERM or SIGINT, and drains.
+///
+/// # Errors
+///
+/// What kept it from starting, with the remedy.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    crate::net::raise_file_limit();
+    let control = runtime("control", Some(CONTROL_THREADS))?;
+    let data = runtime("data", None)?;
+    let stopped = control.block_on(async {
+        let agent = Agent::start(config, data.handle().clone())?;
+        let signal = wait_for_signal().await?;
+        tracing::info!(signal, "stopping");
+        agent.stop().await;
+        anyhow::Ok(())
+    });
+    data.shutdown_timeout(CONTROL_DEADLINE);
+    control.shutdown_timeout(CONTROL_DEADLINE);
+    stopped
+}
+
+/// A running agent.
+struct Agent {
+    config: Config,
+    control: Tasks,
+    data: Tasks,
+    telemetry: Telemetry,
+    logging: Logging,
+}
+
+impl Agent {
+    fn start(config: Config, data: Handle) -> anyhow::Result<Self> {
+        let access = AccessLog::open(&config.access_log).context("cannot open the access log")?;
+        let telemetry = Telemetry::new(access);
+        let logging = Logging::start(&config.log, &telemetry.metrics)?;
+        let listeners = admin::Listeners::open(&ports(&config))?;
+        let ca = Ca::open_or_create(
+            &config.identity.ca_directory,
+            &config.mesh.trust_domain,
+            SystemTime::now(),
+        )?;
+        let identities = Arc::new(Identities::new(Arc::new(ca), config.identity.svid_lifetime));
+        let capture = Capture::start(config.capture.clone())?;
+
+        let publisher = Publisher::new(config.mesh.clone());
+        let published = publisher.published();
+        let source = DirectorySource::new(config.manifests.clone(), config.mesh.clone(), publisher);
+        let transport = Arc::new(config.transport.clone());
+        let plane = Arc::new(Plane {
+            mesh: published.shared(),
+            server: transport::Server::new(Arc::clone(&transport), &identities),
+            identities: Arc::clone(&identities),
+            telemetry: telemetry.clone(),
+            registry: Registry::new(),
+            connect_timeout: config.transport.connect_timeout,
+        });
+        let (first_pass, passed) = watch::channel(false);
+        let enrolled = Enrolled::default();
+        let watch = Watch {
+            config: config.clone(),
+            started: Timestamp::now(),
+            published: published.clone(),
+            plane: Arc::clone(&plane),
+            observer: capture.observer(),
+            enrolled: enrolled.clone(),
+            passed,
+        };
+
+        let control = Tasks::new();
+        let connections = Tasks::new();
+        listeners.serve(watch.provide(logging.clone()), &control);
+        control.spawn("identities", identities.run(control.clone()));
+        let checking = recheck::run(plane.registry.clone(), published.clone(), control.clone());
+        control.spawn("re-check", checking);
+        control.spawn("manifests", source.run(control.clone()));
+        let reconciler = Reconciler {
+            plane,
+            transport,
+            capture,
+            data,
+            tasks: connections.clone(),
+            enrolled,
+        };
+        control.spawn("reconciler", reconciler.run(published, first_pass));
+        tracing::info!(node = %config.mesh.node, trust_domain = %config.mesh.trust_domain, "started");
+        Ok(Self {
+            config,
+            control,
+            data: connections,
+            telemetry,
+            logging,
+        })
+    }
+
+    /// Stops accepting, lets connections end until the deadline, then ends everything.
+    async fn stop(self) {
+        let cut = self.data.finish(self.config.drain_deadline).await;
+        let left = self.control.finish(CONTROL_DEADLINE).await;
+        tracing::info!(
+            cut,
+            left,
+            "stopped; the ports of enrolled workloads stay closed"
+        );
+        self.telemetry.access.flush(CONTROL_DEADLINE);
+        self.logging.flush(CONTROL_DEADLINE);
+    }
+}
+
+/// Where the agent listens on its node.
+fn ports(config: &Config) -> admin::Config {
+    let mut ports = admin::Config {
+        socket: config.socket(),
+        ..admin::Config::default()
+    };
+    ports.admin.set_port(config.node_ports.admin);
+    ports.metrics.set_port(config.node_ports.metrics);
+    ports.readiness.set_port(config.node_ports.readiness);
+    ports
+}
+
+fn runtime(name: &'static str, threads: Option<usize>) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().thread_name(name);
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder
+        .build()
+        .with_context(|| format!("cannot start the {name} threads"))
+}
+
+/// Waits for a signal that asks the agent to stop; returns its name.
+async fn wait_for_signal() -> anyhow::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}

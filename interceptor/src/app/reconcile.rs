@@ -1,0 +1,285 @@
+//! Keeping the enrolled workloads equal to the mesh's local workloads.
+//!
+//! ```text
+//!  Mesh changed ─┐
+//!  every second ─┼─▶ wanted (mesh.local) ── compare ──▶ enrol · update · un-enrol
+//!                └─▶ a namespace or cgroup vanished or was replaced
+//! ```
+//!
+//! A workload is enrolled only when its certificate is there, so that its first connection does
+//! not fail; one that cannot be enrolled is retried with growing pauses and shown by `status`
+//! meanwhile. Nothing that fails for one workload holds up another.
+//!
+//! Not here: what enrolling does to the kernel (`capture`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::capture::{Capture, Listeners};
+use crate::connection::accept::{self, Door};
+use crate::connection::{Local, Plane, chain};
+use crate::drain::Tasks;
+use crate::transport;
+use crate::workload::source::Published;
+use crate::workload::{Workload, WorkloadId};
+
+/// How often vanished namespaces and failed enrolments are looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest pause between two attempts to enrol the same workload.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// The enrolled workloads and those that should be.
+pub(super) struct Reconciler {
+    /// What connections need.
+    pub(super) plane: Arc<Plane>,
+    /// Limits of the tunnels.
+    pub(super) transport: Arc<transport::Config>,
+    /// The kernel programs.
+    pub(super) capture: Capture,
+    /// The data plane's runtime: listeners and connections live there.
+    pub(super) data: Handle,
+    /// Parent of every workload's tasks.
+    pub(super) tasks: Tasks,
+    /// What is enrolled, for `status`.
+    pub(super) enrolled: Enrolled,
+}
+
+/// The state of each local workload, shared with `status`. Clones share the same table.
+#[derive(Clone, Default)]
+pub(super) struct Enrolled(Arc<Mutex<HashMap<WorkloadId, State>>>);
+
+/// Where a local workload stands.
+#[derive(Clone)]
+pub(super) enum State {
+    /// Captured.
+    Enrolled {
+        /// As it was enrolled or last updated.
+        workload: Arc<Workload>,
+        /// The kernel's key of it.
+        key: u64,
+        /// Its accept loops and connections.
+        tasks: Tasks,
+    },
+    /// Not captured, though it should be.
+    Failed {
+        /// Why, with all sources.
+        error: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// When to try again.
+        retry_at: Instant,
+    },
+}
+
+impl Enrolled {
+    /// Each local workload's state now.
+    pub(super) fn snapshot(&self) -> HashMap<WorkloadId, State> {
+        self.0.lock().clone()
+    }
+
+    fn state(&self, id: &WorkloadId) -> Option<State> {
+        self.0.lock().get(id).cloned()
+    }
+
+    fn set(&self, id: WorkloadId, state: State) {
+        self.0.lock().insert(id, state);
+    }
+}
+
+impl Reconciler {
+    /// Follows the mesh until the tasks are asked to stop. `first` is told when the first pass is
+    /// through.
+    pub(super) async fn run(mut self, mut published: Published, first: watch::Sender<bool>) {
+        let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.reconcile().await;
+            first.send_if_modified(|passed| !std::mem::replace(passed, true));
+            tokio::select! {
+                () = self.tasks.stopping() => return,
+                () = published.changed() => {}
+                _ = tick.tick() => {}
+            }
+        }
+    }
+
+    async fn reconcile(&mut self) {
+        let mesh = self.plane.mesh.load_full();
+        if mesh.version() == 0 {
+            // Nothing is known yet: what an earlier agent captured stays refused.
+            return;
+        }
+        let wanted: HashMap<WorkloadId, Arc<Workload>> = mesh
+            .local()
+            .map(|workload| (workload.id.clone(), Arc::clone(workload)))
+            .collect();
+        let vanished = self.capture.vanished();
+        for (id, state) in self.enrolled.snapshot() {
+            if !wanted.contains_key(&id) {
+                self.release(&id, &state, "it is no longer configured for this node");
+            } else if vanished.contains(&id) {
+                self.release(&id, &state, "its namespace or cgroup is gone");
+            }
+        }
+        let identities = wanted.values().map(|workload| workload.identity.clone());
+        self.plane.identities.want(identities);
+        for (id, workload) in wanted {
+            self.follow(&id, workload).await;
+        }
+        self.retire_unclaimed();
+    }
+
+    /// After the first complete pass: removes what an earlier agent enrolled and this
+    /// configuration does not.
+    fn retire_unclaimed(&mut self) {
+        match self.capture.retire_unclaimed() {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "released workloads of an earlier configuration"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "a workload of an earlier configuration could not be released");
+            }
+        }
+    }
+
+    /// Brings one workload to where the mesh wants it.
+    async fn follow(&mut self, id: &WorkloadId, workload: Arc<Workload>) {
+        match self.enrolled.state(id) {
+            None => self.enrol(workload, 0).await,
+            Some(State::Failed {
+                attempts, retry_at, ..
+            }) => {
+                if Instant::now() >= retry_at {
+                    self.enrol(workload, attempts).await;
+                }
+            }
+            Some(
+                ref state @ State::Enrolled {
+                    workload: ref old, ..
+                },
+            ) => {
+                if old.binding != workload.binding {
+                    self.release(id, state, "it moved to another namespace or cgroup");
+                    self.enrol(workload, 0).await;
+                } else if *old != workload {
+                    self.update(workload, state).await;
+                }
+            }
+        }
+    }
+
+    async fn enrol(&mut self, workload: Arc<Workload>, attempts: u32) {
+        let id = workload.id.clone();
+        if let Err(error) = self.plane.identities.ensure(&workload.identity).await {
+            return self.failed(id, &error, attempts);
+        }
+        let enrolled = {
+            // Listeners belong to the runtime on which they are made.
+            let _data = self.data.enter();
+            self.capture.enrol(&workload)
+        };
+        match enrolled {
+            Err(error) => self.failed(id, &error, attempts),
+            Ok(enrolled) => {
+                tracing::info!(workload = %id, identity = %workload.identity, "enrolled");
+                let tasks = self.tasks.child();
+                let tunnels = transport::Client::new(
+                    Arc::clone(&self.transport),
+                    Arc::clone(&self.plane.identities),
+                    enrolled.dialer.clone(),
+                    tasks.clone(),
+                );
+                let local = Arc::new(Local {
+                    id: id.clone(),
+                    dialer: enrolled.dialer,
+                    origin: enrolled.origin,
+                    tunnels,
+                });
+                self.open(&local, enrolled.listeners, &tasks);
+                let key = enrolled.key;
+                self.enrolled.set(
+                    id,
+                    State::Enrolled {
+                        workload,
+                        key,
+                        tasks,
+                    },
+                );
+            }
+        }
+    }
+
+    fn open(&self, local: &Arc<Local>, listeners: Listeners, tasks: &Tasks) {
+        let _data = self.data.enter();
+        let doors = [
+            (Door::Outbound, listeners.outbound),
+            (Door::Plaintext, listeners.inbound),
+            (Door::Hbone, listeners.hbone),
+        ];
+        for (door, listeners) in doors {
+            for listener in listeners {
+                accept::serve(&self.plane, local, door, listener, tasks);
+            }
+        }
+    }
+
+    /// Publishes what changed about an enrolled workload; its listeners stay.
+    async fn update(&mut self, workload: Arc<Workload>, state: &State) {
+        let State::Enrolled { key, tasks, .. } = state else {
+            return;
+        };
+        let id = workload.id.clone();
+        let issued = self.plane.identities.ensure(&workload.identity).await;
+        if let Err(error) = issued {
+            // The old certificate must not be used for the new identity: refused until it is there.
+            tracing::warn!(workload = %id, error = %chain(&error), "no certificate for its new identity");
+            return;
+        }
+        if let Err(error) = self.capture.update(&workload) {
+            tracing::warn!(workload = %id, error = %chain(&error), "its capture rules could not be changed");
+            return;
+        }
+        tracing::info!(workload = %id, "updated");
+        let (key, tasks) = (*key, tasks.clone());
+        self.enrolled.set(
+            id,
+            State::Enrolled {
+                workload,
+                key,
+                tasks,
+            },
+        );
+    }
+
+    fn release(&mut self, id: &WorkloadId, state: &State, why: &str) {
+        if let State::Enrolled { tasks, .. } = state {
+            tasks.stop();
+            if let Err(error) = self.capture.unenrol(id) {
+                tracing::warn!(workload = %id, error = %chain(&error), "not everything could be removed");
+            }
+            tracing::info!(workload = %id, why, "un-enrolled");
+        }
+        self.enrolled.0.lock().remove(id);
+    }
+
+    fn failed(&self, id: WorkloadId, error: &dyn std::error::Error, attempts: u32) {
+        let error = chain(error);
+        let pause = INTERVAL.saturating_mul(1 << attempts.min(5)).min(MAX_PAUSE);
+        tracing::warn!(workload = %id, error, ?pause, "cannot enrol; its ports are not captured");
+        let attempts = attempts.saturating_add(1);
+        let retry_at = Instant::now() + pause;
+        self.enrolled.set(
+            id,
+            State::Failed {
+                error,
+                attempts,
+                retry_at,
+            },
+        );
+    }
+}

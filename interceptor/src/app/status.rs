@@ -1,0 +1,157 @@
+//! What the agent says about itself: gathered here from all parts, because only the process knows
+//! all of them.
+//!
+//! Not here: how it is served (`admin`) and printed (`cli`).
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::reconcile::{Enrolled, State};
+use crate::admin;
+use crate::capture::Observer;
+use crate::config::Config;
+use crate::connection::Plane;
+use crate::connection::registry::Live;
+use crate::telemetry::logging::Logging;
+use crate::telemetry::record::{Record, Reporter};
+use crate::telemetry::status::{
+    Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Program, Readiness,
+    Unprotected,
+};
+use crate::telemetry::view::State as ConnectionState;
+use crate::telemetry::{ConnectionView, Status};
+use crate::workload::source::Published;
+use crate::workload::{Mesh, Workload};
+
+/// Everything that is looked at to answer `status`.
+#[derive(Clone)]
+pub(super) struct Watch {
+    pub(super) config: Config,
+    pub(super) started: Timestamp,
+    pub(super) published: Published,
+    pub(super) plane: Arc<Plane>,
+    pub(super) observer: Observer,
+    pub(super) enrolled: Enrolled,
+    pub(super) passed: watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// The administration's view of this agent.
+    pub(super) fn provide(&self, logging: Logging) -> admin::State {
+        let metrics = &self.plane.telemetry.metrics;
+        let (status, scraped, readiness) = (self.clone(), self.clone(), self.clone());
+        let (connections, config) = (self.clone(), self.clone());
+        metrics.observe(Arc::new(move || scraped.status()));
+        admin::State {
+            status: Arc::new(move || status.status()),
+            readiness: Arc::new(move || readiness.readiness()),
+            connections: Arc::new(move || connections.connections()),
+            config: Arc::new(move || config.dump()),
+            telemetry: self.plane.telemetry.clone(),
+            logging: Some(logging),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let kernel = self.observer.status();
+        let mut unprotected = Unprotected::by_configuration(&self.published.mesh());
+        unprotected.extend(self.plane.telemetry.ledger.entries());
+        Status {
+            node: self.config.mesh.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            readiness: self.readiness(),
+            programs: kernel.programs.iter().map(Program::from).collect(),
+            counters: (self.observer.counters().iter())
+                .map(KernelCounter::from)
+                .collect(),
+            maps: kernel.maps.iter().map(MapFill::from).collect(),
+            workloads: self.workloads(),
+            certificates: (self.plane.identities.list().iter())
+                .map(Certificate::from)
+                .collect(),
+            configuration: Configuration::new(
+                self.config.manifests.display().to_string(),
+                &self.published.state(),
+            ),
+            unprotected,
+            connections_open: u64::try_from(self.plane.registry.len()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut missing = Vec::new();
+        if !self.published.state().is_ready() {
+            missing.push(format!(
+                "no configuration is in force: see the mistakes in {}",
+                self.config.manifests.display()
+            ));
+        } else if !*self.passed.borrow() {
+            missing.push("workloads are being enrolled".to_owned());
+        }
+        Readiness { missing }
+    }
+
+    fn workloads(&self) -> Vec<EnrolledWorkload> {
+        let states = self.enrolled.snapshot();
+        let mesh = self.published.snapshot();
+        mesh.local()
+            .map(|workload| {
+                let state = match states.get(&workload.id) {
+                    Some(State::Enrolled { key, .. }) => Ok(*key),
+                    Some(State::Failed { error, .. }) => Err(error.clone()),
+                    None => Err("it is being enrolled".to_owned()),
+                };
+                EnrolledWorkload::new(workload, state)
+            })
+            .collect()
+    }
+
+    fn connections(&self) -> Vec<ConnectionView> {
+        let live = self.plane.registry.snapshot();
+        live.iter().map(|live| view(live)).collect()
+    }
+
+    /// The effective configuration and the mesh in force.
+    fn dump(&self) -> Value {
+        let mesh = self.published.snapshot();
+        json!({
+            "agent": self.config.to_json(),
+            "load": *self.published.state(),
+            "workloads": mesh.workloads().collect::<Vec<_>>(),
+            "services": mesh.services().collect::<Vec<_>>(),
+            "policies": mesh.local().map(|workload| policies(&mesh, workload)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// What holds for connections to one local workload.
+fn policies(mesh: &Mesh, workload: &Workload) -> Value {
+    let effective = mesh.policies(workload);
+    let names = effective.policies().map(|policy| policy.name().to_string());
+    json!({
+        "workload": workload.id.to_string(),
+        "mtls": effective.mtls(0),
+        "policies": names.collect::<Vec<_>>(),
+    })
+}
+
+/// An open connection as it is now.
+fn view(live: &Live) -> ConnectionView {
+    let (sent, received) = (live.traffic.sent(), live.traffic.received());
+    let (bytes_sent, bytes_received) = match live.record.reporter {
+        Reporter::Source => (sent, received),
+        Reporter::Destination => (received, sent),
+    };
+    let now = Record {
+        bytes_sent,
+        bytes_received,
+        duration: live.since.elapsed(),
+        ..live.record.clone()
+    };
+    ConnectionView::new(&now, ConnectionState::Open)
+}

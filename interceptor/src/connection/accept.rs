@@ -1,0 +1,89 @@
+//! Accepting captured connections of one workload, for as long as it is enrolled.
+//!
+//! Accepting never fails for good: a connection that was aborted in the queue is skipped, and
+//! when the process is out of file descriptors the loop waits a moment instead of spinning; the
+//! kernel keeps the queue meanwhile.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Local, Plane, inbound, outbound};
+use crate::drain::Tasks;
+
+/// Pause after an accept failed for want of resources.
+const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(50);
+
+/// Which of a workload's three listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// 15001: connections that the workload opened.
+    Outbound,
+    /// 15006: connections to the workload that are not HBONE.
+    Plaintext,
+    /// 15008: HBONE from other agents.
+    Hbone,
+}
+
+/// Starts to serve `listener`; ends when `tasks` is asked to stop. Connections that are under way
+/// then run on until they end or the drain deadline passes.
+pub fn serve(
+    plane: &Arc<Plane>,
+    local: &Arc<Local>,
+    door: Door,
+    listener: TcpListener,
+    tasks: &Tasks,
+) {
+    let (plane, local, connections) = (Arc::clone(plane), Arc::clone(local), tasks.clone());
+    tasks.spawn("accept", async move {
+        loop {
+            let accepted = tokio::select! {
+                () = connections.stopping() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => begin(&plane, &local, door, (stream, peer), &connections),
+                Err(error) if is_out_of_resources(&error) => {
+                    tracing::warn!(%error, ?door, workload = %local.id, "cannot accept; pausing");
+                    tokio::time::sleep(OUT_OF_RESOURCES_PAUSE).await;
+                }
+                // The client gave up while it waited: nothing was captured, nothing is lost.
+                Err(error) => tracing::debug!(%error, ?door, "a connection was gone when accepted"),
+            }
+        }
+    });
+}
+
+fn begin(
+    plane: &Arc<Plane>,
+    local: &Arc<Local>,
+    door: Door,
+    (stream, peer): (TcpStream, SocketAddr),
+    tasks: &Tasks,
+) {
+    let (plane, local) = (Arc::clone(plane), Arc::clone(local));
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    match door {
+        Door::Outbound => tasks.spawn("outbound", async move {
+            outbound::serve(&plane, &local, &stream, peer).await;
+        }),
+        Door::Plaintext => tasks.spawn("inbound plaintext", async move {
+            inbound::plaintext(&plane, &local, stream, peer).await;
+        }),
+        Door::Hbone => {
+            let streams = tasks.clone();
+            tasks.spawn("inbound hbone", async move {
+                inbound::hbone(plane, local, (stream, peer), streams).await;
+            });
+        }
+    }
+}
+
+fn is_out_of_resources(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}

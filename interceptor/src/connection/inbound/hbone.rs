@@ -1,0 +1,190 @@
+//! Connections that arrived through HBONE: the caller's certificate says who it is.
+//!
+//! One TLS connection carries many; each CONNECT has a story and a record of its own. What fails
+//! before there is a CONNECT (the handshake, the session) is recorded, too, with as much as is
+//! known by then.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use interceptor_policy::SpiffeId;
+use tokio::net::TcpStream;
+
+use super::super::story::{Stop, Story, because, chain};
+use super::super::{Local, Plane};
+use super::Arrival;
+use crate::drain::Tasks;
+use crate::telemetry::record::{ConnectionId, End, Reporter, ResponseFlags, Security};
+use crate::transport::hbone::{ConnectHeaders, Incoming, Rejected, Request};
+use crate::transport::splice;
+
+/// Serves one connection to the HBONE port until it ends: handshake, then each CONNECT as a
+/// connection of its own.
+pub(in crate::connection) async fn serve(
+    plane: Arc<Plane>,
+    local: Arc<Local>,
+    (tcp, caller): (TcpStream, SocketAddr),
+    tasks: Tasks,
+) {
+    let Ok(gateway) = tcp.local_addr().map(canonical) else {
+        // Only a socket that is gone has no address: there is nobody left to serve.
+        return;
+    };
+    let door = Door {
+        plane,
+        local,
+        caller,
+        gateway,
+    };
+    let identity = (door.plane.mesh.load())
+        .workload(&door.local.id)
+        .map(|workload| workload.identity.clone());
+    let Some(svid) = identity.and_then(|identity| door.plane.identities.current(&identity)) else {
+        let detail = "there is no certificate for the workload yet";
+        return door.failed(
+            None,
+            ResponseFlags::IdentityError,
+            "no_identity",
+            detail.to_owned(),
+        );
+    };
+    let inbound = match door.plane.server.accept(tcp, &svid).await {
+        Ok(inbound) => inbound,
+        Err(error) => {
+            door.plane
+                .telemetry
+                .metrics
+                .handshake_failed(error.reason());
+            return door.failed(
+                None,
+                ResponseFlags::TlsFailure,
+                error.reason(),
+                chain(&error),
+            );
+        }
+    };
+    let peer = inbound.peer().clone();
+    let requests = Arc::new(door);
+    let session = Arc::clone(&requests);
+    let served = inbound
+        .serve(&tasks, move |request| {
+            let door = Arc::clone(&requests);
+            async move {
+                match request {
+                    Incoming::Connect(request) => door.connect(request).await,
+                    Incoming::Rejected(rejected) => door.rejected(rejected),
+                }
+            }
+        })
+        .await;
+    if let Err(error) = served {
+        session.failed(
+            Some(peer),
+            ResponseFlags::H2HandshakeFailure,
+            error.reason(),
+            chain(&error),
+        );
+    }
+}
+
+/// The HBONE port of a workload, as one peer's connection came in on it.
+struct Door {
+    plane: Arc<Plane>,
+    local: Arc<Local>,
+    caller: SocketAddr,
+    gateway: SocketAddr,
+}
+
+impl Door {
+    /// Serves one CONNECT until the connection that it carries has ended.
+    async fn connect(&self, request: Request) {
+        let arrival = Arrival {
+            client: self.client(&request.headers),
+            identity: Some(request.peer),
+            target: request.destination,
+        };
+        let mut story = arrival.story(
+            &self.plane,
+            &self.local,
+            connection_id(&request.headers),
+            Security::MutualTls,
+        );
+        let facts = story.facts();
+        facts.tls = Some(request.facts.into());
+        facts.destination.address = Some(self.gateway);
+        facts.hbone_address = Some(request.destination);
+
+        let (app, allowed) = match arrival.admit(&self.plane, &self.local).await {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                request.answer.refuse(&refused.answer);
+                return story.end(refused.stop);
+            }
+        };
+        let stream = match request.answer.accept(&ConnectHeaders::default()) {
+            Ok(stream) => stream,
+            Err(error) => {
+                let reason = because(error.reason(), chain(&error));
+                return story.reset(&app, Stop::failed(ResponseFlags::None, reason));
+            }
+        };
+        story
+            .carry(arrival.basis(&self.local), allowed, async |traffic| {
+                splice::tunnel(&app, stream, &traffic).await
+            })
+            .await;
+    }
+
+    /// Records a request that made no sense; the transport has refused it already.
+    fn rejected(&self, rejected: Rejected) {
+        let mut story = self.story(connection_id(&rejected.headers), Some(rejected.peer));
+        story.facts().tls = Some(rejected.facts.into());
+        let reason = because(rejected.error.reason(), chain(&rejected.error));
+        story.end(Stop::denied(reason));
+    }
+
+    /// Records a connection on which nothing could be asked, or that broke as a whole.
+    fn failed(
+        &self,
+        peer: Option<SpiffeId>,
+        flags: ResponseFlags,
+        label: &'static str,
+        detail: String,
+    ) {
+        let story = self.story(ConnectionId::random(), peer);
+        story.end(Stop::failed(flags, because(label, detail)));
+    }
+
+    fn story(&self, id: ConnectionId, peer: Option<SpiffeId>) -> Story<'_> {
+        let mesh = self.plane.mesh.load();
+        let source = End {
+            identity: peer,
+            ..End::unproven(self.caller, None)
+        };
+        let destination = End::local(self.gateway, mesh.workload(&self.local.id));
+        let ends = (source, destination);
+        let mut story = Story::begin(&self.plane, id, Reporter::Destination, ends);
+        story.facts().security = Security::MutualTls;
+        story
+    }
+
+    /// The caller's address as the application shall see it. The port is the peer's word, which
+    /// it may give for its own address only; anything else is the connection's own.
+    fn client(&self, headers: &ConnectHeaders) -> SocketAddr {
+        match headers.forwarded.map(canonical) {
+            Some(claimed) if claimed.ip() == self.caller.ip() => claimed,
+            _ => self.caller,
+        }
+    }
+}
+
+/// The number under which the caller's agent knows the connection, if it says.
+fn connection_id(headers: &ConnectHeaders) -> ConnectionId {
+    headers
+        .traceparent
+        .map_or_else(ConnectionId::random, |trace| ConnectionId(trace.parent))
+}
+
+const fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,137 @@
+//! A connection to a local workload: judged by who the caller proved to be, then handed to the
+//! application with the caller's true address.
+//!
+//! HBONE and plaintext differ in two things only: whether there is an identity, and how a refusal
+//! is said. A refused HBONE stream is answered with a status and a reason, so that the caller's
+//! agent can log why; a refused plaintext connection is reset. Either way the application never
+//! learns that there was one.
+
+mod hbone;
+mod plaintext;
+
+use std::net::SocketAddr;
+
+use interceptor_policy::{Attempt, SpiffeId};
+use tokio::net::TcpStream;
+
+pub(super) use hbone::serve as hbone;
+pub(super) use plaintext::serve as plaintext;
+
+use super::registry::Basis;
+use super::story::{Stop, Story, because, reason_of};
+use super::{Local, Plane};
+use crate::decide;
+use crate::net::Purpose;
+use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
+use crate::transport::hbone::Refusal;
+use crate::workload::{Mesh, Workload};
+
+/// Who wants to reach what.
+#[derive(Clone, Debug)]
+struct Arrival {
+    /// The caller's address, as the application shall see it.
+    client: SocketAddr,
+    /// What the caller's certificate proved; `None` for plaintext.
+    identity: Option<SpiffeId>,
+    /// The workload's address and port.
+    target: SocketAddr,
+}
+
+/// A connection that may not go on: what to record, and what to tell the caller.
+struct Refused {
+    stop: Stop,
+    answer: Refusal,
+}
+
+impl Arrival {
+    /// Begins the story with what is known of both ends.
+    fn story<'a>(
+        &self,
+        plane: &'a Plane,
+        local: &Local,
+        id: ConnectionId,
+        security: Security,
+    ) -> Story<'a> {
+        let mesh = plane.mesh.load();
+        // An address is no proof: the caller's workload lends its names only if its certificate
+        // agrees, or if there is nothing better.
+        let caller = mesh.workload_at(self.client.ip()).filter(|workload| {
+            (self.identity.as_ref()).is_none_or(|identity| workload.identity == *identity)
+        });
+        let mut source = End::unproven(self.client, caller);
+        source.identity.clone_from(&self.identity);
+        let destination = End::local(self.target, mesh.workload(&local.id));
+        let mut story = Story::begin(plane, id, Reporter::Destination, (source, destination));
+        story.facts().security = security;
+        story.facts().service = mesh.services_of(&local.id).first().cloned();
+        story
+    }
+
+    /// Judges the arrival and, if it may go on, connects to the application.
+    async fn admit(
+        &self,
+        plane: &Plane,
+        local: &Local,
+    ) -> Result<(TcpStream, Reason), Box<Refused>> {
+        let mesh = plane.mesh.load_full();
+        let Some(destination) = mesh.workload(&local.id) else {
+            return Err(Box::new(Refused::gone()));
+        };
+        let allowed = self.judge(&mesh, destination)?;
+        let purpose = Purpose::Application {
+            client: self.client,
+        };
+        let limit = plane.connect_timeout;
+        let dialling = local.dialer.connect(self.target, purpose);
+        let detail = match tokio::time::timeout(limit, dialling).await {
+            Ok(Ok(app)) => return Ok((app, allowed)),
+            Ok(Err(error)) => format!("does not accept: {error}"),
+            Err(_elapsed) => format!("did not accept within {limit:?}"),
+        };
+        let detail = format!("the application at {} {detail}", self.target);
+        Err(Box::new(Refused {
+            answer: Refusal::unavailable(detail.clone()),
+            stop: Stop::failed(ResponseFlags::Connect, because("app_unreachable", detail)),
+        }))
+    }
+
+    fn judge(&self, mesh: &Mesh, destination: &Workload) -> Result<Reason, Box<Refused>> {
+        let verdict = decide::inbound(
+            mesh,
+            destination,
+            Attempt {
+                source: self.identity.as_ref(),
+                source_ip: self.client.ip(),
+                destination_ip: self.target.ip(),
+                destination_port: self.target.port(),
+            },
+        );
+        let reason = reason_of(&verdict);
+        if verdict.is_allowed() {
+            return Ok(reason);
+        }
+        Err(Box::new(Refused {
+            stop: Stop::denied(reason),
+            answer: Refusal::denied(verdict.to_string()),
+        }))
+    }
+
+    fn basis(&self, local: &Local) -> Basis {
+        Basis::Inbound {
+            destination: local.id.clone(),
+            identity: self.identity.clone(),
+            source_ip: self.client.ip(),
+            target: self.target,
+        }
+    }
+}
+
+impl Refused {
+    fn gone() -> Self {
+        let detail = "the workload is no longer part of the mesh";
+        Self {
+            stop: Stop::denied(because("unknown_destination", detail)),
+            answer: Refusal::unavailable(detail),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! A connection that a local workload opened: from the captured socket to the peer.
+//!
+//! The application's `connect(2)` has already succeeded, against the agent. Whatever goes wrong
+//! after that is shown to it as a reset, never as an orderly end: an end of file would claim that
+//! the other side had answered with nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use interceptor_policy::SpiffeId;
+use tokio::net::TcpStream;
+
+use super::registry::Basis;
+use super::story::{Stop, Story, because, chain};
+use super::{Local, Plane};
+use crate::decide::{self, Outbound, PassthroughReason};
+use crate::net::Purpose;
+use crate::telemetry::record::{ConnectionId, End, Reporter, ResponseFlags, Security};
+use crate::transport::hbone::{Baggage, ConnectHeaders, Traceparent};
+use crate::transport::{TunnelError, splice};
+use crate::workload::{Route, Workload};
+
+/// Serves one captured connection until both directions have ended.
+pub(super) async fn serve(plane: &Plane, local: &Local, app: &TcpStream, client: SocketAddr) {
+    let mesh = plane.mesh.load_full();
+    let source = mesh.workload(&local.id).cloned();
+    let ends = (End::local(client, source.as_ref()), End::default());
+    let mut story = Story::begin(plane, ConnectionId::random(), Reporter::Source, ends);
+
+    let original = match local.origin.outbound(app) {
+        Ok(original) => original,
+        Err(error) => {
+            let reason = because(error.reason(), chain(&error));
+            return story.reset(app, Stop::failed(ResponseFlags::None, reason));
+        }
+    };
+    story.facts().destination.address = Some(original);
+    let Some(source) = source else {
+        let reason = because(
+            "unknown_source",
+            "the workload is no longer part of the mesh",
+        );
+        return story.reset(app, Stop::denied(reason));
+    };
+
+    let captured = Captured {
+        plane,
+        local,
+        source,
+        client,
+        original,
+    };
+    match decide::outbound(&mesh, &captured.source, original, rand::random()) {
+        Outbound::Tunnel(route) => captured.tunnel(story, app, route).await,
+        Outbound::Passthrough {
+            to,
+            why,
+            destination,
+            service,
+        } => {
+            let facts = story.facts();
+            facts.destination = End::unproven(to, destination.as_ref());
+            facts.service = service;
+            captured.passthrough(story, app, to, why).await;
+        }
+        Outbound::Refuse(refusal) => {
+            let facts = story.facts();
+            facts.destination = End::unproven(original, refusal.destination.as_ref());
+            facts.service.clone_from(&refusal.service);
+            let reason = because(refusal.reason(), refusal.to_string());
+            story.reset(app, Stop::denied(reason));
+        }
+    }
+}
+
+/// A captured connection whose source and original destination are known.
+struct Captured<'a> {
+    plane: &'a Plane,
+    local: &'a Local,
+    source: Arc<Workload>,
+    client: SocketAddr,
+    original: SocketAddr,
+}
+
+impl Captured<'_> {
+    /// Carries it over mutual TLS.
+    async fn tunnel(&self, mut story: Story<'_>, app: &TcpStream, route: Route) {
+        let facts = story.facts();
+        facts.destination = End::unproven(route.gateway, Some(&route.destination));
+        facts.hbone_address = Some(route.authority);
+        facts.service.clone_from(&route.service);
+        facts.security = Security::MutualTls;
+        let headers = self.headers(facts.id);
+
+        let opened = (self.local.tunnels)
+            .open(&self.source.identity, &route, &headers)
+            .await;
+        let tunnel = match opened {
+            Ok(tunnel) => tunnel,
+            Err(error) => {
+                if let TunnelError::Refused { peer, .. } = &error {
+                    story.facts().destination.identity = Some(peer.clone());
+                }
+                return story.reset(app, stop(&error));
+            }
+        };
+        let facts = story.facts();
+        facts.destination.identity = Some(tunnel.peer.clone());
+        facts.tls = Some(tunnel.facts.into());
+        let basis = self.basis(Some((route.gateway.ip(), tunnel.peer.clone())));
+        story
+            .carry(
+                basis,
+                because("allowed", "the peer accepted"),
+                async |traffic| splice::tunnel(app, tunnel.stream, &traffic).await,
+            )
+            .await;
+    }
+
+    /// Carries it in plaintext, because the other end cannot prove an identity.
+    async fn passthrough(
+        &self,
+        story: Story<'_>,
+        app: &TcpStream,
+        to: SocketAddr,
+        why: PassthroughReason,
+    ) {
+        let limit = self.plane.connect_timeout;
+        let dialling = self.local.dialer.connect(to, Purpose::Peer);
+        let peer = match tokio::time::timeout(limit, dialling).await {
+            Ok(Ok(peer)) => peer,
+            Ok(Err(error)) => {
+                let reason = because("unreachable", format!("cannot reach {to}: {error}"));
+                return story.reset(app, Stop::failed(ResponseFlags::Connect, reason));
+            }
+            Err(_elapsed) => {
+                let reason = because("timeout", format!("{to} did not answer within {limit:?}"));
+                return story.reset(app, Stop::failed(ResponseFlags::Connect, reason));
+            }
+        };
+        let passed = because(why.reason(), "carried in plaintext");
+        story
+            .carry(self.basis(None), passed, async |traffic| {
+                splice::plain(app, &peer, &traffic).await
+            })
+            .await;
+    }
+
+    fn basis(&self, peer: Option<(IpAddr, SpiffeId)>) -> Basis {
+        Basis::Outbound {
+            source: self.local.id.clone(),
+            identity: self.source.identity.clone(),
+            original: self.original,
+            peer,
+        }
+    }
+
+    /// What the peer is told about the caller: hints for its telemetry, never for its decision.
+    fn headers(&self, id: ConnectionId) -> ConnectHeaders {
+        let source = &self.source;
+        ConnectHeaders {
+            baggage: Baggage {
+                cluster: None,
+                namespace: Some(source.id.namespace.to_string()),
+                workload: Some(("pod".to_owned(), source.id.name.to_string())),
+                service: Some(source.canonical.service.to_string()),
+                revision: Some(source.canonical.revision.to_string()),
+            },
+            forwarded: Some(self.client),
+            traceparent: Some(Traceparent {
+                trace: rand::random_range(1..=u128::MAX),
+                parent: id.0,
+                sampled: false,
+            }),
+        }
+    }
+}
+
+/// What is recorded of a tunnel that was not opened.
+fn stop(error: &TunnelError) -> Stop {
+    let reason = because(error.reason(), chain(error));
+    match error {
+        TunnelError::Refused { status, .. } if *status == http::StatusCode::UNAUTHORIZED => {
+            Stop::denied(reason)
+        }
+        TunnelError::Refused { .. }
+        | TunnelError::Unreachable { .. }
+        | TunnelError::TimedOut { .. }
+        | TunnelError::Draining => Stop::failed(ResponseFlags::Connect, reason),
+        TunnelError::NoIdentity { .. } => Stop::failed(ResponseFlags::IdentityError, reason),
+        TunnelError::Handshake { .. } | TunnelError::WrongPeer { .. } => {
+            Stop::failed(ResponseFlags::TlsFailure, reason)
+        }
+        TunnelError::Session { .. } => Stop::failed(ResponseFlags::H2HandshakeFailure, reason),
+    }
+}

@@ -1,0 +1,183 @@
+//! The connections that are open now, and what their verdicts rest on.
+//!
+//! Everybody who asks "what is going on" reads from here: `interceptor connections`, the metrics
+//! scrape, and the re-check that runs after every change of the mesh. A connection is here from
+//! capture until its record is written; [`Entry`] removes it on drop, so no path can forget it.
+//!
+//! Not here: refusals and failures of the past (`telemetry::recent`).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use interceptor_policy::SpiffeId;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::net::Traffic;
+use crate::telemetry::record::{Reason, Record};
+use crate::workload::WorkloadId;
+
+/// Shards of the table: enough that cores rarely meet at one lock, few enough that a snapshot is
+/// cheap.
+const SHARDS: usize = 16;
+
+/// What a verdict rested on, kept so that it can be taken again when the mesh changes.
+#[derive(Clone, Debug)]
+pub enum Basis {
+    /// A captured connection of a local workload.
+    Outbound {
+        /// The workload that dialled.
+        source: WorkloadId,
+        /// The identity under which it dialled.
+        identity: SpiffeId,
+        /// Where it wanted to go.
+        original: SocketAddr,
+        /// The workload that it reached and the identity proven there; `None` for plaintext.
+        peer: Option<(IpAddr, SpiffeId)>,
+    },
+    /// A connection to a local workload.
+    Inbound {
+        /// The workload that is reached.
+        destination: WorkloadId,
+        /// The client's proven identity; `None` for plaintext.
+        identity: Option<SpiffeId>,
+        /// The client's address.
+        source_ip: IpAddr,
+        /// The workload's address and port that is reached.
+        target: SocketAddr,
+    },
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub struct Live {
+    /// What its verdict rests on.
+    pub basis: Basis,
+    /// Bytes so far.
+    pub traffic: Arc<Traffic>,
+    /// When it was captured.
+    pub since: Instant,
+    /// What is known so far.
+    pub record: Record,
+    /// Key in the table. Not the connection id: both ends may be ours and share that one, and a
+    /// peer chooses what it sends.
+    key: u64,
+    cut: CancellationToken,
+    cut_reason: OnceLock<Reason>,
+}
+
+impl Live {
+    /// Ends the connection for `reason`. The first reason stays.
+    pub fn cut(&self, reason: Reason) {
+        if self.cut_reason.set(reason).is_ok() {
+            self.cut.cancel();
+        }
+    }
+
+    /// Resolves with the reason when the connection is to be cut.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop and call again.
+    pub async fn cutting(&self) -> Reason {
+        loop {
+            self.cut.cancelled().await;
+            if let Some(reason) = self.cut_reason.get() {
+                return reason.clone();
+            }
+        }
+    }
+}
+
+type Shard = Mutex<HashMap<u64, Arc<Live>>>;
+
+/// All open connections of this agent. Clones share the same table.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    shards: Arc<[Shard; SHARDS]>,
+    next: Arc<AtomicU64>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Enters a connection that was allowed. It is removed when the returned entry is dropped.
+    pub fn open(&self, record: Record, basis: Basis, since: Instant) -> Entry {
+        let live = Arc::new(Live {
+            basis,
+            traffic: Arc::default(),
+            since,
+            record,
+            key: self.next.fetch_add(1, Ordering::Relaxed),
+            cut: CancellationToken::new(),
+            cut_reason: OnceLock::new(),
+        });
+        if let Some(shard) = self.shard(live.key) {
+            shard.lock().insert(live.key, Arc::clone(&live));
+        }
+        Entry {
+            registry: self.clone(),
+            live,
+        }
+    }
+
+    /// The connections that are open now, in no order.
+    pub fn snapshot(&self) -> Vec<Arc<Live>> {
+        let mut all = Vec::new();
+        for shard in self.shards.iter() {
+            all.extend(shard.lock().values().cloned());
+        }
+        all
+    }
+
+    /// How many connections are open now.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// True if no connection is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, key: u64) -> Option<&Shard> {
+        let shards = u64::try_from(SHARDS).ok()?;
+        self.shards.get(usize::try_from(key % shards).ok()?)
+    }
+}
+
+/// Keeps a connection in the registry; dropping it takes the connection out.
+#[derive(Debug)]
+pub struct Entry {
+    registry: Registry,
+    live: Arc<Live>,
+}
+
+impl Entry {
+    /// The connection, to be looked at beside the entry.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
+    }
+}
+
+impl std::ops::Deref for Entry {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(shard) = self.registry.shard(self.live.key) {
+            shard.lock().remove(&self.live.key);
+        }
+    }
+}
