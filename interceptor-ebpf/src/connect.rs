@@ -24,12 +24,14 @@ use interceptor_common::{
     MAX_CGROUP_LEVEL, RuleKey, TCP, WorkloadEntry, cgroup_key,
 };
 
+use crate::field::low_half;
 use crate::flow::{forget, recall, remember};
+use crate::log;
 use crate::maps::{INBOUND, RULES, WORKLOADS, count, full_key};
 use crate::settings::{
     CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, PROTOCOL_NOT_SUPPORTED, fail_with,
 };
-use crate::sock_addr::{Endpoint, bound_address, endpoint, rewrite, socket};
+use crate::sock_addr::{Endpoint, bound_to, endpoint, protocol, rewrite, socket};
 
 /// The call goes on, rewritten or not.
 const PROCEED: i32 = 1;
@@ -66,8 +68,7 @@ fn ic_connect6(ctx: SockAddrContext) -> i32 {
 /// What becomes of one `connect(2)`.
 #[inline]
 fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the context is valid for the length of the program.
-    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    let protocol = protocol(ctx);
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_MPTCP {
         return PROCEED;
     }
@@ -110,7 +111,8 @@ fn capture<const FAMILY: u8>(ctx: &SockAddrContext, source: &Source, to: Endpoin
     if target.is_none() {
         return refuse(socket, Counter::RefusedNoAddress, NETWORK_UNREACHABLE);
     }
-    if is_loopback_source(bound_address::<FAMILY>(socket)) {
+    let (own_address, own_port) = bound_to::<FAMILY>(ctx);
+    if is_loopback_source(own_address) {
         return refuse(socket, Counter::RefusedLoopbackSource, INVALID);
     }
     let flow = Flow {
@@ -124,9 +126,10 @@ fn capture<const FAMILY: u8>(ctx: &SockAddrContext, source: &Source, to: Endpoin
     }
     let listener = Endpoint {
         address: target,
-        port_be: low_port(socket),
+        port_be: low_port_except(own_port),
     };
     rewrite::<FAMILY>(ctx, listener);
+    log::captured(&to);
     count(Counter::Captured);
     PROCEED
 }
@@ -157,6 +160,7 @@ fn leave_alone(socket: *mut bpf_sock, outcome: Counter) -> i32 {
 fn refuse(socket: *mut bpf_sock, outcome: Counter, errno: i32) -> i32 {
     // SAFETY: the socket is the context's.
     unsafe { forget(socket) };
+    log::refused(errno);
     count(outcome);
     fail_with(errno);
     REFUSE
@@ -243,28 +247,23 @@ fn fresh(source: &Source, kind: FlowKind) -> Flow {
     }
 }
 
-/// A random port below 1024, network order, that is not the socket's own.
+/// A random port below 1024, network order, that is not the socket's `own`.
 #[inline]
-fn low_port(socket: *mut bpf_sock) -> u16 {
+fn low_port_except(own: u32) -> u16 {
     // SAFETY: the helper takes nothing.
     let mut port = 1 + unsafe { bpf_get_prandom_u32() } % LAST_LOW_PORT;
-    // SAFETY: the socket is the context's.
-    let own = unsafe { (*socket).src_port };
     if port == own {
         port = 1 + port % LAST_LOW_PORT;
     }
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_possible_truncation,
-        reason = "at most 1023"
-    )]
-    let port = port as u16;
-    port.to_be()
+    low_half(port).to_be()
 }
+
+/// `0.0.0.0`, mapped.
+const UNSPECIFIED_V4: Address = Address::v4(0);
 
 /// Whether a socket with this source is bound to loopback; unbound sockets have none.
 #[inline]
 fn is_loopback_source(bound: Address) -> bool {
-    let unbound = bound.is_none() || bound == Address::v4(0);
+    let unbound = bound.is_none() || bound == UNSPECIFIED_V4;
     !unbound && bound.is_loopback()
 }

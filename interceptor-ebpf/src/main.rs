@@ -23,8 +23,10 @@
 )]
 
 mod connect;
+mod field;
 mod flow;
 mod getname;
+mod log;
 mod maps;
 mod settings;
 mod sk_lookup;
@@ -33,6 +35,10 @@ mod sockops;
 
 /// Unreachable: the programs do not panic, and the verifier would refuse one that could.
 #[panic_handler]
+#[expect(
+    clippy::missing_const_for_fn,
+    reason = "the language wants a plain function"
+)]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }

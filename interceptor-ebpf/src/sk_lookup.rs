@@ -14,15 +14,14 @@ use interceptor_common::{
     Action, Address, Counter, Flow, FlowKey, FlowKind, Inbound, InboundPortKey, ListenerKey, Role,
 };
 
+use crate::field::{INET, get, low_half, words};
+use crate::log;
 use crate::maps::{FLOWS, INBOUND, INBOUND_PORTS, LISTENERS, count};
 use crate::settings::hbone_port;
-use crate::sock_addr::{low_half, words};
 
 const PASS: u32 = sk_action::SK_PASS;
 const DROP: u32 = sk_action::SK_DROP;
 
-/// `AF_INET`.
-const INET: u32 = 2;
 /// `IPPROTO_TCP`.
 const PROTOCOL_TCP: u32 = 6;
 
@@ -40,9 +39,8 @@ fn ic_sk_lookup(ctx: SkLookupContext) -> u32 {
     match unsafe { FLOWS.get(key) } {
         Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(&ctx, &key, flow),
         Some(flow) if opens_the_door(flow) => pass(Counter::DirectPass),
-        Some(_) => steer(&ctx, &key),
         None if is_lost(&key) => refuse(Counter::RefusedLostFlow),
-        None => steer(&ctx, &key),
+        _ => steer(&ctx, &key),
     }
 }
 
@@ -86,6 +84,7 @@ fn assign_outbound(ctx: &SkLookupContext, key: &FlowKey, flow: &Flow) -> u32 {
 /// Gives everything else to the agent's inbound listeners, except for ports that a rule excludes.
 #[inline]
 fn steer(ctx: &SkLookupContext, key: &FlowKey) -> u32 {
+    log::steered(key);
     let Some(inbound) = inbound(key.destination) else {
         return refuse(Counter::RefusedUnknownAddress);
     };
@@ -157,29 +156,24 @@ fn refuse(outcome: Counter) -> u32 {
 /// Whether this is about TCP.
 #[inline]
 fn is_tcp(ctx: &SkLookupContext) -> bool {
+    fields(ctx).protocol == PROTOCOL_TCP
+}
+
+/// The context's fields.
+#[inline]
+fn fields(ctx: &SkLookupContext) -> &bpf_sk_lookup {
     // SAFETY: the context is valid for the length of the program.
-    unsafe { (*ctx.lookup).protocol == PROTOCOL_TCP }
+    unsafe { &*ctx.lookup }
 }
 
 /// The connection's 4-tuple as its initiator sees it. Every field is read before any is chosen:
 /// the verifier refuses a context pointer that depends on a branch.
 #[inline]
 fn flow_key(ctx: &SkLookupContext) -> FlowKey {
-    let lookup: *const bpf_sk_lookup = ctx.lookup;
-    // SAFETY: the context is valid for the length of the program.
-    let family = unsafe { (&raw const (*lookup).family).read_volatile() };
-    // SAFETY: the context is valid for the length of the program.
-    let local4 = unsafe { (&raw const (*lookup).local_ip4).read_volatile() };
-    // SAFETY: the context is valid for the length of the program.
-    let remote4 = unsafe { (&raw const (*lookup).remote_ip4).read_volatile() };
-    // SAFETY: the context is valid for the length of the program.
-    let local6 = words(unsafe { &raw const (*lookup).local_ip6 });
-    // SAFETY: the context is valid for the length of the program.
-    let remote6 = words(unsafe { &raw const (*lookup).remote_ip6 });
-    // SAFETY: the context is valid for the length of the program.
-    let local_port = unsafe { (&raw const (*lookup).local_port).read_volatile() };
-    // SAFETY: the context is valid for the length of the program.
-    let remote_port = unsafe { (&raw const (*lookup).remote_port).read_volatile() };
+    let fields = fields(ctx);
+    let family = get(&fields.family);
+    let (local4, remote4) = (get(&fields.local_ip4), get(&fields.remote_ip4));
+    let (local6, remote6) = (words(&fields.local_ip6), words(&fields.remote_ip6));
     let (source, destination) = if family == INET {
         (Address::v4(remote4), Address::v4(local4))
     } else {
@@ -188,7 +182,7 @@ fn flow_key(ctx: &SkLookupContext) -> FlowKey {
     FlowKey {
         source,
         destination,
-        source_port_be: remote_port,
-        destination_port_be: low_half(local_port).to_be(),
+        source_port_be: get(&fields.remote_port),
+        destination_port_be: low_half(get(&fields.local_port)).to_be(),
     }
 }

@@ -14,15 +14,12 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use interceptor_common::{Address, Counter, Flow, FlowKey, FlowKind, is_cgroup_key};
 
+use crate::field::{INET, get, low_half, words};
 use crate::flow::{recall, remember};
 use crate::maps::{FLOWS, count};
-use crate::sock_addr::{low_half, words};
 
 /// The only answer there is: the callbacks that matter here ignore it.
 const CONTINUE: u32 = 1;
-
-/// `AF_INET`.
-const INET: u32 = 2;
 
 /// Both ends of a socket's connection.
 struct Ends {
@@ -34,8 +31,8 @@ struct Ends {
 
 #[sock_ops]
 fn ic_sock_ops(ctx: SockOpsContext) -> u32 {
-    // SAFETY: the context is valid for the length of the program.
-    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    // SAFETY: the pointer is one of the union's arms, and the kernel fills no other.
+    let socket = unsafe { fields(&ctx).__bindgen_anon_2.sk };
     if socket.is_null() {
         return CONTINUE;
     }
@@ -147,16 +144,11 @@ impl Ends {
 /// pointer that depends on a branch.
 #[inline]
 fn ends(ctx: &SockOpsContext) -> Ends {
-    let ops: *const bpf_sock_ops = ctx.ops;
-    // SAFETY: the context is valid for the length of the program.
-    let local4 = unsafe { (&raw const (*ops).local_ip4).read_volatile() };
-    // SAFETY: the context is valid for the length of the program.
-    let remote4 = unsafe { (&raw const (*ops).remote_ip4).read_volatile() };
-    // SAFETY: the context is valid for the length of the program.
-    let local6 = words(unsafe { &raw const (*ops).local_ip6 });
-    // SAFETY: the context is valid for the length of the program.
-    let remote6 = words(unsafe { &raw const (*ops).remote_ip6 });
-    let (local, remote) = if ctx.family() == INET {
+    let fields = fields(ctx);
+    let family = get(&fields.family);
+    let (local4, remote4) = (get(&fields.local_ip4), get(&fields.remote_ip4));
+    let (local6, remote6) = (words(&fields.local_ip6), words(&fields.remote_ip6));
+    let (local, remote) = if family == INET {
         (Address::v4(local4), Address::v4(remote4))
     } else {
         (local6, remote6)
@@ -164,9 +156,16 @@ fn ends(ctx: &SockOpsContext) -> Ends {
     Ends {
         local,
         remote,
-        local_port_be: low_half(ctx.local_port()).to_be(),
-        remote_port_be: remote_port(ctx.remote_port()),
+        local_port_be: low_half(get(&fields.local_port)).to_be(),
+        remote_port_be: remote_port(get(&fields.remote_port)),
     }
+}
+
+/// The context's fields.
+#[inline]
+fn fields(ctx: &SockOpsContext) -> &bpf_sock_ops {
+    // SAFETY: the context is valid for the length of the program.
+    unsafe { &*ctx.ops }
 }
 
 /// The kernel keeps this port in network order in the last two bytes of a 32-bit field.

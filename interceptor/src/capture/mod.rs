@@ -26,6 +26,7 @@
 
 mod cgroup;
 mod config;
+mod debug_log;
 mod enrol;
 mod error;
 mod listeners;
@@ -45,6 +46,7 @@ use crate::net::{Dialer, Mark, Namespace, Purpose};
 use crate::workload::{Workload, WorkloadId};
 
 pub use config::{Config, Ports, Sizes};
+pub use debug_log::DebugLog;
 pub use error::{CaptureError, DestinationError, EnrolError};
 pub use interceptor_common::Counter;
 pub use listeners::Listeners;
@@ -149,6 +151,27 @@ impl Capture {
     /// A handle for reports, which needs no access to this value.
     pub fn observer(&self) -> Observer {
         self.observer.clone()
+    }
+
+    /// What the kernel programs log, if [`Config::debug_log`] says so. To be run as a task; there
+    /// is one.
+    ///
+    /// # Errors
+    ///
+    /// If the log cannot be read, or somebody reads it already.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn debug_log(&mut self) -> Result<Option<DebugLog>, CaptureError> {
+        if !self.config.debug_log {
+            return Ok(None);
+        }
+        let log = DebugLog::new(&mut self.loaded.object);
+        log.map(Some).map_err(|source| CaptureError::Load {
+            what: "the debug log".to_owned(),
+            source,
+        })
     }
 
     /// Outcomes so far, summed over all CPUs.

@@ -310,3 +310,22 @@ async fn an_uninstalled_node_leaves_plain_networking() {
     let _app = pod.dial("10.77.0.1:9000").unwrap();
     server.accept().unwrap();
 }
+
+#[tokio::test]
+async fn the_kernel_log_can_be_switched_on() {
+    if !may_run() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.debug_log = true;
+    let (pod, peer) = connected();
+    let (mut capture, enrolled) = enrol(&node, &workload(&pod, &[V4, V6]));
+    let log = capture.debug_log().unwrap().expect("it is switched on");
+    let tasks = interceptor::drain::Tasks::new();
+    tasks.spawn("kernel log", log.run());
+    use_it(&pod, &enrolled).await;
+    let _client = peer.dial("10.77.0.2:9000").unwrap();
+    accept(&enrolled.listeners.inbound).await;
+    assert!(capture.debug_log().is_err(), "there is one reader");
+    tasks.cancel();
+}
