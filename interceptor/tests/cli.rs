@@ -1,5 +1,7 @@
 //! The binary as people and scripts use it: exit codes, standard output and standard error.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -29,7 +29,9 @@ mod failure;
 mod human;
 mod output;
 mod run;
+mod settings;
 mod status;
+mod uninstall;
 mod validate;
 mod version;
 
@@ -91,6 +93,7 @@ enum Command {
     Doctor(doctor::Args),
     Ca(ca::Args),
     Validate(validate::Args),
+    Uninstall(uninstall::Args),
     Version(version::Args),
 }
 
@@ -139,6 +142,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(&args, printer),
             Self::Ca(args) => ca::run(args, printer),
             Self::Validate(args) => validate::run(&args, printer),
+            Self::Uninstall(args) => uninstall::run(&args, printer),
             Self::Version(args) => version::run(&args, printer),
         }
     }

@@ -5,39 +5,61 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::output::{Printer, Report, Style, Tone};
-use super::{Exit, Failure, human};
+use super::{Exit, Failure, human, settings};
+use crate::config::Config;
 use crate::telemetry::status::{Finding, Severity};
+use crate::workload::Mesh;
 use crate::workload::source::directory::load_mesh;
-use crate::workload::{Mesh, MeshSettings};
 
 /// What is wrong in these manifests, before they are applied?
 ///
 /// Reads a folder of manifests (or one file) as the agent would, without an agent and without
 /// privileges, and shows all mistakes together with file, line and key. A folder with errors would
 /// not take effect: the agent would keep its last good configuration.
+///
+/// With `--config` the agent's own configuration file is judged, too, and shown with every default
+/// filled in; without `-f` its folder of manifests is read.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit code: 0 valid (there may be warnings), 2 the agent would refuse it.
 
 Examples:
   interceptor validate -f deploy/examples
+  interceptor validate --config agent.yaml      the agent's configuration, and its manifests
   interceptor validate -f . -o json | jq -r '.mistakes[] | \"\\(.place) \\(.message)\"'")]
 pub(super) struct Args {
     /// A folder of manifests, or one file.
-    #[arg(short, long, value_name = "PATH")]
-    file: PathBuf,
+    #[arg(short, long, value_name = "PATH", required_unless_present = "config")]
+    file: Option<PathBuf>,
 
-    /// The trust domain of the mesh.
-    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
-    trust_domain: crate::identity::TrustDomain,
+    /// The agent's configuration file, which says what the mesh's trust domain and root namespace
+    /// are. The defaults without it.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The node's name, instead of the file's.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<Exit, Failure> {
-    let settings = MeshSettings {
-        trust_domain: args.trust_domain.clone(),
-        ..MeshSettings::for_node("none")
+    let node = args.node.as_deref();
+    let (config, effective) = match &args.config {
+        None => (Config::for_node(node.unwrap_or("none")), None),
+        Some(path) => {
+            let config =
+                Config::load(path, node).map_err(|mistakes| settings::failure(&mistakes))?;
+            let effective = config.to_json();
+            (config, Some(effective))
+        }
     };
-    printer.report(&Validation::of(load_mesh(&args.file, &settings)))
+    let manifests = args.file.as_ref().unwrap_or(&config.manifests);
+    let mut validation = Validation::of(load_mesh(manifests, &config.mesh));
+    if let Some(effective) = effective {
+        validation.yaml = config.to_yaml();
+        validation.config = Some(effective);
+    }
+    printer.report(&validation)
 }
 
 #[derive(Debug, Serialize)]
@@ -46,6 +68,12 @@ struct Validation {
     workloads: usize,
     services: usize,
     mistakes: Vec<Finding>,
+    /// The agent's configuration in force, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<serde_json::Value>,
+    /// The same, for people.
+    #[serde(skip)]
+    yaml: String,
 }
 
 impl Validation {
@@ -59,6 +87,8 @@ impl Validation {
             workloads: mesh.as_ref().map_or(0, |mesh| mesh.workloads().count()),
             services: mesh.as_ref().map_or(0, |mesh| mesh.services().count()),
             mistakes: mistakes.iter().map(Finding::from).collect(),
+            config: None,
+            yaml: String::new(),
         }
     }
 
@@ -93,6 +123,9 @@ impl Report for Validation {
             let label = style.paint(tone, label);
             text.extend(["\n", place, ": ", &label, ": ", message]);
         }
+        if !self.yaml.is_empty() {
+            text.extend(["\n\n# The agent's configuration in force\n", &self.yaml]);
+        }
         text
     }
 
@@ -104,6 +137,7 @@ impl Report for Validation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::MeshSettings;
 
     fn validate(text: &str) -> Validation {
         let folder = tempfile::tempdir().unwrap();
