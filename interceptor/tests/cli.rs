@@ -144,3 +144,23 @@ fn manifests_are_judged_without_an_agent() {
     let right = run(&["validate", "-f", path(&file)]);
     assert_eq!(right.status.code(), Some(0), "{}", text(&right.stdout));
 }
+
+#[test]
+fn an_agent_that_cannot_start_says_one_thing_and_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("agent.yaml");
+    std::fs::write(&config, "nod: one\nports: {admin: 70000}\n").unwrap();
+    let output = run(&["run", "--config", path(&config)]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("agent.yaml:1:1"), "{said}");
+    assert!(said.contains("did you mean `node`"), "{said}");
+    assert!(
+        said.contains("agent.yaml:2:"),
+        "all mistakes together: {said}"
+    );
+
+    let missing = run(&["run", "--config", path(&folder.path().join("none.yaml"))]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(text(&missing.stderr).contains("none.yaml"));
+}

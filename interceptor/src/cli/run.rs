@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, doctor, settings};
 use crate::app;
 use crate::config::{Config, DEFAULT_FILE};
 
@@ -30,13 +30,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
-    let config = Config::load(&args.config, args.node.as_deref()).map_err(|mistakes| {
-        let lines: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-        Failure::new(format!(
-            "the configuration has mistakes:\n  {}",
-            lines.join("\n  ")
-        ))
-    })?;
+    let config = Config::load(&args.config, args.node.as_deref())
+        .map_err(|mistakes| settings::failure(&mistakes))?;
+    doctor::preflight()?;
     app::run(config).map_err(|error| {
         Failure::new(format!("{error:#}"))
             .try_next("`interceptor doctor` checks what the agent needs, hook by hook")

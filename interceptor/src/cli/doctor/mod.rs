@@ -109,7 +109,6 @@ impl Diagnosis {
 /// # Errors
 ///
 /// Names what is missing.
-#[expect(dead_code, reason = "`run` asks it, and comes with the application")]
 pub(super) fn preflight() -> Result<(), Failure> {
     let missing = machine::essentials()
         .into_iter()
