@@ -3,13 +3,16 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya_log::EbpfLogger;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::loader::Source;
+
+/// How often the log is read: soon enough for somebody who watches.
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// Hands every record of the kernel programs to the `log` facade, from which the agent's
 /// subscriber takes it.
@@ -20,12 +23,13 @@ pub struct DebugLog {
 impl DebugLog {
     /// Takes the log out of the loaded object.
     pub(super) fn new(object: &mut Ebpf) -> Result<Self, Source> {
-        let logger = EbpfLogger::init(object)?;
-        let mut records = AsyncFd::register_with_interest(logger, Interest::READABLE)?;
+        let mut logger = EbpfLogger::init(object)?;
         let reading = async move {
-            while let Ok(mut ready) = records.readable_mut().await {
-                ready.get_inner_mut().flush();
-                ready.clear_ready();
+            let mut ticks = interval(PERIOD);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                logger.flush();
             }
         };
         Ok(Self {

@@ -159,10 +159,6 @@ impl Capture {
     /// # Errors
     ///
     /// If the log cannot be read, or somebody reads it already.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
     pub fn debug_log(&mut self) -> Result<Option<DebugLog>, CaptureError> {
         if !self.config.debug_log {
             return Ok(None);
