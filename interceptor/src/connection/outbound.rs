@@ -178,7 +178,14 @@ impl Captured<'_> {
 
 /// What is recorded of a tunnel that was not opened.
 fn stop(error: &TunnelError) -> Stop {
-    let reason = because(error.reason(), chain(error));
+    let mut reason = because(error.reason(), chain(error));
+    if let TunnelError::Refused {
+        detail: Some(said), ..
+    } = error
+    {
+        reason.policy.clone_from(&said.policy);
+        reason.rule = said.rule;
+    }
     match error {
         TunnelError::Refused { status, .. } if *status == http::StatusCode::UNAUTHORIZED => {
             Stop::denied(reason)

@@ -112,7 +112,7 @@ impl Arrival {
         }
         Err(Box::new(Refused {
             stop: Stop::denied(reason),
-            answer: Refusal::denied(verdict.to_string()),
+            answer: Refusal::denied(verdict.to_string()).by(verdict.policy(), verdict.rule()),
         }))
     }
 

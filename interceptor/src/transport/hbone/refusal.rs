@@ -19,6 +19,7 @@
 use std::fmt;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
+use interceptor_policy::PolicyName;
 
 /// The header's name.
 const PROXY_STATUS: &str = "proxy-status";
@@ -40,8 +41,8 @@ pub struct Refusal {
     pub status: StatusCode,
     /// RFC 9209 error type.
     pub error: ErrorType,
-    /// The policy that decided, if one did: `namespace/name`.
-    pub policy: Option<String>,
+    /// The policy that decided, if one did.
+    pub policy: Option<PolicyName>,
     /// The index of its rule.
     pub rule: Option<usize>,
     /// One sentence for the peer's operator: why, or what is down.
@@ -56,8 +57,8 @@ impl Refusal {
 
     /// Names the policy that decided.
     #[must_use]
-    pub fn by(mut self, policy: impl fmt::Display, rule: Option<usize>) -> Self {
-        self.policy = Some(policy.to_string());
+    pub fn by(mut self, policy: Option<&PolicyName>, rule: Option<usize>) -> Self {
+        self.policy = policy.cloned();
         self.rule = rule;
         self
     }
@@ -100,7 +101,7 @@ impl Refusal {
         let mut value = format!("{OURSELVES}; error={}", self.error.as_str());
         if let Some(policy) = &self.policy {
             value.push_str("; policy=\"");
-            push_quoted(&mut value, policy, MAX_POLICY);
+            push_quoted(&mut value, &policy.to_string(), MAX_POLICY);
             value.push('"');
         }
         if let Some(rule) = self.rule {
@@ -168,8 +169,8 @@ pub struct PeerReason {
     pub proxy: String,
     /// RFC 9209 error type, or whatever the peer wrote there.
     pub error: Option<String>,
-    /// The policy that decided there: `namespace/name`.
-    pub policy: Option<String>,
+    /// The policy that decided there.
+    pub policy: Option<PolicyName>,
     /// The index of its rule.
     pub rule: Option<usize>,
     /// One sentence.
@@ -241,9 +242,7 @@ fn parse_member(text: &str) -> Option<(PeerReason, &str)> {
             "error" => reason.error = Some(bounded(value, MAX_NAME)),
             "details" => reason.details = Some(bounded(value, MAX_DETAILS)),
             // Parameters of ours mean nothing in another's mouth.
-            "policy" if reason.proxy == OURSELVES => {
-                reason.policy = Some(bounded(value, MAX_POLICY));
-            }
+            "policy" if reason.proxy == OURSELVES => reason.policy = policy_name(&value),
             "rule" if reason.proxy == OURSELVES => reason.rule = value.parse().ok(),
             _ => {}
         }
@@ -285,6 +284,15 @@ fn parse_string(text: &str) -> Option<(String, &str)> {
     None
 }
 
+/// `namespace/name`, in characters that Kubernetes allows.
+fn policy_name(text: &str) -> Option<PolicyName> {
+    let allowed = |c: char| matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_');
+    let valid = |name: &str| !name.is_empty() && name.chars().all(allowed);
+    let (namespace, name) = text.split_once('/')?;
+    let fits = text.len() <= MAX_POLICY && valid(namespace) && valid(name);
+    fits.then(|| PolicyName::new(namespace, name))
+}
+
 /// The first `most` bytes of `text`, which is ASCII.
 fn bounded(mut text: String, most: usize) -> String {
     text.truncate(most);
@@ -309,23 +317,31 @@ mod tests {
 
     #[test]
     fn the_policy_and_its_rule_reach_the_other_end() {
-        let refusal = Refusal::denied("no match").by("demo/allow-caller", Some(2));
+        let policy = PolicyName::new("demo", "allow-caller");
+        let refusal = Refusal::denied("no match").by(Some(&policy), Some(2));
         let (_, value) = refusal.header();
         insta::assert_snapshot!(
             value.to_str().unwrap(),
             @r#"interceptor; error=http_request_denied; policy="demo/allow-caller"; rule=2; details="no match""#
         );
         let read = PeerReason::parse(value.to_str().unwrap()).unwrap();
-        assert_eq!(
-            (read.policy.as_deref(), read.rule),
-            (Some("demo/allow-caller"), Some(2))
-        );
+        assert_eq!((read.policy.as_ref(), read.rule), (Some(&policy), Some(2)));
         assert_eq!(read.to_string(), "no match");
+    }
+
+    #[rstest]
+    #[case::no_slash("demo")]
+    #[case::empty_name("demo/")]
+    #[case::two_slashes("a/b/c")]
+    #[case::spaces("a/b c")]
+    fn a_policy_that_cannot_be_one_is_none(#[case] name: &str) {
+        let read = PeerReason::parse(&format!("interceptor; policy=\"{name}\"")).unwrap();
+        assert_eq!(read.policy, None);
     }
 
     #[test]
     fn another_proxys_policy_is_not_ours() {
-        let read = PeerReason::parse("envoy; policy=\"x\"; rule=1; error=y").unwrap();
+        let read = PeerReason::parse("envoy; policy=\"a/b\"; rule=1; error=y").unwrap();
         assert_eq!((read.policy, read.rule), (None, None));
     }
 
