@@ -24,6 +24,22 @@ pub(crate) fn mesh(manifests: &str) -> (Mesh, Vec<Mistake>) {
     (mesh, mistakes)
 }
 
+/// The objects of manifests without any mistake of their own.
+pub(crate) fn read(manifests: &str) -> Objects {
+    let report = Report::default();
+    let mut objects = Objects::default();
+    for document in parse(
+        &Arc::from("demo.yaml"),
+        manifests,
+        &Limits::default(),
+        &report,
+    ) {
+        objects.read(&document, &report);
+    }
+    assert_eq!(shown(&report.into_mistakes()), Vec::<String>::new());
+    objects
+}
+
 /// The same, from manifests without any finding.
 pub(crate) fn good_mesh(manifests: &str) -> Mesh {
     let (mesh, mistakes) = mesh(manifests);

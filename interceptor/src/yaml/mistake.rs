@@ -153,6 +153,21 @@ impl Report {
         self.mistakes.borrow().is_empty()
     }
 
+    /// How many mistakes are kept now, to ask later which keys were added.
+    pub fn mark(&self) -> usize {
+        self.mistakes.borrow().len()
+    }
+
+    /// The keys of the errors that were reported since `mark` was taken.
+    pub fn keys_since(&self, mark: usize) -> Vec<String> {
+        let mistakes = self.mistakes.borrow();
+        let since = mistakes.iter().skip(mark);
+        since
+            .filter(|mistake| mistake.is_error())
+            .map(|mistake| mistake.key.clone())
+            .collect()
+    }
+
     /// Whether there are so many that further ones are only counted. Readers of long lists may
     /// stop here.
     pub fn is_full(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::yaml::{Fields, Reader};
 
 /// Reads an `AuthorizationPolicy` from the fields of its top level.
 pub(super) fn authorization_policy(object: &Fields<'_>) -> Option<AuthorizationPolicy> {
+    let mark = object.reader().report().mark();
     object.known(&["status"]);
     let meta = meta(object);
     // Without a spec it is "allow nothing", as in Istio.
@@ -30,11 +31,13 @@ pub(super) fn authorization_policy(object: &Fields<'_>) -> Option<AuthorizationP
             None => AuthorizationPolicySpec::default(),
         },
         written: Arc::new(object.reader().node().clone()),
+        misread: object.reader().report().keys_since(mark),
     })
 }
 
 /// Reads a `PeerAuthentication` from the fields of its top level.
 pub(super) fn peer_authentication(object: &Fields<'_>) -> Option<PeerAuthentication> {
+    let mark = object.reader().report().mark();
     object.known(&["status"]);
     let meta = meta(object);
     let spec = object.optional("spec").map(|spec| peer_spec(&spec));
@@ -46,6 +49,7 @@ pub(super) fn peer_authentication(object: &Fields<'_>) -> Option<PeerAuthenticat
             None => PeerAuthenticationSpec::default(),
         },
         written: Arc::new(object.reader().node().clone()),
+        misread: object.reader().report().keys_since(mark),
     })
 }
 

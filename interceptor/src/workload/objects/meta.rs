@@ -1,10 +1,11 @@
 //! From documents to kinds, and `metadata`, which all kinds share.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Meta, Namespace, Objects, Origin, Written, kubernetes};
-use crate::yaml::{Document, Fields, Position, Reader, Report, Value, nearest};
+use crate::yaml::{Document, Fields, Position, Reader, Report, nearest};
 
 /// An object of a kind that is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,10 @@ fn group(version: &str) -> &str {
 
 fn namespace(fields: &Fields<'_>) -> Option<Namespace> {
     fields.known(&["spec", "status"]);
-    let meta = meta(fields)?;
+    let meta = Meta {
+        namespace: Arc::from(""),
+        ..meta(fields)?
+    };
     fields.no_others();
     Some(Namespace { meta })
 }
@@ -216,10 +220,14 @@ fn dns_name<'a>(reader: &Reader<'a>) -> Option<&'a str> {
 pub(super) fn addresses(
     several: Option<Vec<Option<Reader<'_>>>>,
     single: Option<Reader<'_>>,
-) -> Vec<Written<std::net::IpAddr>> {
-    let mut found: Vec<Written<std::net::IpAddr>> = Vec::new();
+) -> Vec<Written<IpAddr>> {
+    let mut found: Vec<Written<IpAddr>> = Vec::new();
     for reader in several.into_iter().flatten().flatten().chain(single) {
-        let Some(address) = reader.parsed::<std::net::IpAddr>() else {
+        let Some(text) = reader.text() else {
+            continue;
+        };
+        let Ok(address) = text.parse::<IpAddr>() else {
+            reader.error("is not an IP address");
             continue;
         };
         let address = address.to_canonical();
@@ -228,9 +236,4 @@ pub(super) fn addresses(
         }
     }
     found
-}
-
-/// Whether a value is a scalar: what tells `targetPort: 80` from `targetPort: http`.
-pub(super) const fn is_scalar(reader: &Reader<'_>) -> bool {
-    matches!(reader.node().value, Value::Scalar(_))
 }

@@ -210,6 +210,8 @@ pub struct AuthorizationPolicy {
     pub spec: AuthorizationPolicySpec,
     /// As written, to find the lines of what does not compile.
     pub written: Arc<Node>,
+    /// Keys that could not be read. What follows from them is not complained about again.
+    pub misread: Vec<String>,
 }
 
 /// Istio's `PeerAuthentication`.
@@ -221,6 +223,8 @@ pub struct PeerAuthentication {
     pub spec: PeerAuthenticationSpec,
     /// As written, to find the lines of what does not compile.
     pub written: Arc<Node>,
+    /// Keys that could not be read. What follows from them is not complained about again.
+    pub misread: Vec<String>,
 }
 
 impl Objects {

@@ -1,10 +1,10 @@
 //! Services.
 
-use super::meta::{addresses, is_scalar, meta, origin, written};
+use super::meta::{addresses, meta, origin, written};
 use super::pod::{port_name, protocol_is_tcp};
 use super::{Service, ServicePort, TargetPort, Written, kubernetes};
 use crate::workload::Locality;
-use crate::yaml::{Fields, Reader, Resolved, Value};
+use crate::yaml::{Fields, Reader, Resolved, Scalar, Value};
 
 /// Reads a Service from the fields of its top level. One of type `ExternalName` is an alias in
 /// DNS and no destination of its own: `None`.
@@ -140,10 +140,20 @@ fn is_empty_text(reader: &Reader<'_>) -> bool {
 /// A number without quotes, or a name. `"8080"` in quotes is a name to Kubernetes, and a wrong
 /// one.
 fn target_port(reader: &Reader<'_>) -> Option<Written<TargetPort>> {
-    let number = is_scalar(reader)
-        && matches!(&reader.node().value, Value::Scalar(s) if s.resolve() == Resolved::Integer);
-    let target = if number {
+    let scalar = match &reader.node().value {
+        Value::Scalar(scalar) => Some(scalar),
+        Value::List(_) | Value::Map(_) => None,
+    };
+    let resolved = scalar.map(Scalar::resolve);
+    let digits = |scalar: &Scalar| {
+        let text = scalar.as_str();
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let target = if resolved == Some(Resolved::Integer) {
         TargetPort::Number(reader.integer(1..=u16::MAX)?)
+    } else if resolved == Some(Resolved::Text) && scalar.is_some_and(digits) {
+        reader.error("in quotes is a name, and names have a letter; remove the quotes");
+        return None;
     } else {
         TargetPort::Name(port_name(reader)?.to_owned())
     };

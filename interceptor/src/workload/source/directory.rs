@@ -232,9 +232,18 @@ impl Loaded {
                     0 => String::new(),
                     more => format!(" (and {more} more)"),
                 };
-                let message = format!("{} is not read here{others}", first.kind);
-                let note = first.origin.error(message).with(Severity::Note);
-                self.mistakes.push(note);
+                // Somebody relies on what Istio's kinds say; others are none of our business.
+                let (severity, effect) = if first.kind.contains(".istio.io/") {
+                    (
+                        Severity::Warning,
+                        "has no effect: this release does not read it",
+                    )
+                } else {
+                    (Severity::Note, "is not read here")
+                };
+                let message = format!("{} {effect}{others}", first.kind);
+                self.mistakes
+                    .push(first.origin.error(message).with(severity));
             }
         }
     }

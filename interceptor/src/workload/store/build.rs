@@ -10,7 +10,7 @@ use std::sync::Arc;
 use interceptor_policy::SpiffeId;
 
 use super::enrol::{self, Membership};
-use super::service::{self, Plan};
+use super::service::{self, LabelIndex, Plan};
 use super::{Mesh, MeshSettings, capture, policies};
 use crate::workload::objects::{Meta, NamedPort, Objects, Origin, Pod, WorkloadEntry, Written};
 use crate::workload::{Binding, Canonical, CaptureRules, Workload, WorkloadId};
@@ -42,8 +42,9 @@ impl Findings {
     }
 
     fn into_mistakes(mut self) -> Vec<Mistake> {
-        self.list
-            .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        // What a namespace says wrongly is found once for each of its workloads.
+        self.list.sort();
+        self.list.dedup();
         if let (Some(last), true) = (self.list.last(), self.dropped > 0) {
             let message = format!("{} more findings are not shown", self.dropped);
             let file = Arc::clone(&last.file);
@@ -70,10 +71,11 @@ pub(super) fn build(objects: &Objects, settings: &MeshSettings) -> (Mesh, Vec<Mi
     report_duplicates(objects, &mut findings);
     let mut drafts = drafts(objects, settings, &mut findings);
     report_shared_bindings(&drafts, &mut findings);
-    let plan = Plan::new(objects, &drafts, &mut findings);
-    capture::apply(&mut drafts, &plan, &mut findings);
-    let by_label = service::LabelIndex::new(&drafts);
+    enrol::report_unknown_modes(objects, &mut findings);
+    let by_label = LabelIndex::new(&drafts);
+    let plan = Plan::new(objects, &by_label, &mut findings);
     let policies = policies::policies(objects, settings, &by_label, &mut findings);
+    capture::apply(&mut drafts, &plan, &mut findings);
     let own: Vec<(bool, Vec<&Written<IpAddr>>)> = drafts
         .iter()
         .map(|draft| (draft.own_address, draft.addresses.clone()))
@@ -99,8 +101,9 @@ fn report_duplicates(objects: &Objects, findings: &mut Findings) {
         let mut seen: HashMap<(&str, &str), &Origin> = HashMap::new();
         for meta in metas {
             if let Some(first) = seen.insert((&meta.namespace, &meta.name), &meta.origin) {
+                let slash = if meta.namespace.is_empty() { "" } else { "/" };
                 findings.add(meta.origin.error(format!(
-                    "{kind} {}/{} is defined twice, also in {}; delete one",
+                    "{kind} {}{slash}{} is defined twice, also in {}; delete one",
                     meta.namespace,
                     meta.name,
                     first.place()

@@ -50,8 +50,13 @@ pub(super) fn apply(drafts: &mut [Draft<'_>], plan: &Plan<'_>, findings: &mut Fi
         let capture = &mut workload.capture;
         capture.excluded_outbound_ports = reader.outbound_ports(EXCLUDE_OUTBOUND, plan);
         capture.excluded_outbound_ranges = reader.ranges(EXCLUDE_RANGES).unwrap_or_default();
-        capture.included_outbound_ports = reader.outbound_ports(INCLUDE_OUTBOUND, plan);
         capture.included_outbound_ranges = reader.ranges(INCLUDE_RANGES);
+        if reader.get(INCLUDE_OUTBOUND).is_some_and(is_star) {
+            // Every port, whatever the ranges say.
+            capture.included_outbound_ranges = None;
+        } else {
+            capture.included_outbound_ports = reader.outbound_ports(INCLUDE_OUTBOUND, plan);
+        }
     }
 }
 
@@ -82,7 +87,7 @@ impl<'a> Annotations<'a> {
     /// Included ports, if there is a list of them; else all but the excluded.
     fn inbound(&mut self, workload: &Workload) -> PortSelection {
         if let Some(included) = self.get(INCLUDE_INBOUND)
-            && included.value.trim() != "*"
+            && !is_star(included)
         {
             return PortSelection::Only(self.own_ports(included, workload));
         }
@@ -154,7 +159,7 @@ impl<'a> Annotations<'a> {
     /// A list of ranges; `None` for `*` and for no annotation, which mean all when included.
     fn ranges(&mut self, key: &str) -> Option<Vec<IpNet>> {
         let written = self.get(key)?;
-        if written.value.trim() == "*" {
+        if is_star(written) {
             if key == EXCLUDE_RANGES {
                 self.error(
                     written,
@@ -182,6 +187,10 @@ impl<'a> Annotations<'a> {
     fn error(&mut self, written: &Written<String>, message: String) {
         self.findings.add(written.origin.error(message));
     }
+}
+
+fn is_star(written: &Written<String>) -> bool {
+    written.value.trim() == "*"
 }
 
 /// The elements of a comma-separated list; the empty text has none.

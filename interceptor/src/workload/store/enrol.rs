@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::MeshSettings;
 use super::build::Findings;
 use crate::workload::objects::{
-    CGROUP, Meta, NETWORK_NAMESPACE, NODE, Origin, Pod, UNKNOWN_DESTINATIONS, WorkloadEntry,
-    Written,
+    CGROUP, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, UNKNOWN_DESTINATIONS,
+    WorkloadEntry, Written,
 };
 use crate::workload::{Binding, Enrolment, TunnelProtocol, UnknownDestinations};
 use crate::yaml::nearest;
@@ -65,7 +65,7 @@ pub(super) fn pod(
     if let Some(message) = misplaced {
         findings.add(binding_origin(meta).error(message));
     }
-    let enrolment = match wanted(meta, namespace, findings) {
+    let enrolment = match wanted(meta, namespace) {
         Wanted::OptedOut => Enrolment::OptedOut,
         Wanted::No => Enrolment::NotLabelled,
         Wanted::Yes if meta.annotations.contains_key(SIDECAR_STATUS) => Enrolment::Sidecar,
@@ -108,7 +108,7 @@ pub(super) fn workload_entry(
         }
         _ => {}
     }
-    let enrolment = match wanted(meta, namespace, findings) {
+    let enrolment = match wanted(meta, namespace) {
         Wanted::OptedOut => Enrolment::OptedOut,
         // A namespace's label alone does not make a machine elsewhere speak HBONE.
         Wanted::Yes if written.is_some() => Enrolment::Enrolled,
@@ -164,20 +164,36 @@ pub(super) fn unknown_destinations(
 }
 
 /// The pod's label beats the namespace's.
-fn wanted(meta: &Meta, namespace: Option<&Meta>, findings: &mut Findings) -> Wanted {
-    let own = meta.labels.get(DATAPLANE_MODE).map(String::as_str);
-    if let Some(other) = own.filter(|mode| !matches!(*mode, "ambient" | "none")) {
-        let hint = nearest(other, ["ambient", "none"])
-            .map(|word| format!("; did you mean {word}?"))
-            .unwrap_or_default();
-        let message = format!("the label {DATAPLANE_MODE} has no value {other:?}{hint}");
-        findings.add(meta.origin.warning(message));
+fn wanted(meta: &Meta, namespace: Option<&Meta>) -> Wanted {
+    let mode = |meta: &Meta| match meta.labels.get(DATAPLANE_MODE).map(String::as_str) {
+        Some("ambient") => Some(Wanted::Yes),
+        Some("none") => Some(Wanted::OptedOut),
+        _ => None,
+    };
+    match (mode(meta), namespace.and_then(mode)) {
+        (Some(own), _) => own,
+        (None, Some(Wanted::Yes)) => Wanted::Yes,
+        (None, _) => Wanted::No,
     }
-    let inherited = namespace.and_then(|meta| meta.labels.get(DATAPLANE_MODE));
-    match (own, inherited.map(String::as_str)) {
-        (Some("none"), _) => Wanted::OptedOut,
-        (Some("ambient"), _) | (_, Some("ambient")) => Wanted::Yes,
-        _ => Wanted::No,
+}
+
+/// Istio takes an unknown value of the label for no label; somebody wanted something, though.
+pub(super) fn report_unknown_modes(objects: &Objects, findings: &mut Findings) {
+    let namespaces = objects.namespaces.iter().map(|object| &object.meta);
+    let pods = objects.pods.iter().map(|object| &object.meta);
+    let entries = objects.workload_entries.iter().map(|object| &object.meta);
+    for meta in namespaces.chain(pods).chain(entries) {
+        let Some(mode) = meta.labels.get(DATAPLANE_MODE) else {
+            continue;
+        };
+        let known = ["ambient", "none"];
+        if !known.contains(&mode.as_str()) {
+            let hint = nearest(mode, known)
+                .map(|word| format!("; did you mean {word}?"))
+                .unwrap_or_default();
+            let message = format!("the label {DATAPLANE_MODE} has no value {mode:?}{hint}");
+            findings.add(meta.origin.warning(message));
+        }
     }
 }
 

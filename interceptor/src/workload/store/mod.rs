@@ -251,3 +251,6 @@ impl Mesh {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

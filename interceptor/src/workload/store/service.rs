@@ -10,63 +10,59 @@ use crate::workload::objects::{self, Objects, Origin, TargetPort};
 use crate::workload::{Endpoint, Service, ServiceName, ServicePort, Workload};
 
 /// Drafts by one label, so that a selector does not look at every workload.
-pub(super) struct LabelIndex {
-    by_label: HashMap<(Arc<str>, String, String), Vec<usize>>,
-    labels: Vec<(Arc<str>, BTreeMap<String, String>)>,
+pub(super) struct LabelIndex<'d> {
+    by_label: HashMap<(&'d str, &'d str, &'d str), Vec<usize>>,
+    drafts: &'d [Draft<'d>],
 }
 
-impl LabelIndex {
-    pub(super) fn new(drafts: &[Draft<'_>]) -> Self {
+impl<'d> LabelIndex<'d> {
+    pub(super) fn new(drafts: &'d [Draft<'d>]) -> Self {
         let mut by_label: HashMap<_, Vec<usize>> = HashMap::new();
         for (index, draft) in drafts.iter().enumerate() {
-            let namespace = &draft.workload.id.namespace;
-            for (key, value) in &draft.workload.labels {
-                let label = (Arc::clone(namespace), key.clone(), value.clone());
+            let workload = &draft.workload;
+            for (key, value) in &workload.labels {
+                let label = (&*workload.id.namespace, key.as_str(), value.as_str());
                 by_label.entry(label).or_default().push(index);
             }
         }
-        let labels = drafts
-            .iter()
-            .map(|draft| {
-                let namespace = Arc::clone(&draft.workload.id.namespace);
-                (namespace, draft.workload.labels.clone())
-            })
-            .collect();
-        Self { by_label, labels }
+        Self { by_label, drafts }
     }
 
-    /// The drafts of a namespace that have all labels of a selector.
-    fn select(&self, namespace: &Arc<str>, selector: &BTreeMap<String, String>) -> Vec<usize> {
-        let with = |(key, value): (&String, &String)| {
+    /// The drafts of a namespace that have all labels of a selector; none for an empty one.
+    fn select<'s>(
+        &'s self,
+        namespace: &'s str,
+        selector: &'s BTreeMap<String, String>,
+    ) -> impl Iterator<Item = (usize, &'d Workload)> + 's {
+        let with = |(key, value): (&'s String, &'s String)| {
             self.by_label
-                .get(&(Arc::clone(namespace), key.clone(), value.clone()))
+                .get(&(namespace, key.as_str(), value.as_str()))
                 .map_or(&[][..], Vec::as_slice)
         };
         let fewest = selector.iter().map(with).min_by_key(|found| found.len());
         fewest
             .into_iter()
             .flatten()
-            .copied()
-            .filter(|index| self.has(*index, selector))
-            .collect()
+            .filter_map(|index| Some((*index, &self.drafts.get(*index)?.workload)))
+            .filter(|(_, workload)| has(workload, selector))
     }
 
     /// Whether any workload (of the namespace, if one is given) has all labels.
     pub(super) fn any(&self, namespace: Option<&str>, selector: &BTreeMap<String, String>) -> bool {
         match namespace {
-            Some(namespace) => !self.select(&Arc::from(namespace), selector).is_empty(),
-            None => (0..self.labels.len()).any(|index| self.has(index, selector)),
+            Some(namespace) => self.select(namespace, selector).next().is_some(),
+            None => self
+                .drafts
+                .iter()
+                .any(|draft| has(&draft.workload, selector)),
         }
     }
+}
 
-    fn has(&self, index: usize, selector: &BTreeMap<String, String>) -> bool {
-        let labels = self.labels.get(index).map(|(_, labels)| labels);
-        labels.is_some_and(|labels| {
-            selector
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
-        })
-    }
+fn has(workload: &Workload, selector: &BTreeMap<String, String>) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| workload.labels.get(key) == Some(value))
 }
 
 /// Which drafts are behind which Service, and on which ports.
@@ -86,20 +82,19 @@ struct PlannedEndpoint {
 }
 
 impl<'o> Plan<'o> {
-    pub(super) fn new(objects: &'o Objects, drafts: &[Draft<'_>], findings: &mut Findings) -> Self {
-        let by_label = LabelIndex::new(drafts);
+    pub(super) fn new(
+        objects: &'o Objects,
+        by_label: &LabelIndex<'_>,
+        findings: &mut Findings,
+    ) -> Self {
         let plan = |object: &'o objects::Service| Planned {
             object,
             endpoints: by_label
                 .select(&object.meta.namespace, &object.selector.value)
-                .into_iter()
-                .filter_map(|index| {
-                    let workload = &drafts.get(index)?.workload;
-                    Some(PlannedEndpoint {
-                        draft: index,
-                        target_ports: target_ports(object, workload),
-                        addresses: workload.addresses.clone(),
-                    })
+                .map(|(draft, workload)| PlannedEndpoint {
+                    draft,
+                    target_ports: target_ports(object, workload),
+                    addresses: workload.addresses.clone(),
                 })
                 .collect(),
         };

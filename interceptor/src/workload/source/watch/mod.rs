@@ -83,9 +83,11 @@ impl DirectorySource {
         loop {
             // Watching first: what changes during the load is not missed.
             watch.renew();
-            let state = fingerprint(&self.directory);
-            if seen.as_ref() != Some(&state) {
-                seen = Some(state);
+            let directory = self.directory.clone();
+            let look_at = move || fingerprint(&directory);
+            let state = tokio::task::spawn_blocking(look_at).await.ok();
+            if seen.is_none() || seen != state {
+                seen = state;
                 self.reload().await;
             }
             tokio::select! {
