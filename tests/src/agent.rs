@@ -136,8 +136,12 @@ impl Agent {
             .append(true)
             .open(self.folder.join("log"))?;
         let errors = log.try_clone()?;
-        let mut command = Command::new(settings::agent_binary()?);
+        // The privileges of a deployed agent and no others, so that every test proves them.
+        let mut command = Command::new("setpriv");
         command
+            .arg(format!("--bounding-set=-all{}", privileges()))
+            .args(["--inh-caps=-all", "--"])
+            .arg(settings::agent_binary()?)
             .args(["run", "--config"])
             .arg(self.config())
             .env(sweep::PARENT, std::process::id().to_string())
@@ -473,6 +477,18 @@ impl Drop for Agent {
             || (!self.pins().exists()).then_some(()),
         ));
     }
+}
+
+/// The capabilities that the systemd unit leaves to the agent, as `setpriv` wants them:
+/// `,+net_admin,+sys_admin`.
+fn privileges() -> String {
+    let unit = include_str!("../../deploy/systemd/interceptor.service");
+    let mut lines = unit.lines();
+    let list = lines.find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = list.unwrap_or_default().split_whitespace();
+    names
+        .map(|name| name.replacen("CAP_", ",+", 1).to_lowercase())
+        .collect()
 }
 
 fn configuration(agent: &Agent, ca: &Path, cgroup: &Path, setup: &Setup) -> String {
