@@ -8,9 +8,19 @@ use crate::build_ebpf::build_ebpf;
 use crate::project::Project;
 use crate::step::{run, say};
 
-/// Chooses every crate but the kernel programs, the same way for each command: cargo unites the
-/// features of what is chosen, and compiles a dependency anew for every other union.
-pub(crate) const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "interceptor-ebpf"];
+/// Chooses the product and its tests, the same way for each command: cargo unites the features of
+/// what is chosen, and compiles a dependency anew for every other union.
+pub(crate) const HOST_CRATES: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    "interceptor-ebpf",
+    "--exclude",
+    "xtask",
+];
+
+/// Chooses xtask, alone as `cargo xtask` does. In one union with the product, it would change how
+/// every procedural macro is compiled, for it uses as a library what they are made of.
+pub(crate) const XTASK: [&str; 2] = ["--package", "xtask"];
 
 /// How fast the result is to be, and how fast it is to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

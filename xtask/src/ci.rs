@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result};
 
 use crate::project::Project;
 use crate::step::say;
-use crate::toolchain::tools::{Need, require};
 use crate::{build, demo, lint, test};
 
 type Step = fn(&Project) -> Result<()>;
@@ -24,7 +23,7 @@ const STEPS: [(&str, Step); 5] = [
 
 /// Runs the steps, and stops at the first that fails.
 pub(crate) fn task(project: &Project) -> Result<()> {
-    require(&[Need::Compile, Need::Namespaces])?;
+    test::require_all(project)?;
     let mut took: Vec<(&str, Duration)> = Vec::new();
     for (name, step) in STEPS {
         say(format_args!("ci: {name}"));

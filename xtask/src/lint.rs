@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::build::HOST_CRATES;
+use crate::build::{HOST_CRATES, XTASK};
 use crate::build_ebpf::{Kernel, build_ebpf};
 use crate::dependencies::dependencies;
 use crate::files::files;
@@ -27,17 +27,19 @@ pub(crate) fn task(project: &Project) -> Result<()> {
     build_ebpf(project)?;
     let deny_warnings = ["--", "-D", "warnings"];
     run(Kernel::obtain(project)?.cargo("clippy").args(deny_warnings))?;
-    run(project
-        .cargo()
-        .arg("clippy")
-        .args(HOST_CRATES)
-        .arg("--all-targets")
-        .args(deny_warnings))?;
+    for crates in [&HOST_CRATES[..], &XTASK] {
+        let mut cargo = project.cargo();
+        cargo.arg("clippy").args(crates).arg("--all-targets");
+        run(cargo.args(deny_warnings))?;
+    }
     dependencies(project)?;
     say("dependencies: every one is used, none is banned");
-    run(project
-        .cargo()
-        .env("RUSTDOCFLAGS", "-Dwarnings")
-        .args(["doc", "--no-deps", "--document-private-items"])
-        .args(HOST_CRATES))
+    for crates in [&HOST_CRATES[..], &XTASK] {
+        let mut cargo = project.cargo();
+        cargo.env("RUSTDOCFLAGS", "-Dwarnings").arg("doc");
+        run(cargo
+            .args(crates)
+            .args(["--no-deps", "--document-private-items"]))?;
+    }
+    Ok(())
 }

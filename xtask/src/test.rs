@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::build::{self, HOST_CRATES, Profile};
+use crate::build::{self, HOST_CRATES, Profile, XTASK};
 use crate::project::Project;
 use crate::step::{run, say};
 use crate::toolchain::envoy;
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 /// Runs the tests that were asked for.
 pub(crate) fn task(project: &Project, args: &Args) -> Result<()> {
     if !args.unit {
-        require(&[Need::Compile, Need::Namespaces])?;
+        require_all(project)?;
     }
     build::everything(project)?;
     if !args.e2e {
@@ -42,15 +42,22 @@ pub(crate) fn task(project: &Project, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Asks for all that the end-to-end tests take, so that what is missing is said at once.
+pub(crate) fn require_all(project: &Project) -> Result<()> {
+    let envoy = envoy::found(project).map_or(&[Need::Envoy][..], |_| &[]);
+    require(&[&[Need::Compile, Need::Namespaces], envoy].concat())
+}
+
 /// The tests in the libraries and programs, and the examples in the documentation.
 pub(crate) fn unit(project: &Project, arguments: &[String]) -> Result<()> {
-    let mut cargo = project.cargo();
-    cargo.arg("test").args(HOST_CRATES);
-    run(cargo.args(["--lib", "--bins"]).args(arguments))?;
-
-    let mut cargo = project.cargo();
-    cargo.arg("test").args(HOST_CRATES);
-    run(cargo.arg("--doc").args(arguments))
+    let test = |crates: &[&str], kinds: &[&str]| {
+        let mut cargo = project.cargo();
+        cargo.arg("test").args(crates).args(kinds).args(arguments);
+        run(&mut cargo)
+    };
+    test(&HOST_CRATES, &["--lib", "--bins"])?;
+    test(&HOST_CRATES, &["--doc"])?;
+    test(&XTASK, &[])
 }
 
 /// The tests in `tests` folders, given the agent that was built.
@@ -59,7 +66,7 @@ pub(crate) fn e2e(project: &Project, arguments: &[String]) -> Result<()> {
     let mut cargo = project.cargo();
     cargo.env("INTERCEPTOR_BIN", agent);
     match envoy::obtain(project) {
-        Ok(envoy) => drop(cargo.env("INTERCEPTOR_ENVOY", envoy)),
+        Ok(envoy) => drop(cargo.env(envoy::VARIABLE, envoy)),
         // The tests that need it fail where a skip is a failure, and print a skip elsewhere.
         Err(error) => say(format_args!("no Envoy to test against: {error:#}")),
     }

