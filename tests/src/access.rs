@@ -1,9 +1,11 @@
 //! An agent's access log, one connection per line, as the tests read it.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 /// One line: ztunnel's fields and ours. Fields that a line does not have are `None`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Line {
     /// The client's address.
@@ -60,12 +62,25 @@ pub struct Line {
     /// The key exchange.
     #[serde(rename = "tls.kx")]
     pub tls_kx: Option<String>,
+    /// The line as it was written.
+    #[serde(skip)]
+    pub text: String,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Line {
     /// Reads one line of the log: `None` if it is no access line.
     pub fn parse(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+        let line: Self = serde_json::from_str(text).ok()?;
+        Some(Self {
+            text: text.to_owned(),
+            ..line
+        })
     }
 
     /// Whether it is an agent's line about a connection that left one of its workloads.

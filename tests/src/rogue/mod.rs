@@ -83,8 +83,10 @@ impl Rogue {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let answer = tokio::time::timeout(TIMEOUT, self.talk(to));
-            runtime.block_on(async { answer.await.context("the agent did not react") })
+            runtime.block_on(async {
+                let answer = tokio::time::timeout(TIMEOUT, self.talk(to)).await;
+                answer.context("the agent did not react")
+            })
         })?
     }
 
