@@ -99,8 +99,9 @@ impl Reconciler {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.reconcile().await;
-            first.send_if_modified(|passed| !std::mem::replace(passed, true));
+            if self.reconcile().await {
+                first.send_if_modified(|passed| !std::mem::replace(passed, true));
+            }
             tokio::select! {
                 () = self.tasks.stopping() => return,
                 () = published.changed() => {}
@@ -109,11 +110,12 @@ impl Reconciler {
         }
     }
 
-    async fn reconcile(&mut self) {
+    /// Makes one pass, if there is a mesh to make it by.
+    async fn reconcile(&mut self) -> bool {
         let mesh = self.plane.mesh.load_full();
         if mesh.version() == 0 {
             // Nothing is known yet: what an earlier agent captured stays refused.
-            return;
+            return false;
         }
         let wanted: HashMap<WorkloadId, Arc<Workload>> = mesh
             .local()
@@ -133,6 +135,7 @@ impl Reconciler {
             self.follow(&id, workload).await;
         }
         self.retire_unclaimed();
+        true
     }
 
     /// After the first complete pass: removes what an earlier agent enrolled and this
