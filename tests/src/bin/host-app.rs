@@ -18,11 +18,11 @@ fn main() -> Result<()> {
 
     let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
+    let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
     stream.write_all(message.as_bytes())?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
     writeln!(io::stdout(), "{peer} {local} {answer}")?;
     Ok(())
 }
