@@ -3,6 +3,8 @@
 //! Both run on what [`build::everything`] has built, with the same packages chosen, because cargo
 //! builds a dependency anew for every other set of features.
 
+use std::fs;
+
 use anyhow::Result;
 
 use crate::build::{self, HOST_CRATES, Profile, XTASK};
@@ -48,19 +50,45 @@ pub(crate) fn require_all(project: &Project) -> Result<()> {
     require(&[&[Need::Compile, Need::Namespaces], envoy].concat())
 }
 
-/// The tests in the libraries and programs, and the examples in the documentation.
+/// The product's own tests, and the examples in its documentation.
+///
+/// Those of them that need a privilege say so and are skipped without it.
 pub(crate) fn unit(project: &Project, arguments: &[String]) -> Result<()> {
     let test = |crates: &[&str], kinds: &[&str]| {
         let mut cargo = project.cargo();
         cargo.arg("test").args(crates).args(kinds).args(arguments);
         run(&mut cargo)
     };
-    test(&HOST_CRATES, &["--lib", "--bins"])?;
+    let beside = beside_the_code(project)?;
+    let mut kinds = vec!["--lib", "--bins"];
+    kinds.extend(beside.iter().flat_map(|name| ["--test", name]));
+    test(&HOST_CRATES, &kinds)?;
     test(&HOST_CRATES, &["--doc"])?;
     test(&XTASK, &[])
 }
 
-/// The tests in `tests` folders, given the agent that was built.
+/// The names of the product's tests that are programs of their own.
+fn beside_the_code(project: &Project) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for member in ["interceptor", "interceptor/policy", "interceptor-common"] {
+        let folder = project.root().join(member).join("tests");
+        if !folder.exists() {
+            continue;
+        }
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "rs")
+                || path.join("main.rs").exists()
+            {
+                let name = path.file_stem().unwrap_or_default();
+                names.push(name.to_string_lossy().into_owned());
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// The end-to-end tests, given the agent that was built.
 pub(crate) fn e2e(project: &Project, arguments: &[String]) -> Result<()> {
     let agent = Profile::Dev.folder(project).join("interceptor");
     let mut cargo = project.cargo();
@@ -71,5 +99,5 @@ pub(crate) fn e2e(project: &Project, arguments: &[String]) -> Result<()> {
         Err(error) => say(format_args!("no Envoy to test against: {error:#}")),
     }
     cargo.arg("test").args(HOST_CRATES);
-    run(cargo.args(["--test", "*"]).args(arguments))
+    run(cargo.args(["--test", "e2e"]).args(arguments))
 }
