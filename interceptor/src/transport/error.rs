@@ -63,14 +63,14 @@ pub enum TunnelError {
         got: SpiffeId,
     },
     /// The peer is up, authenticated, and said no.
-    #[error("{peer} refused with {status}{}", Because(detail.as_ref()))]
+    #[error("{peer} refused with {status}{}", Because(detail.as_deref()))]
     Refused {
         /// The identity that refused.
         peer: SpiffeId,
         /// Its answer.
         status: StatusCode,
         /// Why, in its own words. Written by the peer: shown, never acted upon.
-        detail: Option<PeerReason>,
+        detail: Option<Box<PeerReason>>,
     },
     /// The HTTP/2 session broke before the peer answered.
     #[error("the session with {peer} at {gateway} broke")]

@@ -190,7 +190,7 @@ impl Client {
             return Err(Failure::Final(TunnelError::Refused {
                 peer: slot.key.peer.clone(),
                 status: parts.status,
-                detail: PeerReason::from_headers(&parts.headers),
+                detail: PeerReason::from_headers(&parts.headers).map(Box::new),
             }));
         }
         Ok(Tunnel {
