@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use jiff::Timestamp;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -55,6 +56,7 @@ const CONTROL_DEADLINE: Duration = Duration::from_secs(2);
 /// What kept it from starting, with the remedy.
 pub fn run(config: Config) -> anyhow::Result<()> {
     crate::net::raise_file_limit();
+    listen_to_signals()?;
     let control = runtime("control", Some(CONTROL_THREADS))?;
     let data = runtime("data", None)?;
     let stopped = control.block_on(async {
@@ -177,6 +179,15 @@ fn runtime(name: &'static str, threads: Option<usize>) -> anyhow::Result<Runtime
     builder
         .build()
         .with_context(|| format!("cannot start the {name} threads"))
+}
+
+/// Whoever started the agent may have blocked signals, which a child inherits; it could not be
+/// asked to stop. Call before any thread is started: threads inherit, too.
+fn listen_to_signals() -> anyhow::Result<()> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    signals
+        .thread_unblock()
+        .context("cannot unblock SIGTERM and SIGINT")
 }
 
 /// Waits for a signal that asks the agent to stop; returns its name.

@@ -147,7 +147,7 @@ fn plaintext(stage: &mut Stage, show: &mut Show) -> Result<()> {
     show.scene("A machine outside the mesh connects to the server's address in plaintext")?;
     let to = stage.server.at(ECHO_TARGET);
     let error = stage.outside.connect(to).and_then(|mut stream| {
-        stream.write_all(SECRET.as_bytes())?;
+        stream.write_all(b"let me in")?;
         stream.read(&mut [0]).map(|_| Vec::new())
     });
     show.fact("outside", &error_text(&error))?;
