@@ -6,7 +6,10 @@
 //! times a second must not fill a disk.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -65,10 +68,24 @@ pub enum LoggingError {
     Taken,
 }
 
+/// What libraries may say when somebody asks for `debug` or `trace` without naming a target: at
+/// those levels they describe every frame and every relocation. Naming one lifts its limit.
+const LIBRARIES: [(&str, &str); 8] = [
+    ("aya", "info"),
+    ("aya_obj", "info"),
+    ("h2", "info"),
+    ("hyper", "info"),
+    ("hyper_util", "info"),
+    ("mio", "info"),
+    ("notify", "info"),
+    ("rustls", "info"),
+];
+
 /// The running log. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Registry>,
+    level: Arc<Mutex<String>>,
     lines: Lines,
 }
 
@@ -90,15 +107,14 @@ impl Logging {
             .map_err(|_already| LoggingError::Taken)?;
         Ok(Self {
             filter: handle,
+            level: Arc::new(Mutex::new(config.level.clone())),
             lines,
         })
     }
 
-    /// The level in force, as directives.
+    /// The level in force, as it was written.
     pub fn level(&self) -> String {
-        self.filter
-            .with_current(ToString::to_string)
-            .unwrap_or_default()
+        self.level.lock().clone()
     }
 
     /// Changes the level at once.
@@ -110,7 +126,9 @@ impl Logging {
         let filter = parse(directives)?;
         self.filter
             .reload(filter)
-            .map_err(|_gone| LoggingError::Taken)
+            .map_err(|_gone| LoggingError::Taken)?;
+        directives.clone_into(&mut self.level.lock());
+        Ok(())
     }
 
     /// Waits until everything logged so far is written, or `limit` has passed. Blocks.
@@ -137,9 +155,28 @@ pub fn parse(directives: &str) -> Result<EnvFilter, LoggingError> {
             return Err(wrong(directive));
         }
     }
+    let mut effective = quieted_libraries(directives);
+    effective.push_str(directives);
     EnvFilter::builder()
-        .parse(directives)
+        .parse(effective)
         .map_err(|_unparsable| wrong(directives))
+}
+
+/// Limits for [`LIBRARIES`] that `directives` do not name, if those ask for detail in general.
+fn quieted_libraries(directives: &str) -> String {
+    let detailed = directives
+        .split(',')
+        .any(|one| matches!(one.trim().to_ascii_lowercase().as_str(), "debug" | "trace"));
+    let mut limits = String::new();
+    for (library, level) in LIBRARIES {
+        let named = directives
+            .split(',')
+            .any(|one| one.trim().starts_with(library));
+        if detailed && !named {
+            limits.extend([library, "=", level, ","]);
+        }
+    }
+    limits
 }
 
 fn is_level(text: &str) -> bool {
@@ -220,6 +257,15 @@ mod tests {
     ) {
         let error = parse(directives).unwrap_err().to_string();
         assert!(error.starts_with(&format!("`{wrong}` is not")), "{error}");
+    }
+
+    #[rstest]
+    #[case::general("debug", true)]
+    #[case::a_library_by_name("debug,h2=trace", false)]
+    #[case::no_detail("info", false)]
+    fn libraries_are_quiet_unless_they_are_named(#[case] directives: &str, #[case] quiet: bool) {
+        assert_eq!(quieted_libraries(directives).contains("h2=info"), quiet);
+        parse(directives).unwrap();
     }
 
     #[rstest]
