@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
 
 use super::config::Config;
@@ -98,16 +99,18 @@ pub fn uninstall(config: &Config) -> Result<Removed, UninstallError> {
 pub fn verify_removed(config: &Config) -> Result<Vec<Leftover>, CaptureError> {
     let folder = node_folder(config)?;
     let (attempts, pause) = PATIENCE;
+    let mut left = leftovers(config, &folder);
     for _ in 1..attempts {
-        if leftovers(config, &folder).is_empty() {
-            return Ok(Vec::new());
-        }
-        if folder.exists() {
+        if left.is_empty() || folder.exists() {
             break;
         }
         sleep(pause);
+        // What is there every time is left; what comes and goes is another node's that starts or
+        // ends just now.
+        let now = leftovers(config, &folder);
+        left.retain(|one| now.contains(one));
     }
-    Ok(leftovers(config, &folder))
+    Ok(left)
 }
 
 /// What is left now.
@@ -116,10 +119,16 @@ fn leftovers(config: &Config, folder: &Path) -> Vec<Leftover> {
     if folder.exists() {
         left.push(Leftover::Pinned(folder.to_path_buf()));
     }
-    let accounted = pinned_programs(&config.nodes_folder());
+    let nodes = config.nodes_folder();
+    let (programs, maps) = (pinned_programs(&nodes), pinned_maps(&nodes));
     for program in loaded_programs().flatten() {
         let name = program.name_as_str().unwrap_or_default();
-        if is_ours(name) && !accounted.contains(&program.id()) {
+        // A running agent also holds programs that it has not attached; they use its maps.
+        let others = || {
+            let used = program.map_ids().ok().flatten().unwrap_or_default();
+            programs.contains(&program.id()) || used.iter().any(|map| maps.contains(map))
+        };
+        if is_ours(name) && !others() {
             left.push(Leftover::Program {
                 name: name.to_owned(),
                 id: program.id(),
@@ -144,6 +153,15 @@ fn pinned_programs(nodes: &Path) -> HashSet<u32> {
             let link = bpf::open_pinned_link(&link).ok()?;
             Some(bpf::link_info(link.as_fd()).ok()?.program)
         })
+        .collect()
+}
+
+/// The maps of every node of this machine.
+fn pinned_maps(nodes: &Path) -> HashSet<u32> {
+    let layouts = list(nodes).into_iter().flat_map(|node| list(&node));
+    layouts
+        .flat_map(|layout| list(&layout.join("maps")))
+        .filter_map(|map| Some(MapInfo::from_pin(map).ok()?.id()))
         .collect()
 }
 
