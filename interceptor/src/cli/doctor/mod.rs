@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::output::{Printer, Report, Style, Table, Tone, cell};
 use super::{Exit, Failure};
 
+mod diag;
 mod kernel;
 mod machine;
 mod neighbours;

@@ -1,0 +1,126 @@
+//! What operators read about configuration, made from real manifests.
+
+use super::*;
+use crate::workload::MeshSettings;
+use crate::workload::source::directory::load_mesh;
+
+const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: demo, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: server
+  namespace: demo
+  annotations:
+    interceptor.dev/network-namespace: server
+    traffic.sidecar.istio.io/excludeInboundPorts: "9090"
+    traffic.sidecar.istio.io/excludeOutboundIPRanges: 10.9.0.0/16
+spec:
+  nodeName: one
+  containers:
+  - name: app
+    ports: [{name: web, containerPort: 8080}, {name: old, containerPort: 8081}]
+status: {podIP: 10.1.0.3, phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: batch, namespace: demo, labels: {istio.io/dataplane-mode: none}}
+spec: {nodeName: one, containers: [{name: app}]}
+status: {podIP: 10.1.0.4, phase: Running}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: demo}
+spec:
+  selector: {matchLabels: {}}
+  mtls: {mode: STRICT}
+"#;
+
+fn mesh(manifests: &str) -> Mesh {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("all.yaml"), manifests).unwrap();
+    load_mesh(folder.path(), &MeshSettings::for_node("one"))
+        .unwrap_or_else(|mistakes| panic!("{mistakes:#?}"))
+        .0
+}
+
+fn lines(entries: &[Unprotected]) -> Vec<String> {
+    let line = |e: &Unprotected| format!("{}: {}: {}", e.subject, e.what, e.why);
+    entries.iter().map(line).collect()
+}
+
+#[test]
+fn what_is_not_protected_by_configuration_is_listed_with_its_reason() {
+    let manifests = MANIFESTS.replace("  selector: {matchLabels: {}}\n", "");
+    assert_eq!(
+        lines(&Unprotected::by_configuration(&mesh(&manifests))),
+        [
+            "demo/batch: everything: not enrolled: it has the label \
+             istio.io/dataplane-mode=none",
+            "demo/server: inbound ports 9090: annotation \
+             traffic.sidecar.istio.io/excludeInboundPorts",
+            "demo/server: outbound to 10.9.0.0/16: annotation \
+             traffic.sidecar.istio.io/excludeOutboundIPRanges",
+        ]
+    );
+}
+
+#[test]
+fn plaintext_that_is_accepted_names_the_object_that_says_so() {
+    let without = MANIFESTS.rsplit_once("---").unwrap().0;
+    let entries = lines(&Unprotected::by_configuration(&mesh(without)));
+    assert!(
+        entries.contains(
+            &"demo/server: inbound in plaintext: PERMISSIVE is the default without a \
+          PeerAuthentication"
+                .to_owned()
+        )
+    );
+    let by_port = format!(
+        "{without}---\n\
+         apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {{name: web, namespace: demo}}\nspec:\n  \
+         selector: {{matchLabels: {{app: server}}}}\n  mtls: {{mode: STRICT}}\n  \
+         portLevelMtls: {{8081: {{mode: DISABLE}}}}\n"
+    )
+    .replace(
+        "  name: server\n",
+        "  name: server\n  labels: {app: server}\n",
+    );
+    let entries = lines(&Unprotected::by_configuration(&mesh(&by_port)));
+    assert!(
+        entries.contains(
+            &"demo/server: inbound in plaintext on port 8081 (old): PeerAuthentication \
+              demo/web says DISABLE"
+                .to_owned()
+        ),
+        "{entries:#?}"
+    );
+}
+
+#[test]
+fn capture_rules_read_like_sentences() {
+    let mesh = mesh(MANIFESTS.rsplit_once("---").unwrap().0);
+    let server = mesh.local().next().unwrap();
+    let enrolled = EnrolledWorkload::new(server, Ok(0x1a));
+    assert_eq!(enrolled.key.as_deref(), Some("1a"));
+    assert!(
+        enrolled.inbound.starts_with("all except "),
+        "{}",
+        enrolled.inbound
+    );
+    assert!(enrolled.inbound.contains("9090"));
+    assert_eq!(enrolled.outbound, "all except 10.9.0.0/16");
+}
+
+#[test]
+fn a_mistake_keeps_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.yaml"), "kind: [\n").unwrap();
+    let mistakes = load_mesh(folder.path(), &MeshSettings::for_node("one")).unwrap_err();
+    let finding = Finding::from(mistakes.first().unwrap());
+    assert!(finding.place.contains("bad.yaml:"), "{}", finding.place);
+}
