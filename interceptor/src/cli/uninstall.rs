@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::output::{Printer, Report, Style, Tone};
 use super::settings::AgentConfig;
-use super::{Exit, Failure, human};
+use super::{Exit, Failure, doctor, human};
 use crate::capture::{self, Leftover};
 
 /// Remove every pinned program and map of this node, and prove that nothing is left.
@@ -34,6 +34,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<Exit, Failure> {
     let config = args.config.load_or_default()?.capture;
+    doctor::privileges()?;
     let removed = capture::uninstall(&config).map_err(|error| {
         let failure = Failure::from_error(&error);
         if matches!(

@@ -31,7 +31,7 @@ pub(super) fn essentials() -> Vec<Check> {
     vec![privileges(), kernel(), btf(), cgroup2(&mounts())]
 }
 
-fn privileges() -> Check {
+pub(super) fn privileges() -> Check {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     privileges_of(&status)
 }

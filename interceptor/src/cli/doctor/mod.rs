@@ -111,22 +111,30 @@ impl Diagnosis {
 ///
 /// Names what is missing.
 pub(super) fn preflight() -> Result<(), Failure> {
-    let missing = machine::essentials()
-        .into_iter()
-        .find(|check| check.state == Health::Missing);
-    match missing {
-        None => Ok(()),
-        Some(check) => {
-            let remedy = check.remedy.unwrap_or_default();
-            Err(Failure::new(format!(
-                "the agent cannot run here: {}: {}",
-                check.name, check.found
-            ))
-            .try_next(format!(
-                "{remedy}; `interceptor doctor` shows the whole table"
-            )))
-        }
-    }
+    demand(machine::essentials(), "the agent cannot run here")
+}
+
+/// Whether this process may look at programs and at what is pinned. Without it, everything would
+/// look as if it were not there.
+///
+/// # Errors
+///
+/// Names what is missing.
+pub(super) fn privileges() -> Result<(), Failure> {
+    demand(vec![machine::privileges()], "this cannot be done")
+}
+
+fn demand(checks: Vec<Check>, without: &str) -> Result<(), Failure> {
+    let missing = |check: &Check| check.state == Health::Missing;
+    let Some(check) = checks.into_iter().find(missing) else {
+        return Ok(());
+    };
+    let remedy = check.remedy.unwrap_or_default();
+    Err(
+        Failure::new(format!("{without}: {}: {}", check.name, check.found)).try_next(format!(
+            "{remedy}; `interceptor doctor` shows the whole table"
+        )),
+    )
 }
 
 impl Report for Diagnosis {
