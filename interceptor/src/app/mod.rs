@@ -92,6 +92,7 @@ impl Agent {
             SystemTime::now(),
         )?;
         let identities = Arc::new(Identities::new(Arc::new(ca), config.identity.svid_lifetime));
+        identities.trust_aliases(&config.mesh.trust_domain, &config.mesh.trust_domain_aliases);
         let capture = Capture::start(config.capture.clone())?;
 
         let publisher = Publisher::new(config.mesh.clone());

@@ -107,7 +107,8 @@ impl Captured<'_> {
         let facts = story.facts();
         facts.destination.identity = Some(tunnel.peer.clone());
         facts.tls = Some(tunnel.facts.into());
-        let basis = self.basis(Some((route.gateway.ip(), tunnel.peer.clone())));
+        // As the mesh names it; the peer may have proven an alias of the same trust domain.
+        let basis = self.basis(Some((route.gateway.ip(), route.peer.clone())));
         story
             .carry(
                 basis,

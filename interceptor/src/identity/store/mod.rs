@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use interceptor_policy::SpiffeId;
+use interceptor_policy::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
@@ -230,6 +230,15 @@ impl Identities {
     pub fn trust(&self, bundle: TrustBundle) {
         self.bundle.store(Arc::new(bundle));
         self.changed();
+    }
+
+    /// Lets the roots of `domain` vouch for its `aliases`, too; verifiers follow at once.
+    pub fn trust_aliases(&self, domain: &TrustDomain, aliases: &[TrustDomain]) {
+        let mut bundle = TrustBundle::clone(&self.bundle());
+        for alias in aliases {
+            bundle.add_alias(alias.clone(), domain.clone());
+        }
+        self.trust(bundle);
     }
 
     /// A verifier that follows this store's bundle.

@@ -253,6 +253,18 @@ async fn a_watcher_sees_renewals() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn verifiers_accept_an_alias_as_soon_as_it_is_trusted() {
+    let issuer = Scripted::new();
+    let store = store(&issuer);
+    let old: TrustDomain = "old.example".parse().unwrap();
+    assert!(store.bundle().roots(&old).is_empty());
+    store.trust_aliases(&TrustDomain::cluster_local(), std::slice::from_ref(&old));
+    let one = SpiffeId::new(&old, "demo", "caller").unwrap();
+    assert_eq!(store.bundle().roots(&old).len(), 1);
+    assert!(store.bundle().same_workload(&one, &caller()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn hundreds_of_identities_are_issued_a_few_at_a_time() {
     let (store, tasks) = running(&Scripted::new());
     store.want((0..300).map(|n| id(&format!("w{n}"))));
