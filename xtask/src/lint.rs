@@ -15,6 +15,9 @@ use crate::project::Project;
 use crate::step::{run, say};
 use crate::toolchain::rustup;
 
+/// The documentation is for whoever works on the code: private items are in it, and may be linked.
+const DOCUMENTATION: &str = "-Dwarnings -Arustdoc::private_intra_doc_links";
+
 /// Checks everything, and stops at the first check that fails.
 pub(crate) fn task(project: &Project) -> Result<()> {
     rustup::require(project, "clippy", "clippy")?;
@@ -36,7 +39,7 @@ pub(crate) fn task(project: &Project) -> Result<()> {
     say("dependencies: every one is used, none is banned");
     for crates in [&HOST_CRATES[..], &XTASK] {
         let mut cargo = project.cargo();
-        cargo.env("RUSTDOCFLAGS", "-Dwarnings").arg("doc");
+        cargo.env("RUSTDOCFLAGS", DOCUMENTATION).arg("doc");
         run(cargo
             .args(crates)
             .args(["--no-deps", "--document-private-items"]))?;

@@ -6,8 +6,9 @@
 //!  15006 ──▶ plaintext ─decide──▶ application            (plaintext)
 //! ```
 //!
-//! Each story is a straight line that ends in exactly one [`Record`]: from it come the access
-//! line, the counters and what `interceptor connections` shows, so that they cannot disagree.
+//! Each story is a straight line that ends in exactly one [`Record`](crate::telemetry::Record):
+//! from it come the access line, the counters and what `interceptor connections` shows, so that
+//! they cannot disagree.
 //! Whatever a step cannot find out ends the story in a refusal; no byte reaches an application
 //! before the verdict.
 //!

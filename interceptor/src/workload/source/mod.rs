@@ -1,6 +1,7 @@
 //! Where objects come from, and how what they make is published.
 //!
-//! A source loads, builds and publishes; the rest of the agent only ever sees a finished [`Mesh`].
+//! A source loads, builds and publishes; the rest of the agent only ever sees a finished
+//! [`Mesh`](super::Mesh).
 //!
 //! # Invariants
 //!
