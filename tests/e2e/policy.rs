@@ -194,14 +194,22 @@ fn a_policy_that_forbids_an_open_connection_cuts_it() -> Result<()> {
         server.outcome()?.is_err(),
         "the application sees a reset, too"
     );
-    let (near, far) = world.lines("the cut", |line| !line.is_allowed())?;
+    let far = world
+        .far
+        .access_line("the cut", |line| !line.is_allowed())?;
     assert_eq!(far.decision.as_deref(), Some("cut"));
     assert_eq!(
         (far.policy.as_deref(), far.rule),
         (Some("demo/stop"), Some(0))
     );
     assert_eq!((far.bytes_sent, far.bytes_recv), (Some(6), Some(6)));
-    assert!(near.error.is_some(), "{near:#?}");
+    world
+        .near
+        .access_line("its other end", |line| line.conn_id == far.conn_id)?;
+    let labels = [("reporter", "destination"), ("policy", "demo/stop")];
+    world
+        .far
+        .metric_reaches("interceptor_connections_cut_total", &labels, 1.0)?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
-use nix::sys::signal::{SigSet, Signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use show::Show;
 
@@ -56,19 +56,34 @@ pub fn play(show: &mut Show, afterwards: Afterwards) -> Result<bool> {
 pub(crate) struct Interruption(Arc<AtomicBool>);
 
 impl Interruption {
-    /// Takes the signals that would end this process. Call before any thread is started: threads
-    /// inherit what is blocked.
+    /// Takes the signals that would end this process. They are handled, not blocked: children
+    /// would inherit what is blocked, and an agent that cannot be asked to stop is of no use.
     fn watch() -> Result<Self> {
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
-            .into_iter()
-            .collect();
-        signals.thread_block()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let came = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&came);
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
+        let guard = runtime.enter();
+        let [interrupt, terminate, hangup] = kinds.map(signal);
+        drop(guard);
+        let (mut interrupt, mut terminate, mut hangup) = (interrupt?, terminate?, hangup?);
         std::thread::spawn(move || {
-            while signals.wait().is_ok() {
-                flag.store(true, Ordering::Relaxed);
-            }
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                        _ = hangup.recv() => {}
+                    }
+                    flag.store(true, Ordering::Relaxed);
+                }
+            });
         });
         Ok(Self(came))
     }

@@ -94,7 +94,7 @@ fn records(stage: &Stage) -> String {
     let begins: Vec<String> = segments
         .iter()
         .rev()
-        .take(4)
+        .take(2)
         .filter_map(|segment| segment.payload.get(..5))
         .map(|bytes| {
             bytes
@@ -200,11 +200,25 @@ fn cut(stage: &mut Stage, show: &mut Show) -> Result<()> {
         names(&[&line], ALLOW, Some(0)),
     )?;
 
+    let version = version(&stage.far)?;
     stage.near.write("policies.yaml", &good)?;
-    let back = wait::so("the caller to be allowed again", || {
-        service(ECHO).is_ok_and(|to| stage.caller.call(to, "x").is_ok_and(|it| it == b"x"))
-    });
-    show.claim("with the policy restored, the caller is served again", back)
+    wait::so("the restored policy to be in force", || {
+        self::version(&stage.far).is_ok_and(|now| now > version)
+    })?;
+    let answer = stage.caller.ask(service(ECHO)?, SECRET);
+    show.claim(
+        "with the policy restored, the caller is served again",
+        answer.and_then(|answer| so(answer == SECRET, || answer.clone())),
+    )
+}
+
+/// The version of the configuration in force.
+fn version(agent: &Agent) -> Result<u64> {
+    let status = agent.status()?;
+    let version = status
+        .pointer("/configuration/version")
+        .and_then(serde_json::Value::as_u64);
+    version.context("status has no configuration version")
 }
 
 fn killed(stage: &mut Stage, show: &mut Show) -> Result<()> {
@@ -243,7 +257,7 @@ fn seen(stage: &mut Stage, show: &mut Show) -> Result<()> {
             Ink::Bold,
             &format!("$ interceptor {command}      (node two)"),
         ))?;
-        show.quote(&said)?;
+        show.quote(abridged(&said))?;
         show.claim(&format!("interceptor {command} answers"), outcome)?;
     }
     show.say(&show.ink(
@@ -255,18 +269,22 @@ fn seen(stage: &mut Stage, show: &mut Show) -> Result<()> {
     let denied = [("reporter", "destination"), ("response_flags", "DENY")];
     for sample in metrics.matching(name, &denied) {
         let label = |key: &str| sample.labels.get(key).cloned().unwrap_or_default();
-        show.quote(&format!(
-            "{name}{{source_workload={:?}, destination_service_name={:?}, response_flags=\"DENY\", …}} {}",
-            label("source_workload"),
-            label("destination_service_name"),
-            sample.value
-        ))?;
+        let labels = format!(
+            "source_workload={:?}, response_flags=\"DENY\", …",
+            label("source_workload")
+        );
+        show.quote(&format!("{name}{{{labels}}} {}", sample.value))?;
     }
     let counted = metrics.sum(name, &denied);
     show.claim(
         "every refusal was counted",
         so(counted >= 3.0, || format!("{counted} of 3")),
     )
+}
+
+/// The first screen of `status`: without the kernel's counters.
+fn abridged(said: &str) -> &str {
+    said.split_once("\nKERNEL\n").map_or(said, |(head, _)| head)
 }
 
 /// Runs one of the agent's own tools as an operator would.

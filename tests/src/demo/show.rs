@@ -8,7 +8,9 @@ use anyhow::Result;
 use crate::settings;
 
 /// Column of the facts' values.
-const LABEL: usize = 14;
+const LABEL: usize = 15;
+/// Where lines end.
+const WIDTH: usize = 120;
 
 /// Prints, and counts claims.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl Show {
     /// A label and what is to be said under it; further lines stay in their column.
     pub(super) fn fact(&self, label: &str, value: &str) -> Result<()> {
         let mut label = self.ink(Ink::Dim, &format!("{label:<LABEL$}"));
-        for line in wrap(value, 100 - LABEL - 3) {
+        for line in wrap(value, WIDTH - LABEL - 3) {
             self.print(&format!("   {label}{line}\n"))?;
             label = " ".repeat(LABEL);
         }
@@ -93,10 +95,14 @@ impl Show {
         }
     }
 
-    /// A block of somebody else's words, set apart.
+    /// A block of somebody else's words, set apart and cut at the margin.
     pub(super) fn quote(&self, text: &str) -> Result<()> {
         for line in text.lines() {
-            self.print(&format!("   {} {line}\n", self.ink(Ink::Dim, "│")))?;
+            let mut short: String = line.chars().take(WIDTH - 6).collect();
+            if short.len() < line.len() {
+                short.push('…');
+            }
+            self.print(&format!("   {} {short}\n", self.ink(Ink::Dim, "│")))?;
         }
         Ok(())
     }
