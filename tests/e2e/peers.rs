@@ -16,12 +16,16 @@ use interceptor_tests::world::{Ground, World};
 use rstest::rstest;
 
 fn world() -> Result<Option<World>> {
+    world_with("")
+}
+
+fn world_with(configuration: &str) -> Result<Option<World>> {
     let Some(ground) = Ground::new()? else {
         return Ok(None);
     };
     let setup = Setup {
         manifests: ground.manifests(&[]),
-        extra: "transport:\n  handshakeTimeout: 1s\n".to_owned(),
+        extra: format!("transport:\n  handshakeTimeout: 1s\n{configuration}"),
         ..Setup::default()
     };
     ground.start(&setup).map(Some)
@@ -50,6 +54,21 @@ fn a_foreign_client_with_a_certificate_of_the_mesh_is_served() -> Result<()> {
     let _server = world.server.serve(8080, apps::echo)?;
     let outside = world.a.pod("outside")?;
     let credentials = mesh_ca(&world)?.issue(&[&identity("caller")], Validity::Now)?;
+    let answer =
+        Rogue::connect(Some(credentials), world.server.at(8080)).send(&outside, door(&world))?;
+    assert_eq!(answer.status(), Some(200), "{answer:?}");
+    Ok(())
+}
+
+#[test]
+fn a_client_under_an_alias_of_the_trust_domain_is_served() -> Result<()> {
+    let Some(world) = world_with("trustDomainAliases: [old.example]\n")? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let outside = world.a.pod("outside")?;
+    let uri = "spiffe://old.example/ns/demo/sa/caller";
+    let credentials = mesh_ca(&world)?.issue(&[uri], Validity::Now)?;
     let answer =
         Rogue::connect(Some(credentials), world.server.at(8080)).send(&outside, door(&world))?;
     assert_eq!(answer.status(), Some(200), "{answer:?}");
