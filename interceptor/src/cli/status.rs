@@ -22,30 +22,36 @@ Exit code: 0 well, 1 not well (the first line says why), 2 no agent answers.
 Examples:
   interceptor status                    the whole picture
   interceptor status && echo well       in scripts
-  interceptor status -o json | jq '.unprotected[]'
+  interceptor status -o json | jq '.complaints[], .unprotected[]'
   interceptor --socket /run/two/interceptor.sock status")]
 pub(super) struct Args {}
 
 pub(super) fn run(_args: &Args, socket: &Path, printer: &Printer) -> Result<Exit, Failure> {
     let status: Status = client::fetch(socket, "/status")?;
-    printer.report(&Answer {
-        status,
-        now: Timestamp::now(),
-    })
+    printer.report(&Answer::new(status, Timestamp::now()))
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
+    /// Why the node is not well, most important first; empty if it is.
+    complaints: Vec<String>,
     #[serde(flatten)]
-    pub(super) status: Status,
+    status: Status,
     #[serde(skip)]
-    pub(super) now: Timestamp,
+    now: Timestamp,
 }
 
 impl Answer {
-    /// Why the node is not well, most important first.
-    fn complaints(&self) -> Vec<String> {
-        let status = &self.status;
+    /// What `status` means at the time `now`.
+    pub(super) fn new(status: Status, now: Timestamp) -> Self {
+        Self {
+            complaints: Self::complaints(&status, now),
+            status,
+            now,
+        }
+    }
+
+    fn complaints(status: &Status, now: Timestamp) -> Vec<String> {
         let mut complaints = status.readiness.missing.clone();
         let errors = errors(status);
         if errors > 0 {
@@ -55,7 +61,7 @@ impl Answer {
                 status.configuration.version
             ));
         }
-        let failing = |c: &&_| certificates::is_failing(c, self.now);
+        let failing = |c: &&_| certificates::is_failing(c, now);
         let failing = status.certificates.iter().filter(failing).count();
         if failing > 0 {
             complaints.push(format!(
@@ -68,8 +74,7 @@ impl Answer {
 
     fn first_line(&self, style: Style) -> String {
         let status = &self.status;
-        let complaints = self.complaints();
-        if complaints.is_empty() {
+        if self.complaints.is_empty() {
             let enrolled = human::count(status.workloads.len(), "workload");
             return style.paint(
                 Tone::Good,
@@ -87,7 +92,7 @@ impl Answer {
         let text = format!(
             "node {} is NOT well: {}",
             status.node,
-            complaints.join("; ")
+            self.complaints.join("; ")
         );
         style.paint(Tone::Bad, &text)
     }
@@ -148,7 +153,7 @@ impl Report for Answer {
     }
 
     fn exit(&self) -> Exit {
-        if self.complaints().is_empty() {
+        if self.complaints.is_empty() {
             Exit::Yes
         } else {
             Exit::No

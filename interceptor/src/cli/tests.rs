@@ -76,20 +76,14 @@ fn arguments_are_consistent() {
 
 #[test]
 fn a_healthy_status_is_golden() {
-    let answer = status::Answer {
-        status: statuses::healthy(),
-        now: now(),
-    };
+    let answer = status::Answer::new(statuses::healthy(), now());
     assert_eq!(answer.exit(), Exit::Yes);
     insta::assert_snapshot!(answer.text(Style::Plain));
 }
 
 #[test]
 fn a_troubled_status_is_golden() {
-    let answer = status::Answer {
-        status: statuses::troubled(),
-        now: now(),
-    };
+    let answer = status::Answer::new(statuses::troubled(), now());
     assert_eq!(answer.exit(), Exit::No);
     insta::assert_snapshot!(answer.text(Style::Plain));
 }
@@ -143,11 +137,7 @@ fn certificates_are_golden() {
 #[test]
 fn json_is_what_the_agent_said() {
     let status = statuses::troubled();
-    let json = serde_json::to_value(&status::Answer {
-        status: status.clone(),
-        now: now(),
-    })
-    .unwrap();
+    let json = serde_json::to_value(&status::Answer::new(status.clone(), now())).unwrap();
     assert_eq!(
         serde_json::from_value::<crate::telemetry::Status>(json).unwrap(),
         status
