@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,8 +13,9 @@ use std::path::{Path, PathBuf};
 use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, MAX_CGROUP_LEVEL, WorkloadEntry, cgroup_key};
 
 use super::error::EnrolError;
+use super::links::{self, attach_to_namespace};
 use super::listeners::{Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
-use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source, attach_to_namespace};
+use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source};
 use super::maps::{Entries, WriteError};
 use super::origin::Origin;
 use super::plan::{Interfaces, Place};
@@ -32,7 +32,7 @@ pub(super) struct Enrolment {
 
 /// Where a workload's sockets are.
 #[derive(Clone, Debug)]
-enum Site {
+pub(super) enum Site {
     /// In a namespace of its own.
     Namespace {
         /// The binding.
@@ -92,52 +92,62 @@ impl Site {
     }
 }
 
-/// Enrols `workload`, or leaves nothing of it.
+/// Enrols `workload`, or leaves it as it was.
 pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enrolled, EnrolError> {
     let id = &workload.id;
     if capture.enrolled.contains_key(id) {
         return Err(EnrolError::Already { id: id.clone() });
     }
     let site = locate(capture, workload)?;
+    let enrolled = enrol_at(capture, workload, site.clone());
+    let left = capture.adopted.get(&site.key());
+    if enrolled.is_err() && left.is_some_and(|entries| entries.workload.is_some()) {
+        // Captured before, and not served now: refused, as while no agent was running.
+        capture.closed.insert(id.clone(), site);
+    } else {
+        capture.closed.remove(id);
+    }
+    publish(capture);
+    enrolled
+}
+
+/// Enrols `workload` at `site`.
+fn enrol_at(
+    capture: &mut Capture,
+    workload: &Workload,
+    site: Site,
+) -> Result<Enrolled, EnrolError> {
+    let id = &workload.id;
     let place = place(capture, id, &site)?;
     let entries = place.entries(workload);
     check_conflicts(capture, id, place.key, &entries)?;
-    let own = place.addresses(workload);
-    let old = claim(&mut capture.adopted, place.key, &entries);
-
     let opened = open_listeners(capture, id, &site)?;
-    let origin = Origin::new(own);
+
     let namespace = match &site {
         Site::Namespace { namespace, .. } => namespace.clone(),
         Site::Cgroup { .. } => capture.host.clone(),
     };
+    let origin = Origin::new(place.addresses(workload));
+    let old = claim(&mut capture.adopted, place.key, &entries);
     let enrolment = Enrolment {
         site,
         entries,
         origin: origin.clone(),
     };
     capture.enrolled.insert(id.clone(), enrolment);
-    let done = write(capture, id, &old, &opened).and_then(|()| {
-        opened
-            .into_listeners()
-            .map_err(|error| step(id, "start the listeners", error))
+    let listeners = write(capture, id, &old, &opened).and_then(|()| {
+        let listeners = opened.into_listeners();
+        listeners.map_err(|error| step(id, "start the listeners", error))
     });
-    match done {
-        Ok(listeners) => {
-            publish(capture);
-            let dialer = Dialer::marked(namespace, capture.mark(place.key));
-            Ok(Enrolled {
-                key: place.key,
-                listeners,
-                dialer,
-                origin,
-            })
-        }
-        Err(error) => {
-            undo(capture, id, old);
-            Err(error)
-        }
+    if listeners.is_err() {
+        undo(capture, id, old);
     }
+    Ok(Enrolled {
+        key: place.key,
+        listeners: listeners?,
+        dialer: Dialer::marked(namespace, capture.mark(place.key)),
+        origin,
+    })
 }
 
 /// Follows a change of an enrolled workload.
@@ -170,18 +180,25 @@ pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), E
 
 /// Un-enrols a workload.
 pub(super) fn unenrol(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
-    let unknown = || EnrolError::Unknown { id: id.clone() };
-    let enrolment = capture.enrolled.remove(id).ok_or_else(unknown)?;
-    publish(capture);
-    release(capture, id, enrolment.key(), &enrolment.entries)
+    if let Some(enrolment) = capture.enrolled.remove(id) {
+        publish(capture);
+        return release(capture, id, enrolment.key(), &enrolment.entries);
+    }
+    let Some(site) = capture.closed.remove(id) else {
+        return Err(EnrolError::Unknown { id: id.clone() });
+    };
+    let entries = capture.adopted.remove(&site.key()).unwrap_or_default();
+    release(capture, id, site.key(), &entries)
 }
 
 /// Removes what an earlier agent enrolled and this one did not.
 pub(super) fn retire_unclaimed(capture: &mut Capture) -> Result<usize, EnrolError> {
     let host = capture.host.cookie();
-    let mut adopted = std::mem::take(&mut capture.adopted);
-    // The host's own entry follows the workloads that are enrolled now.
-    adopted.remove(&host);
+    // The host's own entry follows the workloads that are left.
+    capture.adopted.remove(&host);
+    let closed = &capture.closed;
+    let unclaimed = |key: &u64, _: &mut Entries| !closed.values().any(|site| site.key() == *key);
+    let adopted: HashMap<_, _> = capture.adopted.extract_if(unclaimed).collect();
     let nobody = WorkloadId {
         namespace: "".into(),
         name: "an earlier agent's workload".into(),
@@ -346,8 +363,9 @@ fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError
     let cookie = capture.host.cookie();
     let adopted = capture.adopted.get(&cookie).and_then(|it| it.workload);
     let mut levels = adopted.map_or(0, |entry| entry.levels);
-    for enrolment in capture.enrolled.values() {
-        if let Site::Cgroup { level, .. } = enrolment.site {
+    let enrolled = capture.enrolled.values().map(|it| &it.site);
+    for site in enrolled.chain(capture.closed.values()) {
+        if let Site::Cgroup { level, .. } = site {
             levels |= 1 << level;
         }
     }
@@ -371,18 +389,24 @@ fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError
         .replace_outbound(cookie, &Entries::default(), &new)
         .map_err(|error| write_failed(id, error))?;
     if entry.is_none() {
-        remove_pin(&pin).map_err(|error| step(id, "release the host's connections", error))?;
+        links::remove(&pin).map_err(|error| step(id, "release the host's connections", error))?;
     }
     Ok(())
 }
 
-/// Takes back what a failed enrolment did.
+/// Takes back what a failed enrolment did. A workload that was captured before is left as the
+/// agent's absence left it: captured, without listeners, and so refused.
 fn undo(capture: &mut Capture, id: &WorkloadId, old: Entries) {
     let Some(enrolment) = capture.enrolled.remove(id) else {
         return;
     };
+    let was_captured = old.workload.is_some();
     let mut entries = old;
     entries.absorb(&enrolment.entries);
+    if was_captured {
+        capture.adopted.insert(enrolment.key(), entries);
+        return;
+    }
     if let Err(error) = release(capture, id, enrolment.key(), &entries) {
         tracing::error!(workload = %id, %error, "a failed enrolment could not be undone");
     }
@@ -400,7 +424,7 @@ fn release(
     maps.replace_outbound(key, entries, &nothing)
         .map_err(|error| write_failed(id, error))?;
     if key & CGROUP_BIT == 0 {
-        remove_pin(&capture.loaded.pins.namespace_link(key))
+        links::remove(&capture.loaded.pins.namespace_link(key))
             .map_err(|error| step(id, "release the connections", error))?;
     } else {
         refresh_host(capture, id)?;
@@ -418,14 +442,6 @@ fn release(
 /// Tells the observers who is enrolled.
 fn publish(capture: &Capture) {
     capture.observer.set_workloads(&capture.enrolled);
-}
-
-/// Removes a pinned link, and so detaches it.
-fn remove_pin(pin: &Path) -> io::Result<()> {
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
 }
 
 /// The error of a step.

@@ -10,11 +10,9 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::MapData;
-use aya::programs::links::{CgroupAttachMode, FdLink};
 use aya::programs::{Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
@@ -25,10 +23,10 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::cgroup::Hierarchy;
 use super::config::{Config, Pins, layout_name};
 use super::error::CaptureError;
+use super::links::attach_to_cgroup;
 use super::maps::{Maps, SHAPES};
 use super::object::OBJECT;
-use crate::net::Namespace;
-use crate::net::bpf::{self, Target};
+use crate::net::bpf::Target;
 
 /// The programs that are attached to the cgroup root.
 pub(super) const CGROUP_PROGRAMS: [&str; 7] = [
@@ -47,6 +45,9 @@ pub(super) const NAMESPACE_PROGRAM: &str = "ic_sk_lookup";
 
 /// The program for the host's namespace.
 pub(super) const HOST_PROGRAM: &str = "ic_host_lookup";
+
+/// How often a load that was interrupted is tried.
+const LOAD_ATTEMPTS: u32 = 10;
 
 /// Any error of the layers below.
 pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -139,8 +140,21 @@ fn chooses_errno() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
 }
 
-/// Has the verifier look at one program.
+/// Has the verifier look at one program. It gives up when a signal arrives for the thread, which
+/// says nothing about the program.
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match load_once(program) {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            loaded => return loaded,
+        }
+    }
+    load_once(program)
+}
+
+/// Loads one program of the types that we have.
+fn load_once(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
@@ -163,75 +177,6 @@ fn attach_all(object: &mut Ebpf, hierarchy: &Hierarchy, pins: &Pins) -> Result<(
             .map_err(|source| attach_error(name, source))?;
     }
     Ok(())
-}
-
-/// Attaches one program to `cgroup` and pins the link at `pin`.
-fn attach_to_cgroup(
-    object: &mut Ebpf,
-    name: &str,
-    cgroup: &File,
-    pin: &Path,
-    target: Target,
-) -> Result<(), Source> {
-    let program = object.program_mut(name).ok_or("no such program")?;
-    if replace(program, pin, target)? {
-        return Ok(());
-    }
-    // aya hands the mode to bpf_link_create as flags, which must be zero; links of cgroups are
-    // always for several programs.
-    let mode = CgroupAttachMode::Single;
-    let link: FdLink = match program {
-        Program::CgroupSockAddr(program) => {
-            let id = program.attach(cgroup, mode)?;
-            program.take_link(id)?.try_into()?
-        }
-        Program::SockOps(program) => {
-            let id = program.attach(cgroup, mode)?;
-            program.take_link(id)?.try_into()?
-        }
-        _ => return Err(ProgramError::UnexpectedProgramType.into()),
-    };
-    drop(link.pin(pin)?);
-    Ok(())
-}
-
-/// Attaches an `sk_lookup` program to `namespace` and pins the link at `pin`.
-pub(super) fn attach_to_namespace(
-    object: &mut Ebpf,
-    name: &str,
-    namespace: &Namespace,
-    pin: &Path,
-) -> Result<(), Source> {
-    let program = object.program_mut(name).ok_or("no such program")?;
-    if replace(program, pin, Target::Namespace(namespace.inode()))? {
-        return Ok(());
-    }
-    let Program::SkLookup(program) = program else {
-        return Err(ProgramError::UnexpectedProgramType.into());
-    };
-    let id = program.attach(namespace)?;
-    let link = FdLink::from(program.take_link(id)?);
-    drop(link.pin(pin)?);
-    Ok(())
-}
-
-/// Puts `program` behind the link that is pinned at `pin`. False if there is none, or if it was
-/// attached to something else than `target`, for then it is removed.
-fn replace(program: &Program, pin: &Path, target: Target) -> Result<bool, Source> {
-    if !pin.exists() {
-        return Ok(false);
-    }
-    let link = bpf::open_pinned_link(pin)?;
-    if bpf::link_info(link.as_fd())?.is_attached_to(target) {
-        match bpf::update_link(link.as_fd(), program.fd()?.as_fd()) {
-            Ok(()) => return Ok(true),
-            // The target is being removed, and the link with it.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    fs::remove_file(pin)?;
-    Ok(false)
 }
 
 /// Makes sure that a BPF file system is mounted at `path`.

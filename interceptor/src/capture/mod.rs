@@ -29,6 +29,7 @@ mod config;
 mod debug_log;
 mod enrol;
 mod error;
+mod links;
 mod listeners;
 mod loader;
 mod maps;
@@ -56,7 +57,7 @@ pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed
 
 pub(crate) use object::OBJECT;
 
-use enrol::Enrolment;
+use enrol::{Enrolment, Site};
 use loader::Loaded;
 use maps::Entries;
 
@@ -68,8 +69,11 @@ pub struct Capture {
     loaded: Loaded,
     host: Namespace,
     enrolled: HashMap<WorkloadId, Enrolment>,
-    /// What an earlier agent left in the maps and nobody has claimed yet, by workload key.
+    /// What is in the maps without an agent that serves it, by workload key: an earlier agent's
+    /// workloads that nobody has claimed yet.
     adopted: HashMap<u64, Entries>,
+    /// Of those, the ones that were claimed but could not be enrolled. They stay refused.
+    closed: HashMap<WorkloadId, Site>,
     observer: Observer,
 }
 
@@ -114,6 +118,7 @@ impl Capture {
             host,
             enrolled: HashMap::new(),
             adopted,
+            closed: HashMap::new(),
             observer,
         };
         capture.prove()?;
@@ -194,7 +199,8 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// If a step fails; what was done before it is undone.
+    /// If a step fails; what was done before it is undone. A workload that an earlier agent had
+    /// enrolled stays refused then, until it is enrolled or un-enrolled.
     ///
     /// # Panics
     ///
@@ -215,7 +221,7 @@ impl Capture {
     }
 
     /// Un-enrols a workload: its new connections are left alone from here on. The owner of its
-    /// listeners closes them.
+    /// listeners closes them. Also opens one whose enrolment failed and that was left refused.
     ///
     /// # Errors
     ///
@@ -225,8 +231,8 @@ impl Capture {
     }
 
     /// Removes what an earlier agent enrolled and this one did not. Call it once the first
-    /// configuration is enrolled: until then those workloads stay refused rather than open.
-    /// Returns how many there were.
+    /// configuration is enrolled: until then those workloads stay refused rather than open. Those
+    /// whose enrolment failed stay so. Returns how many were removed.
     ///
     /// # Errors
     ///

@@ -16,6 +16,7 @@ use aya::programs::loaded_programs;
 
 use super::config::Config;
 use super::error::CaptureError;
+use super::links;
 use super::loader::{CGROUP_PROGRAMS, HOST_PROGRAM, NAMESPACE_PROGRAM, lock};
 use crate::net::bpf;
 
@@ -75,8 +76,8 @@ pub fn uninstall(config: &Config) -> Result<Removed, UninstallError> {
     let _lock = lock(&folder, &config.node)?;
     for layout in list(&folder) {
         // What is captured goes first, what serves it after.
-        removed.links += clear(&layout.join("links"))?;
-        removed.maps += clear(&layout.join("maps"))?;
+        removed.links += clear(&layout.join("links"), links::remove)?;
+        removed.maps += clear(&layout.join("maps"), |map| fs::remove_file(map))?;
         remove(&layout, fs::remove_dir_all(&layout))?;
     }
     remove(&folder, fs::remove_dir(&folder))?;
@@ -173,10 +174,13 @@ fn node_folder(config: &Config) -> Result<PathBuf, CaptureError> {
 }
 
 /// Removes every file in a folder and says how many there were.
-fn clear(folder: &Path) -> Result<usize, UninstallError> {
+fn clear(
+    folder: &Path,
+    remove_file: impl Fn(&Path) -> io::Result<()>,
+) -> Result<usize, UninstallError> {
     let files = list(folder);
     for file in &files {
-        remove(file, fs::remove_file(file))?;
+        remove(file, remove_file(file))?;
     }
     Ok(files.len())
 }

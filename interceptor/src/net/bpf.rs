@@ -18,6 +18,9 @@ const OBJ_GET_INFO: libc::c_int = 15;
 /// `BPF_LINK_UPDATE`.
 const LINK_UPDATE: libc::c_int = 29;
 
+/// `BPF_LINK_DETACH`.
+const LINK_DETACH: libc::c_int = 34;
+
 /// `union bpf_attr` of the map element commands.
 #[repr(C)]
 struct MapElement {
@@ -121,6 +124,13 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: the attributes hold two open descriptors and no pointer.
     unsafe { bpf(LINK_UPDATE, &attributes) }.map(|_zero| ())
+}
+
+/// Detaches `link` at once. Removing its pin alone would do so a moment later.
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = link.as_raw_fd();
+    // SAFETY: the attributes hold one open descriptor and no pointer.
+    unsafe { bpf(LINK_DETACH, &attributes) }.map(|_zero| ())
 }
 
 impl LinkInfo {

@@ -10,7 +10,7 @@ use interceptor::workload::{Binding, Workload};
 use nix::sched::{CloneFlags, setns};
 
 use crate::support::{
-    Netns, Node, accept, bound, cgroup_mount, connected, given_to_the_agent, may_run,
+    Netns, Node, accept, bound, cgroup_mount, close, connected, given_to_the_agent, may_run, spawn,
 };
 
 /// A cgroup of its own, with a child, removed when dropped.
@@ -47,16 +47,16 @@ impl Drop for Cgroup {
 fn connect_from(cgroup: &Path, to: &str) -> Child {
     let (host, port) = to.rsplit_once(':').unwrap();
     let script = format!(
-        "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{host}/{port} && read -r _",
+        "echo $$ > {}/cgroup.procs && echo ready && exec 3<>/dev/tcp/{host}/{port} && read -r _",
         cgroup.display()
     );
     let mut command = Command::new("bash");
     command.args(["-c", &script]).stdin(Stdio::piped());
-    command.spawn().unwrap()
+    spawn(&mut command)
 }
 
 fn stop(mut child: Child) {
-    drop(child.stdin.take());
+    close(child.stdin.take());
     child.wait().unwrap();
 }
 

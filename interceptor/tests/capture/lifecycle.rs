@@ -7,12 +7,13 @@ use interceptor::capture::{Capture, CaptureError, Counter, EnrolError, Enrolled,
 use interceptor::capture::{uninstall, verify_removed};
 use interceptor::workload::Workload;
 
-use crate::support::{Netns, Node, V4, V6, accept, connected, is_refused, may_run, ping, workload};
+use crate::support::{
+    Netns, Node, V4, V6, accept, close, connected, is_refused, may_run, ping, workload,
+};
 
 /// Ends an agent as SIGKILL would: the kernel closes what it had open.
 fn kill(capture: Capture, enrolled: Enrolled) {
-    drop(enrolled);
-    drop(capture);
+    close((enrolled, capture));
 }
 
 /// One captured connection, to see that capture works.
@@ -129,7 +130,7 @@ async fn un_enrolling_leaves_no_trace() {
     let (mut capture, enrolled) = enrol(&node, &workload);
     let ends = use_it(&pod, &enrolled).await;
     capture.unenrol(&workload.id).unwrap();
-    drop((enrolled, ends));
+    close((enrolled, ends));
 
     let client = pod.dial("10.77.0.1:9000").unwrap();
     let (_stream, from) = server.accept().unwrap();
@@ -165,7 +166,7 @@ async fn a_failed_enrolment_leaves_no_trace() {
     let _app = pod.dial("10.77.0.1:9000").unwrap();
     server.accept().unwrap();
 
-    drop(taken);
+    close(taken);
     let enrolled = capture.enrol(&workload).unwrap();
     use_it(&pod, &enrolled).await;
 }
@@ -271,7 +272,7 @@ async fn another_layout_is_refused_and_not_touched() {
         return;
     }
     let node = Node::new();
-    drop(node.start());
+    close(node.start());
     let folder = node
         .config
         .bpffs
@@ -328,4 +329,43 @@ async fn the_kernel_log_can_be_switched_on() {
     accept(&enrolled.listeners.inbound).await;
     assert!(capture.debug_log().is_err(), "there is one reader");
     tasks.cancel();
+}
+
+#[tokio::test]
+async fn a_workload_that_cannot_be_enrolled_again_stays_closed() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let server = peer.listen("10.77.0.1:9000");
+    let node = Node::new();
+    let workload = workload(&pod, &[V4]);
+    let (capture, enrolled) = enrol(&node, &workload);
+    kill(capture, enrolled);
+
+    let taken = pod.listen("127.0.0.1:15006");
+    let mut capture = node.start();
+    let error = capture.enrol(&workload).unwrap_err();
+    assert_eq!(error.reason(), "port_taken");
+    assert_eq!(capture.retire_unclaimed().unwrap(), 0);
+    assert!(is_refused(pod.dial("10.77.0.1:9000")));
+
+    close(taken);
+    let enrolled = capture.enrol(&workload).unwrap();
+    use_it(&pod, &enrolled).await;
+    kill(capture, enrolled);
+
+    let _taken = pod.listen("127.0.0.1:15006");
+    let mut capture = node.start();
+    assert!(capture.enrol(&workload).is_err());
+    capture.unenrol(&workload.id).unwrap();
+    let _app = pod.dial("10.77.0.1:9000").unwrap();
+    server.accept().unwrap();
+    assert!(
+        capture
+            .status()
+            .maps
+            .iter()
+            .all(|it| it.name == "FLOWS" || it.entries == 0)
+    );
 }

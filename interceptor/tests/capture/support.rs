@@ -1,11 +1,11 @@
 //! Network namespaces, applications and nodes for the capture tests, removed when dropped.
 
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
@@ -17,6 +17,7 @@ use interceptor::workload::{
     Binding, Canonical, CaptureRules, Enrolment, TunnelProtocol, UnknownDestinations, Workload,
     WorkloadId,
 };
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener as TokioListener, TcpStream as TokioStream};
 
@@ -54,12 +55,31 @@ fn unique() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// A child has copies of every descriptor until its program runs. Nothing may be closed meanwhile
+/// whose closing matters.
+static FORKING: Mutex<()> = Mutex::new(());
+
+/// Starts a program and waits for the first line that it prints.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let _forking = FORKING.lock();
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    child
+}
+
+/// Closes something for good.
+pub(crate) fn close<T>(it: T) {
+    let _not_forking = FORKING.lock();
+    drop(it);
+}
+
 /// Runs `ip` and expects it to succeed.
 fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .unwrap();
+    let _forking = FORKING.lock();
+    let mut command = Command::new("ip");
+    let output = command.args(arguments.split(' ')).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {stderr}");
 }
