@@ -356,14 +356,17 @@ fn names(lines: &[&Line], policy: &str, rule: Option<u64>) -> Result<()> {
 fn error_text(outcome: &std::io::Result<Vec<u8>>) -> String {
     match outcome {
         Ok(answer) => format!("answer: {:?}", String::from_utf8_lossy(answer)),
-        Err(error) => {
-            let text = error.to_string();
-            text.split(" (os error")
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        }
+        Err(error) => plain(error),
     }
+}
+
+/// An error in the system's words, without its number.
+pub(super) fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The binary as people would call it.

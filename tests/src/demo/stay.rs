@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::Interruption;
-use super::scenes::binary;
+use super::scenes::{binary, plain};
 use super::show::{Ink, Show};
 use super::stage::{ADMIN, ECHO, Stage, service};
 use crate::pod::Pod;
@@ -89,13 +89,8 @@ impl Talk {
             Self::Open(mut stream, answers) => match exchange(&mut stream) {
                 Ok(()) => (Self::Open(stream, answers + 1), None),
                 Err(error) => {
-                    let news = format!("cut after {answers} answers: {error}");
-                    (
-                        Self::Silent {
-                            since: Some(error.to_string()),
-                        },
-                        Some(news),
-                    )
+                    let news = format!("cut after {answers} answers: {}", plain(&error));
+                    (Self::Silent { since: None }, Some(news))
                 }
             },
             Self::Silent { since } => {
@@ -109,7 +104,7 @@ impl Talk {
                         Some("connected, and is answered".to_owned()),
                     ),
                     Err(error) => {
-                        let why = error.to_string();
+                        let why = plain(&error);
                         let news =
                             (since.as_ref() != Some(&why)).then(|| format!("refused: {why}"));
                         (Self::Silent { since: Some(why) }, news)
