@@ -198,6 +198,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 fn concluded(closed: &Closed, allowed_by: Reason) -> (Outcome, Reason) {
     match &closed.how {
         How::Eof | How::Reset => (Outcome::Allowed, allowed_by),
+        How::Cut => {
+            let detail = "the peer's agent cut it: what allowed it no longer holds there";
+            (Outcome::Cut, because(closed.reason(), detail))
+        }
         How::Error(error) => (Outcome::Failed, because(closed.reason(), chain(error))),
     }
 }

@@ -85,6 +85,15 @@ impl Certificate {
     }
 }
 
+/// When a certificate stops being valid: a session that it opened proves nothing from then on.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn valid_until(der: &CertificateDer<'_>) -> Result<SystemTime, Malformed> {
+    Certificate::parse(der).map(|certificate| certificate.not_after)
+}
+
 fn uris(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Malformed> {
     let Some(names) = certificate.subject_alternative_name()? else {
         return Ok(Vec::new());

@@ -28,7 +28,7 @@ mod svid;
 
 pub use bundle::{BundleError, Root, TrustBundle};
 pub use ca::{Ca, CaError, PemSvid};
-pub use certificate::{Malformed, Purpose, Serial};
+pub use certificate::{Malformed, Purpose, Serial, valid_until};
 pub use interceptor_policy::{SpiffeId, TrustDomain};
 pub use issuer::{DEFAULT_LIFETIME, IssueError, Issuer, Issuing, MAX_LIFETIME};
 pub use peer::{PeerError, Verifier};

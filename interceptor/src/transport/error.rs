@@ -245,6 +245,9 @@ pub enum StreamError {
         /// HTTP/2 error code, such as `CANCEL`.
         code: String,
     },
+    /// The peer's agent ended this stream of its own accord.
+    #[error("cut by the peer's agent")]
+    Cut,
     /// The whole session broke.
     #[error(transparent)]
     Session(SessionError),
@@ -255,6 +258,7 @@ impl StreamError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Reset { .. } => "peer_reset",
+            Self::Cut => "cut_by_peer",
             Self::Session(error) => error.reason(),
         }
     }

@@ -55,13 +55,13 @@ impl World {
     }
 
     pub(super) fn with(config: Config) -> Self {
-        Self::of("mesh.test", config)
+        Self::of(config, Duration::from_hours(1))
     }
 
-    /// A world of its own: another CA, for the same or another trust domain.
-    pub(super) fn of(domain: &str, config: Config) -> Self {
-        let ca = Ca::generate(&domain.parse().unwrap(), SystemTime::now()).unwrap();
-        let identities = Identities::new(Arc::new(ca), Duration::from_hours(1));
+    /// A world whose certificates live this long.
+    pub(super) fn of(config: Config, lifetime: Duration) -> Self {
+        let ca = Ca::generate(&"mesh.test".parse().unwrap(), SystemTime::now()).unwrap();
+        let identities = Identities::new(Arc::new(ca), lifetime);
         Self {
             identities: Arc::new(identities),
             config: Arc::new(config),
@@ -118,34 +118,49 @@ impl World {
             address,
             failures,
             tasks,
+            cut: CancellationToken::new(),
         }
     }
 
     /// A node that carries every connection to its destination on loopback, and reports ends.
     pub(super) async fn node(&self) -> (Gateway, mpsc::Receiver<Closed>) {
         let (ended, ends) = mpsc::channel(1000);
+        let cut = CancellationToken::new();
+        let cuts = cut.clone();
         let handler = move |incoming| {
-            let ended = ended.clone();
+            let (ended, cuts) = (ended.clone(), cuts.clone());
             async move {
                 if let Incoming::Connect(request) = incoming {
-                    carry(request, ended).await;
+                    carry(request, ended, cuts).await;
                 }
             }
         };
-        (self.serve(handler).await, ends)
+        let gateway = Gateway {
+            cut,
+            ..self.serve(handler).await
+        };
+        (gateway, ends)
     }
 }
 
-async fn carry(request: super::hbone::Request, ended: mpsc::Sender<Closed>) {
+async fn carry(
+    request: super::hbone::Request,
+    ended: mpsc::Sender<Closed>,
+    cut: CancellationToken,
+) {
     match TcpStream::connect(request.destination).await {
         Ok(app) => {
             app.set_nodelay(true).unwrap();
             let Ok(stream) = request.answer.accept(&ConnectHeaders::default()) else {
                 return;
             };
-            let closed = splice::tunnel(&app, stream, &Traffic::default()).await;
+            let traffic = Traffic::default();
+            let carried = splice::tunnel(&app, stream, &traffic);
+            let closed = cut.run_until_cancelled(carried).await;
             drop(app);
-            drop(ended.send(closed).await);
+            if let Some(closed) = closed {
+                drop(ended.send(closed).await);
+            }
         }
         Err(error) => request
             .answer
@@ -159,6 +174,8 @@ pub(super) struct Gateway {
     pub(super) failures: mpsc::Receiver<HandshakeError>,
     /// Stops this node alone.
     pub(super) tasks: Tasks,
+    /// Cuts what a [`World::node`] carries.
+    pub(super) cut: CancellationToken,
 }
 
 impl Gateway {

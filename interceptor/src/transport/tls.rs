@@ -16,13 +16,14 @@
 //! # Invariants
 //!
 //! * The peer's identity is the one that the verifier returned for exactly this handshake.
+//! * A session is good for new streams only as long as both certificates are valid.
 //! * Why a certificate was not accepted survives as [`PeerError`] until somebody logs it.
 //!
 //! Not here: what makes a certificate acceptable (`identity`).
 
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use interceptor_policy::SpiffeId;
 use rustls::client::Resumption;
@@ -41,7 +42,7 @@ use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::error::HandshakeError;
-use crate::identity::{PeerError, Svid, Verifier};
+use crate::identity::{PeerError, Svid, Verifier, valid_until};
 
 /// The only application protocol.
 const H2: &[u8] = b"h2";
@@ -65,6 +66,8 @@ pub(super) struct Secured<S> {
     pub(super) stream: TlsStream<S>,
     pub(super) peer: SpiffeId,
     pub(super) facts: SessionFacts,
+    /// When the first of the two certificates ends.
+    pub(super) until: Instant,
 }
 
 /// Makes TLS sessions. Clones share everything.
@@ -106,7 +109,7 @@ impl Tls {
             .await;
         let mut stream = stream.map_err(|error| handshake_error(&error))?;
         stream.get_mut().1.set_buffer_limit(Some(SEND_BUFFER));
-        finished(stream.into(), &peer, begin)
+        finished(stream.into(), svid, &peer, begin)
     }
 
     /// The server's end, as `svid`, with any client of a trusted domain.
@@ -124,7 +127,7 @@ impl Tls {
         let stream = TlsAcceptor::from(Arc::new(config)).accept(socket).await;
         let mut stream = stream.map_err(|error| handshake_error(&error))?;
         stream.get_mut().1.set_buffer_limit(Some(SEND_BUFFER));
-        finished(stream.into(), &peer, begin)
+        finished(stream.into(), svid, &peer, begin)
     }
 
     fn client_config(&self, svid: &Svid, peer: Arc<Peer>) -> Result<ClientConfig, HandshakeError> {
@@ -174,6 +177,7 @@ fn provider() -> CryptoProvider {
 /// Checks what TLS itself leaves open and gathers the facts.
 fn finished<S>(
     stream: TlsStream<S>,
+    svid: &Svid,
     peer: &Peer,
     begin: Instant,
 ) -> Result<Secured<S>, HandshakeError> {
@@ -196,6 +200,12 @@ fn finished<S>(
             .unwrap_or("unknown"),
         handshake: begin.elapsed(),
     };
+    let shown = state.peer_certificates().and_then(<[_]>::first);
+    let shown = shown.ok_or(HandshakeError::NoCertificate)?;
+    let theirs = valid_until(shown)
+        .map_err(|error| HandshakeError::Certificate(Arc::new(PeerError::from(error))))?;
+    let left = theirs.min(svid.not_after).duration_since(SystemTime::now());
+    let until = Instant::now() + left.unwrap_or_default();
     let peer = peer
         .proven
         .get()
@@ -205,6 +215,7 @@ fn finished<S>(
         stream,
         peer,
         facts,
+        until,
     })
 }
 

@@ -42,6 +42,7 @@ pub(super) struct Carrier {
 pub(super) struct Driver {
     session: Session,
     keepalive: Keepalive,
+    until: Instant,
 }
 
 /// Dials, authenticates and prefaces, each within its limit.
@@ -133,7 +134,11 @@ async fn shake_hands(
         facts: secured.facts,
         allowed: session.max_concurrent_send_streams(),
         requests,
-        driver: Driver { session, keepalive },
+        driver: Driver {
+            session,
+            keepalive,
+            until: secured.until,
+        },
     })
 }
 
@@ -174,6 +179,7 @@ impl Driver {
                     open = false;
                 }
                 () = tasks.stopping(), if open => pool.retire(&slot),
+                () = sleep_until(self.until), if open => pool.retire(&slot),
                 () = sleep_until(look), if open => look = pool.retire_if_idle(&slot),
             }
         }

@@ -74,27 +74,17 @@ impl Server {
             .ok_or(HandshakeError::TooMany)?;
         tcp.set_nodelay(true).map_err(io)?;
         let limit = self.config.handshake_timeout;
-        let shaken = timeout(limit, self.shake_hands(tcp, svid)).await;
-        let (connection, keepalive, peer, facts) =
-            shaken.map_err(|_elapsed| HandshakeError::TimedOut { limit })??;
-        Ok(Inbound {
-            connection,
-            keepalive,
-            config: Arc::clone(&self.config),
-            end: End {
-                peer,
-                peer_address,
-                local_address,
-                facts,
-            },
-        })
+        let shaken = self.shake_hands(tcp, svid, (peer_address, local_address));
+        let inbound = timeout(limit, shaken).await;
+        inbound.map_err(|_elapsed| HandshakeError::TimedOut { limit })?
     }
 
     async fn shake_hands(
         &self,
         tcp: TcpStream,
         svid: &Svid,
-    ) -> Result<(Session, Keepalive, SpiffeId, SessionFacts), HandshakeError> {
+        (peer_address, local_address): (SocketAddr, SocketAddr),
+    ) -> Result<Inbound, HandshakeError> {
         let secured = self.tls.accept(svid, tcp).await?;
         let (socket, activity) = Observed::new(secured.stream);
         let config = &self.config;
@@ -109,13 +99,23 @@ impl Server {
             .await;
         let mut connection =
             connection.map_err(|error| HandshakeError::NotHttp2(session_error(&error)))?;
-        let keepalive = Keepalive {
-            pings: connection.ping_pong(),
-            activity,
-            interval: config.ping_interval,
-            timeout: config.ping_timeout,
-        };
-        Ok((connection, keepalive, secured.peer, secured.facts))
+        Ok(Inbound {
+            keepalive: Keepalive {
+                pings: connection.ping_pong(),
+                activity,
+                interval: config.ping_interval,
+                timeout: config.ping_timeout,
+            },
+            connection,
+            until: secured.until,
+            config: Arc::clone(config),
+            end: End {
+                peer: secured.peer,
+                peer_address,
+                local_address,
+                facts: secured.facts,
+            },
+        })
     }
 }
 
@@ -134,6 +134,7 @@ struct End {
 pub struct Inbound {
     connection: Session,
     keepalive: Keepalive,
+    until: Instant,
     config: Arc<Config>,
     end: End,
 }
@@ -193,8 +194,8 @@ impl Inbound {
     }
 
     /// Serves requests until the connection has ended. Each one is handed to `handler`, whose
-    /// future runs among `tasks`. When those stop, the peer is told (GOAWAY) and open streams go
-    /// on; the drain deadline is the tasks' own.
+    /// future runs among `tasks`. When those stop, or the first of the two certificates ends, the
+    /// peer is told (GOAWAY) and open streams go on; the drain deadline is the tasks' own.
     ///
     /// # Errors
     ///
@@ -207,10 +208,12 @@ impl Inbound {
         let Self {
             mut connection,
             keepalive,
+            until,
             config,
             end,
         } = self;
         let mut silent = pin!(keepalive.silent());
+        let mut over = pin!(over(tasks, until));
         let mut look = Instant::now() + idle_limit(&config);
         let mut draining = false;
         loop {
@@ -224,7 +227,7 @@ impl Inbound {
                     }
                 },
                 () = &mut silent => return Err(SessionError::Silent),
-                () = tasks.stopping(), if !draining => {
+                () = &mut over, if !draining => {
                     connection.graceful_shutdown();
                     draining = true;
                 }
@@ -237,6 +240,14 @@ impl Inbound {
                 }
             }
         }
+    }
+}
+
+/// Resolves when nothing new is to be served: the tasks stop, or a certificate has ended.
+async fn over(tasks: &Tasks, until: Instant) {
+    tokio::select! {
+        () = tasks.stopping() => {}
+        () = sleep_until(until) => {}
     }
 }
 

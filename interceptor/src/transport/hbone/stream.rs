@@ -50,7 +50,32 @@ impl TunnelStream {
 
     /// Ends the stream in both directions at once, as a TCP reset does.
     pub fn reset(mut self) {
-        self.send.reset();
+        self.send.reset(Abort::Reset);
+    }
+}
+
+/// Why a stream is ended in both directions at once.
+///
+/// | why | code | how others read it |
+/// |---|---|---|
+/// | the application reset | `CONNECT_ERROR`, as RFC 9113 8.5 demands | a reset |
+/// | we cut it | `INADEQUATE_SECURITY` | a reset; our agents: a cut |
+///
+/// Not `CANCEL`: ztunnel takes that for an orderly end, which would claim that all had arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::transport) enum Abort {
+    /// The application did, or its socket broke.
+    Reset,
+    /// What allowed the connection no longer holds, or this agent is going away.
+    Cut,
+}
+
+impl Abort {
+    const fn code(self) -> Reason {
+        match self {
+            Self::Reset => Reason::CONNECT_ERROR,
+            Self::Cut => Reason::INADEQUATE_SECURITY,
+        }
     }
 }
 
@@ -122,8 +147,8 @@ impl SendHalf {
     }
 
     /// Resets the stream in both directions.
-    pub(in crate::transport) fn reset(&mut self) {
-        self.stream.send_reset(Reason::CANCEL);
+    pub(in crate::transport) fn reset(&mut self, why: Abort) {
+        self.stream.send_reset(why.code());
     }
 }
 
@@ -162,6 +187,9 @@ impl ReceiveHalf {
 }
 
 fn reset_error(reason: Reason) -> StreamError {
+    if reason == Abort::Cut.code() {
+        return StreamError::Cut;
+    }
     StreamError::Reset {
         code: name_of(reason),
     }

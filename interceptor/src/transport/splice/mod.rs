@@ -5,6 +5,7 @@
 //! |---|---|
 //! | close or shutdown for writing (FIN, `END_STREAM`) | end of file; the other direction goes on |
 //! | reset (RST, `RST_STREAM`) | a reset |
+//! | is cut (dropping the splice) | a reset |
 //! | stop reading | its writes block: at most the windows and one buffer are in between |
 //! | break (the carrier dies) | a reset: an end of file would claim that all had arrived |
 //!
@@ -14,7 +15,8 @@
 //! * Each direction works a bounded round before the other one gets its turn.
 //! * A reset is noticed also while the other end is not reading.
 //!
-//! * A splice that is dropped before its end resets both ends: that is how a connection is cut.
+//! * A splice that is dropped before its end resets both ends: that is how a connection is cut. The
+//!   peer's agent can tell it from a reset by the application.
 //!
 //! Not here: opening either end, deciding how long it may last.
 
@@ -59,6 +61,8 @@ pub enum How {
     Eof,
     /// It reset the connection.
     Reset,
+    /// Its agent ended the connection: what allowed it no longer holds there, or it is going away.
+    Cut,
     /// Its socket or session failed.
     Error(CloseError),
 }
@@ -82,6 +86,7 @@ impl Closed {
             (How::Eof, By::Peer) => "peer_closed",
             (How::Reset, By::App) => "app_reset",
             (How::Reset, By::Peer) => "peer_reset",
+            (How::Cut, _) => "cut_by_peer",
             (How::Error(_), By::App) => "app_error",
             (How::Error(CloseError::Session(error)), By::Peer) => error.reason(),
             (How::Error(CloseError::Socket(_)), By::Peer) => "peer_error",
@@ -115,6 +120,10 @@ impl Closed {
     fn stream(error: StreamError) -> Self {
         match error {
             StreamError::Reset { .. } => Self::reset(By::Peer),
+            StreamError::Cut => Self {
+                by: By::Peer,
+                how: How::Cut,
+            },
             StreamError::Session(error) => Self {
                 by: By::Peer,
                 how: How::Error(CloseError::Session(error)),

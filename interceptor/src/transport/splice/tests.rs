@@ -234,9 +234,11 @@ async fn a_cut_connection_is_a_reset_for_both_applications() {
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
 
-    gateway.tasks.cancel();
+    gateway.cut.cancel();
     assert!(is_reset(&read_all(&mut path.client).await));
     assert!(is_reset(&read_all(&mut path.server).await));
+    let closed = soon(path.outbound).await.unwrap();
+    assert_eq!(closed.reason(), "cut_by_peer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

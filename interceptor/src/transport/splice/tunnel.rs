@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::super::buffer::{Segment, Sizer};
 use super::super::hbone::TunnelStream;
-use super::super::hbone::stream::{ReceiveHalf, SendEvent, SendHalf};
+use super::super::hbone::stream::{Abort, ReceiveHalf, SendEvent, SendHalf};
 use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, half_close};
 use crate::net::Traffic;
 
@@ -25,13 +25,14 @@ const MAX_GATHERED: usize = 16;
 ///
 /// # Cancel safety
 ///
-/// Dropping the future before its end resets both ends.
+/// Dropping the future before its end cuts the connection: both ends are reset, and a peer of ours
+/// learns that it was not the application's doing.
 pub async fn tunnel(app: &TcpStream, stream: TunnelStream, traffic: &Traffic) -> Closed {
     let mut app_reset = ResetUnlessDone::new(app);
     let mut splice = Splice::new(app, stream, traffic);
     let closed = splice.run().await;
     app_reset.closed(&closed);
-    splice.done = app_reset.done;
+    splice.abort = (!app_reset.done).then_some(Abort::Reset);
     closed
 }
 
@@ -50,14 +51,14 @@ struct Splice<'a> {
     /// The peer's end of stream came behind what is pending.
     peer_finished: bool,
     ends: Ends,
-    /// Both directions ended in order, so that there is nothing left to reset.
-    done: bool,
+    /// What the peer is told when this is dropped; nothing, once both directions ended in order.
+    abort: Option<Abort>,
 }
 
 impl Drop for Splice<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            self.send.reset();
+        if let Some(why) = self.abort {
+            self.send.reset(why);
         }
     }
 }
@@ -75,7 +76,7 @@ impl<'a> Splice<'a> {
             pending: VecDeque::new(),
             peer_finished: false,
             ends: Ends::default(),
-            done: false,
+            abort: Some(Abort::Cut),
         }
     }
 

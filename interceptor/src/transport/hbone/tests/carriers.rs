@@ -155,6 +155,27 @@ async fn a_peer_that_has_vanished_is_noticed() {
     assert_eq!(client.carriers(), 0);
 }
 
+#[tokio::test]
+async fn a_carrier_takes_no_new_streams_after_a_certificate_has_ended() {
+    let config = Config {
+        // Time is paused: the peer's answer to a ping would come too late.
+        ping_interval: Duration::from_hours(24),
+        ..Config::default()
+    };
+    let lifetime = Duration::from_mins(2);
+    let world = World::of(config, lifetime);
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let mut path = Path::open(&world, &client, &gateway).await;
+    assert_eq!(client.carriers(), 1);
+    tokio::time::pause();
+    tokio::time::sleep(lifetime).await;
+    assert_eq!(client.carriers(), 0);
+    tokio::time::resume();
+    path.client.write_all(b"x").await.unwrap();
+    soon(path.server.read_exact(&mut [0])).await.unwrap();
+}
+
 /// A pool without a network, and certificates to put into it.
 struct Bench {
     pool: Pool,
