@@ -13,7 +13,7 @@
 //! | `carrier.rs` | one mTLS connection: set-up, keepalive, idling out, retirement |
 //! | `server.rs` | one accepted connection: set-up, requests, answers, drain |
 //! | `stream.rs` | the bytes of one stream, and all knowledge of `h2` errors |
-//! | `headers/`, `refusal.rs`, `request.rs` | what the ends tell each other, bounded both ways |
+//! | `headers/`, `refusal/`, `request.rs` | what the ends tell each other, bounded both ways |
 
 mod carrier;
 mod client;
