@@ -77,13 +77,13 @@ fn still_holds(basis: &Basis, mesh: &Mesh) -> Result<(), Reason> {
                 };
             }
             match decide::outbound(mesh, source, *original, 0) {
-                Outbound::Refuse(refusal) => Err(Reason {
+                Outbound::Refuse(refusal) if refusal.cause.is_deliberate() => Err(Reason {
                     label: refusal.reason(),
                     policy: None,
                     rule: None,
                     detail: Some(refusal.to_string()),
                 }),
-                Outbound::Tunnel(_) | Outbound::Passthrough { .. } => Ok(()),
+                _ => Ok(()),
             }
         }
         Basis::Inbound {

@@ -119,6 +119,18 @@ pub enum RefusalCause {
     },
 }
 
+impl RefusalCause {
+    /// Whether somebody wants it refused, rather than that nothing could take it now. Only then
+    /// does a connection that is already open have to end: an endpoint that is no longer ready
+    /// takes no new connections and keeps those that it has.
+    pub const fn is_deliberate(&self) -> bool {
+        match self {
+            Self::AgentPort { .. } | Self::Unknown { .. } | Self::NotEnrolled { .. } => true,
+            Self::NoSuchPort { .. } | Self::NoEndpoint { .. } => false,
+        }
+    }
+}
+
 impl OutboundRefusal {
     /// The stable, low-cardinality label under which this refusal is counted.
     pub const fn reason(&self) -> &'static str {

@@ -1,7 +1,6 @@
 //! Turns the events of YAML's grammar into trees, refusing what is ambiguous or too large.
 
 use std::collections::HashMap;
-use std::collections::hash_map;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -23,9 +22,38 @@ enum Content {
     List(Vec<Node>),
     Map {
         entries: Vec<Entry>,
-        keys: HashMap<Box<str>, Position>,
+        keys: Keys,
         pending: Option<(Box<str>, Position)>,
     },
+}
+
+/// The keys of a map that is being read, to find duplicates. Almost all maps are small enough to
+/// be searched; only large ones pay for hashing.
+#[derive(Default)]
+struct Keys(HashMap<Box<str>, Position>);
+
+impl Keys {
+    const SMALL: usize = 16;
+
+    fn find(&self, entries: &[Entry], key: &str) -> Option<Position> {
+        if entries.len() <= Self::SMALL {
+            let same = |entry: &&Entry| &*entry.key == key;
+            return entries.iter().find(same).map(|entry| entry.at);
+        }
+        self.0.get(key).copied()
+    }
+
+    /// To be called before `key` is added to `entries`.
+    fn add(&mut self, entries: &[Entry], key: &str, at: Position) {
+        if entries.len() < Self::SMALL {
+            return;
+        }
+        if self.0.is_empty() {
+            let known = entries.iter().map(|entry| (entry.key.clone(), entry.at));
+            self.0.extend(known);
+        }
+        self.0.insert(Box::from(key), at);
+    }
 }
 
 /// Turns events into trees with a stack of its own, so that nesting costs no call stack.
@@ -33,7 +61,7 @@ pub(super) struct Builder<'a> {
     file: &'a Arc<str>,
     limits: &'a Limits,
     report: &'a Report,
-    documents: Vec<Document>,
+    document: Option<Document>,
     open: Vec<Open>,
     anchors: HashMap<usize, (Node, Extent)>,
     nodes: usize,
@@ -46,7 +74,7 @@ impl<'a> Builder<'a> {
             file,
             limits,
             report,
-            documents: Vec::new(),
+            document: None,
             open: Vec::new(),
             anchors: HashMap::new(),
             nodes: 0,
@@ -54,51 +82,51 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Everything that was read completely.
-    pub(super) fn into_documents(self) -> Vec<Document> {
-        self.documents
-    }
-
     /// Takes the next event of the grammar; an error ends the file.
-    pub(super) fn take(&mut self, event: Event<'_>, at: Position) -> Result<(), Mistake> {
+    pub(super) fn take(
+        &mut self,
+        event: Event<'_>,
+        at: Position,
+    ) -> Result<Option<Document>, Mistake> {
         match event {
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
-            Event::DocumentStart(_) => {
-                self.anchors.clear();
-                Ok(())
-            }
-            Event::Alias(anchor) => {
-                let Some((node, extent)) = self.anchors.get(&anchor) else {
-                    return Err(self.mistake(at, "alias of something that is not in this document"));
-                };
-                let extent = *extent;
-                if self.open.len().saturating_add(extent.depth) > self.limits.depth {
-                    return Err(self.too_deep(at));
-                }
-                let node = node.clone();
-                self.charge_alias(extent.size, at)?;
-                self.value(node, 0, at)
-            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd => {}
+            Event::DocumentStart(_) => self.anchors.clear(),
+            Event::DocumentEnd => return Ok(self.document.take()),
+            Event::Alias(anchor) => self.alias(anchor, at)?,
             Event::Scalar(text, style, anchor, tag) => {
                 let scalar = self.scalar(&text, style, tag.as_deref(), at)?;
                 let value = Value::Scalar(scalar);
-                self.value(Node { at, value }, anchor, at)
+                self.value(Node { at, value }, anchor, at)?;
             }
             Event::SequenceStart(anchor, tag) => {
                 self.check_tag(tag.as_deref(), "seq", at)?;
-                self.push(at, anchor, Content::List(Vec::new()))
+                self.push(at, anchor, Content::List(Vec::new()))?;
             }
             Event::MappingStart(anchor, tag) => {
                 self.check_tag(tag.as_deref(), "map", at)?;
                 let content = Content::Map {
                     entries: Vec::new(),
-                    keys: HashMap::new(),
+                    keys: Keys::default(),
                     pending: None,
                 };
-                self.push(at, anchor, content)
+                self.push(at, anchor, content)?;
             }
-            Event::SequenceEnd | Event::MappingEnd => self.close(at),
+            Event::SequenceEnd | Event::MappingEnd => self.close(at)?,
         }
+        Ok(None)
+    }
+
+    fn alias(&mut self, anchor: usize, at: Position) -> Result<(), Mistake> {
+        let Some((node, extent)) = self.anchors.get(&anchor) else {
+            return Err(self.mistake(at, "alias of something that is not in this document"));
+        };
+        let extent = *extent;
+        if self.open.len().saturating_add(extent.depth) > self.limits.depth {
+            return Err(self.too_deep(at));
+        }
+        let node = node.clone();
+        self.charge_alias(extent.size, at)?;
+        self.value(node, 0, at)
     }
 
     fn push(&mut self, at: Position, anchor: usize, content: Content) -> Result<(), Mistake> {
@@ -149,10 +177,12 @@ impl<'a> Builder<'a> {
         }
         match self.open.last_mut().map(|open| &mut open.content) {
             None if node.is_null() => {}
-            None => self.documents.push(Document {
-                file: Arc::clone(self.file),
-                root: node,
-            }),
+            None => {
+                self.document = Some(Document {
+                    file: Arc::clone(self.file),
+                    root: node,
+                });
+            }
             Some(Content::List(items)) => items.push(node),
             Some(Content::Map {
                 entries,
@@ -161,9 +191,9 @@ impl<'a> Builder<'a> {
             }) => {
                 // Awaiting a key was excluded above; a duplicate's value is dropped.
                 if let Some((key, at)) = pending.take()
-                    && let hash_map::Entry::Vacant(free) = keys.entry(key.clone())
+                    && keys.find(entries, &key).is_none()
                 {
-                    free.insert(at);
+                    keys.add(entries, &key, at);
                     entries.push(Entry {
                         key,
                         at,
@@ -189,10 +219,13 @@ impl<'a> Builder<'a> {
             Scalar::Plain(text) | Scalar::Text(text) => text,
         };
         let mut first = None;
-        if let Some(Content::Map { keys, pending, .. }) =
-            self.open.last_mut().map(|open| &mut open.content)
+        if let Some(Content::Map {
+            entries,
+            keys,
+            pending,
+        }) = self.open.last_mut().map(|open| &mut open.content)
         {
-            first = keys.get(&text).copied();
+            first = keys.find(entries, &text);
             *pending = Some((text, at));
         }
         if let Some(first) = first {

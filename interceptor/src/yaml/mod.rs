@@ -32,7 +32,7 @@ mod suggest;
 
 pub use mistake::{Mistake, Report, Severity};
 pub use node::{Document, Entry, Node, Position, Resolved, Scalar, Value};
-pub use parse::{Limits, parse, parse_bytes};
+pub use parse::{Documents, Limits, as_text, documents, parse, parse_bytes};
 pub use read::{Fields, Reader};
 pub use suggest::nearest;
 

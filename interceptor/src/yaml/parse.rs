@@ -1,8 +1,9 @@
 //! From text to documents, within limits.
 
+use std::fmt;
 use std::sync::Arc;
 
-use saphyr_parser::{Event, Marker, Parser};
+use saphyr_parser::{Event, Marker, Parser, StrInput};
 
 use super::build::Builder;
 use super::mistake::{Mistake, Report};
@@ -43,26 +44,7 @@ pub fn parse_bytes(
     limits: &Limits,
     report: &Report,
 ) -> Vec<Document> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => parse(file, text, limits, report),
-        Err(error) => {
-            let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let line = valid.split(|byte| *byte == b'\n').count();
-            let column = valid
-                .iter()
-                .rev()
-                .take_while(|byte| **byte != b'\n')
-                .count()
-                + 1;
-            let at = Position {
-                line: saturate(line),
-                column: saturate(column),
-            };
-            let message = "is not UTF-8 text from here on; save the file as UTF-8";
-            report.add(Mistake::at(file, at, "", message));
-            Vec::new()
-        }
-    }
+    as_text(file, bytes, report).map_or_else(Vec::new, |text| parse(file, text, limits, report))
 }
 
 /// Reads the documents of a file.
@@ -70,30 +52,91 @@ pub fn parse_bytes(
 /// A document that breaks YAML's grammar or a limit ends the file: what precedes it is returned,
 /// so that its mistakes can be reported together. Whoever uses the documents asks `report`.
 pub fn parse(file: &Arc<str>, text: &str, limits: &Limits, report: &Report) -> Vec<Document> {
-    if text.len() > limits.bytes {
+    documents(file, text, limits, report).collect()
+}
+
+/// The bytes as text, if they are UTF-8; else the place where they are not is a mistake.
+pub fn as_text<'b>(file: &Arc<str>, bytes: &'b [u8], report: &Report) -> Option<&'b str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let line = valid.split(|byte| *byte == b'\n').count();
+            let before = valid.iter().rev().take_while(|byte| **byte != b'\n');
+            let at = Position {
+                line: saturate(line),
+                column: saturate(before.count().saturating_add(1)),
+            };
+            let message = "is not UTF-8 text from here on; save the file as UTF-8";
+            report.add(Mistake::at(file, at, "", message));
+            None
+        }
+    }
+}
+
+/// Reads the documents of a file one by one, so that only one tree is in memory at a time.
+pub fn documents<'a>(
+    file: &'a Arc<str>,
+    text: &'a str,
+    limits: &'a Limits,
+    report: &'a Report,
+) -> Documents<'a> {
+    let fits = text.len() <= limits.bytes;
+    if !fits {
         let message = format!(
             "is {} bytes long, the limit is {}; split it into several files",
             text.len(),
             limits.bytes
         );
         report.add(Mistake::in_file(file, message));
-        return Vec::new();
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut builder = Builder::new(file, limits, report);
-    let mut parser = Parser::new_from_str(text);
-    while let Some(event) = parser.next_event() {
-        let step = match event {
-            Ok((Event::StreamEnd, _)) => break,
-            Ok((event, span)) => builder.take(event, position(span.start)),
-            Err(error) => Err(builder.mistake(position(*error.marker()), error.info())),
-        };
-        if let Err(mistake) = step {
-            report.add(mistake);
-            break;
-        }
+    Documents {
+        parser: fits.then(|| Parser::new_from_str(text)),
+        builder: Builder::new(file, limits, report),
+        report,
     }
-    builder.into_documents()
+}
+
+/// The documents of a file, read as they are asked for.
+pub struct Documents<'a> {
+    /// None once the file has ended, well or not.
+    parser: Option<Parser<'a, StrInput<'a>>>,
+    builder: Builder<'a>,
+    report: &'a Report,
+}
+
+impl fmt::Debug for Documents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Documents").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Documents<'_> {
+    type Item = Document;
+
+    fn next(&mut self) -> Option<Document> {
+        while let Some(event) = self.parser.as_mut()?.next_event() {
+            let taken = match event {
+                Ok((Event::StreamEnd, _)) => break,
+                Ok((event, span)) => self.builder.take(event, position(span.start)),
+                Err(error) => {
+                    let at = position(*error.marker());
+                    Err(self.builder.mistake(at, error.info()))
+                }
+            };
+            match taken {
+                Ok(None) => {}
+                Ok(Some(document)) => return Some(document),
+                Err(mistake) => {
+                    self.report.add(mistake);
+                    break;
+                }
+            }
+        }
+        self.parser = None;
+        None
+    }
 }
 
 fn position(marker: Marker) -> Position {

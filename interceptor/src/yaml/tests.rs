@@ -94,6 +94,24 @@ fn what_is_ambiguous_is_a_mistake(#[case] text: &str, #[case] expected: &str) {
 }
 
 #[test]
+fn duplicate_keys_are_found_in_maps_of_every_size() {
+    for size in 1..40 {
+        for again in 0..size {
+            let mut text = String::new();
+            for key in 0..size {
+                writeln!(text, "k{key}: v").unwrap();
+            }
+            writeln!(text, "k{again}: v").unwrap();
+            let (_, mistakes) = read(&text);
+            let first = again + 1;
+            let expected = format!("k{again}: is there twice, first in line {first}");
+            assert_eq!(mistakes.len(), 1);
+            assert!(mistakes[0].ends_with(&expected), "{mistakes:?}");
+        }
+    }
+}
+
+#[test]
 fn documents_before_a_grammar_mistake_are_still_read() {
     let (documents, mistakes) = read("a: 1\n---\nb: [1\n---\nc: 1\n");
     assert_eq!(documents.len(), 1);

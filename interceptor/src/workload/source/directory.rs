@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::workload::objects::Objects;
 use crate::workload::{Mesh, MeshSettings};
-use crate::yaml::{Limits, Mistake, Report, Severity, parse_bytes};
+use crate::yaml::{self, Limits, Mistake, Report, Severity};
 
 /// What a folder may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,8 +207,10 @@ impl Folder<'_> {
         };
         self.left = left;
         let report = Report::default();
-        for document in parse_bytes(&file, &bytes, &self.limits.file, &report) {
-            self.loaded.objects.read(&document, &report);
+        if let Some(text) = yaml::as_text(&file, &bytes, &report) {
+            for document in yaml::documents(&file, text, &self.limits.file, &report) {
+                self.loaded.objects.read(&document, &report);
+            }
         }
         self.loaded.mistakes.extend(report.into_mistakes());
     }
