@@ -137,7 +137,7 @@ fn certificates_are_golden() {
 #[test]
 fn json_is_what_the_agent_said() {
     let status = statuses::troubled();
-    let json = serde_json::to_value(&status::Answer::new(status.clone(), now())).unwrap();
+    let json = serde_json::to_value(status::Answer::new(status.clone(), now())).unwrap();
     assert_eq!(
         serde_json::from_value::<crate::telemetry::Status>(json).unwrap(),
         status

@@ -1,8 +1,9 @@
 //! A running agent: the real binary in a node's network namespace, with folders of its own, asked
 //! through the doors that operators use.
 
+mod ask;
+
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,18 +13,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 
 use crate::access::Line;
-use crate::http::{self, Response};
 use crate::manifests::{self, Manifest};
-use crate::metrics::Metrics;
 use crate::netns::NetNs;
 use crate::node::Node;
 use crate::{settings, sweep, wait};
 
-const ADMIN: u16 = 15000;
-const METRICS: u16 = 15020;
 const READINESS: u16 = 15021;
 /// The file of manifests that [`Agent::apply`] replaces.
 const MANIFESTS: &str = "mesh.yaml";
@@ -302,126 +298,6 @@ impl Agent {
         })
     }
 
-    /// Scrapes its metrics.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it does not answer.
-    pub fn metrics(&self) -> Result<Metrics> {
-        let response = self.get(METRICS, "/metrics")?;
-        ensure!(
-            response.status == 200,
-            "metrics answered {}: {}",
-            response.status,
-            response.body
-        );
-        Ok(Metrics::parse(&response.body))
-    }
-
-    /// Waits until the sum of a metric is at least this.
-    ///
-    /// # Errors
-    ///
-    /// Fails with the samples of that name.
-    pub fn metric_reaches(&self, name: &str, labels: &[(&str, &str)], value: f64) -> Result<()> {
-        wait::until(&format!("{name}{labels:?} to reach {value}"), || {
-            (self.metrics().ok()?.sum(name, labels) >= value).then_some(())
-        })
-        .with_context(|| match self.metrics() {
-            Ok(metrics) => format!("{:#?}", metrics.matching(name, &[]).collect::<Vec<_>>()),
-            Err(error) => format!("{error:#}"),
-        })
-    }
-
-    /// Asks its admin port.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it does not answer.
-    pub fn admin(&self, path: &str) -> Result<Response> {
-        self.get(ADMIN, path)
-    }
-
-    /// Asks one of its ports from inside the node.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it does not answer.
-    pub fn get(&self, port: u16, path: &str) -> Result<Response> {
-        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        self.namespace.run(|| http::request(server, "GET", path))?
-    }
-
-    /// `interceptor status`.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the command does.
-    pub fn status(&self) -> Result<Value> {
-        self.ask(&["status"])
-    }
-
-    /// `interceptor connections`.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the command does.
-    pub fn connections(&self) -> Result<Value> {
-        self.ask(&["connections"])
-    }
-
-    fn ask(&self, arguments: &[&str]) -> Result<Value> {
-        let socket = self.socket();
-        let socket = socket.to_str().context("the socket's path is not text")?;
-        let output = self.cli(&[arguments, &["-o", "json", "--socket", socket]].concat())?;
-        serde_json::from_slice(&output.stdout).with_context(|| {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            format!(
-                "{arguments:?} answered {said} {}",
-                String::from_utf8_lossy(&output.stderr)
-            )
-        })
-    }
-
-    /// Runs the binary on this node and waits for it.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it cannot be started.
-    pub fn cli(&self, arguments: &[&str]) -> Result<std::process::Output> {
-        let mut command = Command::new(settings::agent_binary()?);
-        command.args(arguments).stdin(Stdio::null());
-        Ok(self.namespace.run(move || command.output())??)
-    }
-
-    /// `interceptor connections -w`, which goes on until it is killed.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it cannot be started.
-    pub fn follow(&self) -> Result<Child> {
-        let mut command = Command::new(settings::agent_binary()?);
-        command.args(["connections", "-w", "-o", "json", "--socket"]);
-        command
-            .arg(self.socket())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        Ok(self.namespace.run(move || command.spawn())??)
-    }
-
-    /// `interceptor uninstall --verify` with this agent's configuration.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it cannot be started.
-    pub fn uninstall(&self) -> Result<std::process::Output> {
-        let config = self.config();
-        let config = config
-            .to_str()
-            .context("the configuration's path is not text")?;
-        self.cli(&["uninstall", "--verify", "--config", config])
-    }
-
     /// Its memory in use, in bytes.
     ///
     /// # Errors
@@ -482,7 +358,7 @@ impl Drop for Agent {
 /// The capabilities that the systemd unit leaves to the agent, as `setpriv` wants them:
 /// `,+net_admin,+sys_admin`.
 fn privileges() -> String {
-    let unit = include_str!("../../deploy/systemd/interceptor.service");
+    let unit = include_str!("../../../deploy/systemd/interceptor.service");
     let mut lines = unit.lines();
     let list = lines.find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
     let names = list.unwrap_or_default().split_whitespace();
