@@ -93,7 +93,8 @@ impl Agent {
         )?;
         let identities = Arc::new(Identities::new(Arc::new(ca), config.identity.svid_lifetime));
         identities.trust_aliases(&config.mesh.trust_domain, &config.mesh.trust_domain_aliases);
-        let capture = Capture::start(config.capture.clone())?;
+        let mut capture = Capture::start(config.capture.clone())?;
+        let kernel_log = capture.debug_log()?;
 
         let publisher = Publisher::new(config.mesh.clone());
         let published = publisher.published();
@@ -126,6 +127,15 @@ impl Agent {
         let checking = recheck::run(plane.registry.clone(), published.clone(), control.clone());
         control.spawn("re-check", checking);
         control.spawn("manifests", source.run(control.clone()));
+        if let Some(log) = kernel_log {
+            let stopping = control.clone();
+            control.spawn("kernel log", async move {
+                tokio::select! {
+                    () = stopping.stopping() => {}
+                    () = log.run() => {}
+                }
+            });
+        }
         let reconciler = Reconciler {
             plane,
             transport,

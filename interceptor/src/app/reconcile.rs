@@ -179,7 +179,7 @@ impl Reconciler {
     async fn enrol(&mut self, workload: Arc<Workload>, attempts: u32) {
         let id = workload.id.clone();
         if let Err(error) = self.plane.identities.ensure(&workload.identity).await {
-            return self.failed(id, &error, attempts);
+            return self.failed(&workload, &error, attempts);
         }
         let enrolled = {
             // Listeners belong to the runtime on which they are made.
@@ -187,7 +187,7 @@ impl Reconciler {
             self.capture.enrol(&workload)
         };
         match enrolled {
-            Err(error) => self.failed(id, &error, attempts),
+            Err(error) => self.failed(&workload, &error, attempts),
             Ok(enrolled) => {
                 tracing::info!(workload = %id, identity = %workload.identity, "enrolled");
                 let tasks = self.tasks.child();
@@ -266,14 +266,21 @@ impl Reconciler {
                 tracing::warn!(workload = %id, error = %chain(&error), "not everything could be removed");
             }
             tracing::info!(workload = %id, why, "un-enrolled");
+        } else if let Err(error) = self.capture.open_closed(id) {
+            tracing::warn!(workload = %id, error = %chain(&error), "its ports stay closed");
         }
         self.enrolled.0.lock().remove(id);
     }
 
-    fn failed(&self, id: WorkloadId, error: &dyn std::error::Error, attempts: u32) {
+    fn failed(&mut self, workload: &Workload, error: &dyn std::error::Error, attempts: u32) {
+        let id = workload.id.clone();
         let error = chain(error);
         let pause = INTERVAL.saturating_mul(1 << attempts.min(5)).min(MAX_PAUSE);
-        tracing::warn!(workload = %id, error, ?pause, "cannot enrol; its ports are not captured");
+        if self.capture.keep_closed(workload) {
+            tracing::warn!(workload = %id, error, ?pause, "cannot enrol; its ports stay closed");
+        } else {
+            tracing::warn!(workload = %id, error, ?pause, "cannot enrol; its ports are not captured");
+        }
         let attempts = attempts.saturating_add(1);
         let retry_at = Instant::now() + pause;
         self.enrolled.set(

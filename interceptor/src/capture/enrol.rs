@@ -5,12 +5,9 @@
 //! connect hook looks for. Un-enrolment goes the other way.
 
 use std::collections::HashMap;
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
-use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, MAX_CGROUP_LEVEL, WorkloadEntry, cgroup_key};
+use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, WorkloadEntry};
 
 use super::error::EnrolError;
 use super::links::{self, attach_to_namespace};
@@ -19,9 +16,10 @@ use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source};
 use super::maps::{Entries, WriteError};
 use super::origin::Origin;
 use super::plan::{Interfaces, Place};
+use super::site::{Site, locate};
 use super::{Capture, Enrolled};
-use crate::net::{Dialer, Namespace, unmapped};
-use crate::workload::{Binding, Workload, WorkloadId};
+use crate::net::{Dialer, unmapped};
+use crate::workload::{Workload, WorkloadId};
 
 /// An enrolled workload.
 pub(super) struct Enrolment {
@@ -30,36 +28,10 @@ pub(super) struct Enrolment {
     origin: Origin,
 }
 
-/// Where a workload's sockets are.
-#[derive(Clone, Debug)]
-pub(super) enum Site {
-    /// In a namespace of its own.
-    Namespace {
-        /// The binding.
-        path: PathBuf,
-        /// What the path named at enrolment.
-        namespace: Namespace,
-    },
-    /// In the host's namespace, in a cgroup.
-    Cgroup {
-        /// The binding.
-        binding: PathBuf,
-        /// The cgroup.
-        path: PathBuf,
-        /// Its id.
-        id: u64,
-        /// How deep below the root it is.
-        level: u32,
-    },
-}
-
 impl Enrolment {
     /// Whether the namespace or cgroup is gone, or was replaced by another of the same name.
     pub(super) fn has_vanished(&self) -> bool {
-        match &self.site {
-            Site::Namespace { path, namespace } => !namespace.is_named_by(path),
-            Site::Cgroup { path, id, .. } => !fs::metadata(path).is_ok_and(|it| it.ino() == *id),
-        }
+        !self.site.exists()
     }
 
     /// The workload's key.
@@ -73,25 +45,6 @@ impl Enrolment {
     }
 }
 
-impl Site {
-    /// The key of a workload there.
-    const fn key(&self) -> u64 {
-        match self {
-            Self::Namespace { namespace, .. } => namespace.cookie(),
-            Self::Cgroup { id, .. } => cgroup_key(*id),
-        }
-    }
-
-    /// Whether `binding` still means this.
-    fn is(&self, binding: Option<&Binding>) -> bool {
-        match (self, binding) {
-            (Self::Namespace { path, .. }, Some(Binding::NetworkNamespace(bound))) => path == bound,
-            (Self::Cgroup { binding, .. }, Some(Binding::Cgroup(bound))) => binding == bound,
-            _ => false,
-        }
-    }
-}
-
 /// Enrols `workload`, or leaves it as it was.
 pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enrolled, EnrolError> {
     let id = &workload.id;
@@ -100,15 +53,40 @@ pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enroll
     }
     let site = locate(capture, workload)?;
     let enrolled = enrol_at(capture, workload, site.clone());
-    let left = capture.adopted.get(&site.key());
-    if enrolled.is_err() && left.is_some_and(|entries| entries.workload.is_some()) {
-        // Captured before, and not served now: refused, as while no agent was running.
-        capture.closed.insert(id.clone(), site);
-    } else {
+    if enrolled.is_ok() {
         capture.closed.remove(id);
+    } else {
+        close(capture, id, site);
     }
     publish(capture);
     enrolled
+}
+
+/// Keeps a workload refused that an earlier agent captured.
+pub(super) fn keep_closed(capture: &mut Capture, workload: &Workload) -> bool {
+    let id = &workload.id;
+    if let Ok(site) = locate(capture, workload) {
+        close(capture, id, site);
+    }
+    capture.closed.contains_key(id)
+}
+
+/// Notes that a workload is to stay as an earlier agent's absence left it: captured, without
+/// listeners, and so refused.
+fn close(capture: &mut Capture, id: &WorkloadId, site: Site) {
+    let left = capture.adopted.get(&site.key());
+    if left.is_some_and(|entries| entries.workload.is_some()) {
+        capture.closed.insert(id.clone(), site);
+    }
+}
+
+/// Lets a workload go that was kept closed.
+pub(super) fn open_closed(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
+    let Some(site) = capture.closed.remove(id) else {
+        return Ok(());
+    };
+    let entries = capture.adopted.remove(&site.key()).unwrap_or_default();
+    release(capture, id, site.key(), &entries)
 }
 
 /// Enrols `workload` at `site`.
@@ -180,15 +158,10 @@ pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), E
 
 /// Un-enrols a workload.
 pub(super) fn unenrol(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
-    if let Some(enrolment) = capture.enrolled.remove(id) {
-        publish(capture);
-        return release(capture, id, enrolment.key(), &enrolment.entries);
-    }
-    let Some(site) = capture.closed.remove(id) else {
-        return Err(EnrolError::Unknown { id: id.clone() });
-    };
-    let entries = capture.adopted.remove(&site.key()).unwrap_or_default();
-    release(capture, id, site.key(), &entries)
+    let unknown = || EnrolError::Unknown { id: id.clone() };
+    let enrolment = capture.enrolled.remove(id).ok_or_else(unknown)?;
+    publish(capture);
+    release(capture, id, enrolment.key(), &enrolment.entries)
 }
 
 /// Removes what an earlier agent enrolled and this one did not.
@@ -208,55 +181,6 @@ pub(super) fn retire_unclaimed(capture: &mut Capture) -> Result<usize, EnrolErro
     }
     refresh_host(capture, &nobody)?;
     Ok(adopted.len())
-}
-
-/// Finds out where the workload's sockets are.
-fn locate(capture: &Capture, workload: &Workload) -> Result<Site, EnrolError> {
-    let id = workload.id.clone();
-    match &workload.binding {
-        None => Err(EnrolError::NotLocal { id }),
-        Some(Binding::NetworkNamespace(path)) => {
-            let path = path.clone();
-            match Namespace::open(&path) {
-                Ok(found) if found.cookie() == capture.host.cookie() => {
-                    Err(EnrolError::HostNamespace { id, path })
-                }
-                Ok(namespace) => Ok(Site::Namespace { path, namespace }),
-                Err(source) => Err(EnrolError::Binding { id, path, source }),
-            }
-        }
-        Some(Binding::Cgroup(binding)) => locate_cgroup(capture, id, binding),
-    }
-}
-
-/// Finds the cgroup of a host-network workload.
-fn locate_cgroup(capture: &Capture, id: WorkloadId, binding: &Path) -> Result<Site, EnrolError> {
-    let hierarchy = &capture.loaded.hierarchy;
-    let below = binding.strip_prefix("/").unwrap_or(binding);
-    let path = hierarchy.mount.join(below);
-    let found = match fs::metadata(&path) {
-        Ok(found) => found,
-        Err(source) => return Err(EnrolError::Binding { id, path, source }),
-    };
-    let wrong = |id, path, why| Err(EnrolError::Cgroup { id, path, why });
-    if !path.starts_with(&hierarchy.root) {
-        return wrong(id, path, "it is outside of the agent's cgroup root");
-    }
-    let Some(level) = hierarchy.level(&path) else {
-        return wrong(id, path, "the agent does not see the machine's root cgroup");
-    };
-    if level == 0 {
-        return wrong(id, path, "it is the root cgroup, which every process is in");
-    }
-    if level > MAX_CGROUP_LEVEL {
-        return wrong(id, path, "it is more than 16 levels deep");
-    }
-    Ok(Site::Cgroup {
-        binding: binding.to_path_buf(),
-        path,
-        id: found.ino(),
-        level,
-    })
 }
 
 /// What the workload's entries depend on besides itself.

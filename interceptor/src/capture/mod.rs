@@ -37,6 +37,7 @@ mod object;
 mod origin;
 mod plan;
 mod rules;
+mod site;
 mod status;
 mod uninstall;
 
@@ -57,9 +58,10 @@ pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed
 
 pub(crate) use object::OBJECT;
 
-use enrol::{Enrolment, Site};
+use enrol::Enrolment;
 use loader::Loaded;
 use maps::Entries;
+use site::Site;
 
 /// The kernel half of a node: programs loaded, attached and pinned, workloads enrolled.
 ///
@@ -200,7 +202,7 @@ impl Capture {
     /// # Errors
     ///
     /// If a step fails; what was done before it is undone. A workload that an earlier agent had
-    /// enrolled stays refused then, until it is enrolled or un-enrolled.
+    /// captured stays refused ([`Capture::keep_closed`]).
     ///
     /// # Panics
     ///
@@ -221,13 +223,29 @@ impl Capture {
     }
 
     /// Un-enrols a workload: its new connections are left alone from here on. The owner of its
-    /// listeners closes them. Also opens one whose enrolment failed and that was left refused.
+    /// listeners closes them.
     ///
     /// # Errors
     ///
     /// If it is not enrolled, or an entry cannot be removed.
     pub fn unenrol(&mut self, id: &WorkloadId) -> Result<(), EnrolError> {
         enrol::unenrol(self, id)
+    }
+
+    /// Says that `workload` belongs here but cannot be enrolled now. If an earlier agent captured
+    /// it, it stays refused, through [`Capture::retire_unclaimed`] as well, until it is enrolled
+    /// or [`Capture::open_closed`]. Returns whether that is so.
+    pub fn keep_closed(&mut self, workload: &Workload) -> bool {
+        enrol::keep_closed(self, workload)
+    }
+
+    /// Lets a workload go that was kept closed; nothing if it was not.
+    ///
+    /// # Errors
+    ///
+    /// If an entry cannot be removed.
+    pub fn open_closed(&mut self, id: &WorkloadId) -> Result<(), EnrolError> {
+        enrol::open_closed(self, id)
     }
 
     /// Removes what an earlier agent enrolled and this one did not. Call it once the first

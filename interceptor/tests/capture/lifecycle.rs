@@ -355,10 +355,11 @@ async fn a_workload_that_cannot_be_enrolled_again_stays_closed() {
     use_it(&pod, &enrolled).await;
     kill(capture, enrolled);
 
-    let _taken = pod.listen("127.0.0.1:15006");
     let mut capture = node.start();
-    assert!(capture.enrol(&workload).is_err());
-    capture.unenrol(&workload.id).unwrap();
+    assert!(capture.keep_closed(&workload));
+    assert_eq!(capture.retire_unclaimed().unwrap(), 0);
+    assert!(is_refused(pod.dial("10.77.0.1:9000")));
+    capture.open_closed(&workload.id).unwrap();
     let _app = pod.dial("10.77.0.1:9000").unwrap();
     server.accept().unwrap();
     assert!(
