@@ -100,6 +100,24 @@ impl Attribute {
 }
 
 impl Place {
+    /// The entry as it is named in sentences: `from[0]`.
+    pub(crate) fn entry(self) -> String {
+        match self {
+            Self::From(entry) => format!("from[{entry}]"),
+            Self::To(entry) => format!("to[{entry}]"),
+            Self::When(entry) => format!("when[{entry}]"),
+        }
+    }
+
+    /// The path of the whole entry in a rule.
+    pub(crate) fn entry_path(self, rule: &FieldPath) -> FieldPath {
+        match self {
+            Self::From(entry) => rule.key("from").index(entry),
+            Self::To(entry) => rule.key("to").index(entry),
+            Self::When(entry) => rule.key("when").index(entry),
+        }
+    }
+
     /// The path of this entry in a rule.
     pub(crate) fn path(self, rule: &FieldPath) -> FieldPath {
         match self {

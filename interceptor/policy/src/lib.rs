@@ -4,7 +4,7 @@
 //!  written form          compiled form            one destination            one connection
 //!  AuthorizationPolicySpec ─compile─▶ Policy ─┐
 //!                                             ├─▶ PolicySet ─effective─▶ Effective ─decide─▶ Verdict
-//!  PeerAuthenticationSpec ─compile─▶ PeerAuth─┘                                    └explain─▶ Explanation
+//!  PeerAuthenticationSpec ─compile─▶ PeerAuth─┘        └────flips────▶ Flip        └explain─▶ Explanation
 //! ```
 //!
 //! # Why it is pure
@@ -77,6 +77,7 @@ mod decide;
 mod effective;
 mod explain;
 mod field;
+mod flip;
 mod index;
 mod peer_authentication;
 mod policy;
@@ -96,6 +97,7 @@ pub use explain::{
     ClauseTrace, Connection, EntryTrace, Explanation, FieldTrace, PolicyTrace, RuleTrace, Standing,
 };
 pub use field::{Attribute, FieldRef, Place};
+pub use flip::{Change, Edit, Flip, ModeChange};
 pub use peer_authentication::{Mtls, MtlsMode, MtlsOrigin, PeerAuthentication};
 pub use policy::{Action, Enforcement, Fidelity, Policy, PolicyName};
 pub use problem::{Compiled, FieldPath, Problem, Segment, Severity};

@@ -60,11 +60,13 @@ pub enum MtlsOrigin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAuthentication {
     pub(crate) name: PolicyName,
-    created: Option<Box<str>>,
+    pub(crate) created: Option<Box<str>>,
     pub(crate) scope: PeerScope,
     /// `None` inherits.
     pub(crate) mode: Option<MtlsMode>,
     pub(crate) ports: BTreeMap<u16, MtlsMode>,
+    /// What it was compiled from, to try changes of it.
+    pub(crate) source: Arc<PeerAuthenticationSpec>,
 }
 
 /// Which workloads a `PeerAuthentication` holds for.
@@ -122,6 +124,7 @@ impl PeerAuthentication {
             scope,
             mode,
             ports,
+            source: Arc::new(spec.clone()),
         }))
     }
 

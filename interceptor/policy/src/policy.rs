@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::Attempt;
 use crate::field::{Attribute, FieldRef, Place};
 use crate::scope::Scope;
+use crate::spec::AuthorizationPolicySpec;
 use crate::value::{IpBlock, Outcome, Pattern, PortMatch, ServiceAccountRef, Values};
+use crate::{Attempt, PolicyMeta};
 
 /// Namespace and name of a policy object. Cheap to clone; shown as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +61,15 @@ pub struct Policy {
     pub(crate) enforcement: Enforcement,
     pub(crate) scope: Scope,
     pub(crate) rules: Box<[Rule]>,
+    /// What it was compiled from, to try changes of it.
+    pub(crate) source: Arc<PolicySource>,
+}
+
+/// An authorization policy as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PolicySource {
+    pub(crate) meta: PolicyMeta,
+    pub(crate) spec: AuthorizationPolicySpec,
 }
 
 /// One of a policy's rules.
@@ -284,7 +294,7 @@ impl Test {
     }
 
     /// The same test for a workload with these named ports.
-    fn bound(&self, ports: &BTreeMap<String, u16>) -> Self {
+    pub(crate) fn bound(&self, ports: &BTreeMap<String, u16>) -> Self {
         match self {
             Self::DestinationPort(values) => {
                 Self::DestinationPort(values.map(|port| port.bound(ports)))

@@ -150,6 +150,11 @@ impl Problems {
         });
     }
 
+    /// Whether nothing that was found is an error.
+    pub(crate) fn no_errors(&self) -> bool {
+        (self.0.iter()).all(|problem| problem.severity != Severity::Error)
+    }
+
     /// The compiled object if nothing is an error; otherwise everything that was found.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<Compiled<T>, Vec<Problem>> {
         let refused = self

@@ -42,7 +42,17 @@ impl PolicySet {
     /// Indexes compiled policies. `settings` are those that they were compiled with.
     pub fn new(
         settings: Settings,
-        mut policies: Vec<Policy>,
+        policies: Vec<Policy>,
+        peer_authentications: Vec<PeerAuthentication>,
+    ) -> Self {
+        let policies = policies.into_iter().map(Arc::new).collect();
+        Self::of(settings, policies, peer_authentications)
+    }
+
+    /// The same of policies that are shared with another set.
+    pub(crate) fn of(
+        settings: Settings,
+        mut policies: Vec<Arc<Policy>>,
         mut peer_authentications: Vec<PeerAuthentication>,
     ) -> Self {
         let mut set = Self {
@@ -81,21 +91,39 @@ impl PolicySet {
         Effective::new(&bound, target, self.modes(target))
     }
 
-    fn add(&mut self, policy: Policy) {
+    /// The policies that hold for one workload.
+    pub(crate) fn holding(&self, target: &Target<'_>) -> Vec<Arc<Policy>> {
+        let own = self.namespaces.get(target.namespace);
+        let candidates = self.mesh.iter().chain(own.into_iter().flatten());
+        candidates
+            .filter(|policy| bind(policy, target).is_some())
+            .cloned()
+            .collect()
+    }
+
+    /// The objects that may set the modes of workloads of one namespace.
+    pub(crate) fn modes_of(&self, namespace: &str) -> Vec<PeerAuthentication> {
+        let workload = self.workload_mtls.get(namespace).into_iter().flatten();
+        let namespace = self.namespace_mtls.get(namespace);
+        workload
+            .chain(namespace)
+            .chain(self.mesh_mtls.as_ref())
+            .cloned()
+            .collect()
+    }
+
+    fn add(&mut self, policy: Arc<Policy>) {
         let namespace = match &policy.scope {
             Scope::Elsewhere => return,
             Scope::Mesh | Scope::MeshLabels(_) => {
-                self.mesh.push(Arc::new(policy));
+                self.mesh.push(policy);
                 return;
             }
             Scope::Namespace(namespace)
             | Scope::NamespaceLabels(namespace, _)
             | Scope::Services(namespace, _) => Arc::clone(namespace),
         };
-        self.namespaces
-            .entry(namespace)
-            .or_default()
-            .push(Arc::new(policy));
+        self.namespaces.entry(namespace).or_default().push(policy);
     }
 
     /// Adds the next younger object; the first of a scope counts.

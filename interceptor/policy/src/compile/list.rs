@@ -1,9 +1,11 @@
 //! Lists of values, each value parsed or reported with its own path.
 
 use super::{Context, alias};
+use crate::PolicyName;
 use crate::field::{Attribute, Place};
-use crate::policy::Test;
+use crate::policy::{Action, Test};
 use crate::problem::{FieldPath, Problems};
+use crate::settings::Settings;
 use crate::value::{Covers, IpBlock, Pattern, PortMatch, ServiceAccountRef, Values};
 
 /// Istio's limit for service accounts in one list.
@@ -53,6 +55,31 @@ pub(super) fn compile(
             Test::DestinationPort(lists.parse(|text| text.parse::<PortMatch>().map(one)))
         }
     })
+}
+
+/// The test that one value describes, written in a policy of this name; `None` if it is no value.
+pub(crate) fn compile_value(
+    text: &str,
+    attribute: Attribute,
+    policy: &PolicyName,
+    settings: &Settings,
+) -> Option<Test> {
+    let context = Context {
+        name: policy,
+        settings,
+        action: Action::Deny,
+    };
+    let values = [text.to_owned()];
+    let written = Written {
+        attribute,
+        values: &values,
+        not_values: &[],
+    };
+    // The place only matters for messages, which nobody sees.
+    let (place, rule) = (Place::When(0), FieldPath::default());
+    let mut problems = Problems::default();
+    let test = compile(&written, place, &rule, &context, &mut problems);
+    test.filter(|_| problems.no_errors())
 }
 
 fn one<T>(value: T) -> Vec<T> {

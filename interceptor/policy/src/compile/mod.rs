@@ -13,11 +13,14 @@ mod list;
 mod rule;
 mod scope;
 
-use crate::policy::{Action, Enforcement, Policy, PolicyName};
+use std::sync::Arc;
+
+use crate::policy::{Action, Enforcement, Policy, PolicyName, PolicySource};
 use crate::problem::{Compiled, FieldPath, Problem, Problems};
 use crate::settings::Settings;
 use crate::spec::AuthorizationPolicySpec;
 
+pub(crate) use list::compile_value;
 pub(crate) use scope::compile_selector;
 
 /// The annotation that turns a policy into one that only reports.
@@ -75,6 +78,10 @@ impl Policy {
             enforcement,
             scope,
             rules,
+            source: Arc::new(PolicySource {
+                meta: meta.clone(),
+                spec: spec.clone(),
+            }),
         }))
     }
 }

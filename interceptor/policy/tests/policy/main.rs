@@ -5,6 +5,7 @@
 mod attributes;
 mod explain;
 mod fixture;
+mod flip;
 mod generate;
 mod identity;
 mod mtls;

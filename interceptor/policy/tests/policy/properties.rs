@@ -19,7 +19,7 @@ use crate::naive::{Answer, Workload, Written, WrittenPeer, answer};
 
 // === how it is asked ===
 
-fn server() -> Workload {
+pub(crate) fn server() -> Workload {
     let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     Workload {
         namespace: "demo".to_owned(),
@@ -32,7 +32,11 @@ fn server() -> Workload {
     }
 }
 
-fn effective(settings: &Settings, policies: &[Written], peers: &[WrittenPeer]) -> Effective {
+pub(crate) fn policy_set(
+    settings: &Settings,
+    policies: &[Written],
+    peers: &[WrittenPeer],
+) -> PolicySet {
     let compile = |written: &Written| {
         let meta = PolicyMeta {
             dry_run: written.dry_run.then(|| "true".to_owned()),
@@ -49,11 +53,15 @@ fn effective(settings: &Settings, policies: &[Written], peers: &[WrittenPeer]) -
             .expect("correct")
             .value
     };
-    let set = PolicySet::new(
+    PolicySet::new(
         settings.clone(),
         policies.iter().map(compile).collect(),
         peers.iter().map(compile_peer).collect(),
-    );
+    )
+}
+
+fn effective(settings: &Settings, policies: &[Written], peers: &[WrittenPeer]) -> Effective {
+    let set = policy_set(settings, policies, peers);
     let workload = server();
     let services: Vec<_> = (workload.services.iter())
         .map(|(service, target_ports)| ServicePorts {
