@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Sections are the `Config` structs of the modules that they configure, with their defaults and
-//! the reasons for them. Every key is defined once, in [`mod@file`], and read, shown and documented
+//! the reasons for them. Every key is defined once, in `file`, and read, shown and documented
 //! from that one place, so the three cannot disagree.
 //!
 //! # Invariants
