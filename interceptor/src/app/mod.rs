@@ -124,7 +124,7 @@ impl Agent {
         let connections = Tasks::new();
         listeners.serve(watch.provide(logging.clone()), &control);
         control.spawn("identities", identities.run(control.clone()));
-        let checking = recheck::run(plane.registry.clone(), published.clone(), control.clone());
+        let checking = recheck::run(Arc::clone(&plane), published.clone(), control.clone());
         control.spawn("re-check", checking);
         control.spawn("manifests", source.run(control.clone()));
         if let Some(log) = kernel_log {

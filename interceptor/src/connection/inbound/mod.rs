@@ -55,8 +55,10 @@ impl Arrival {
         let mesh = plane.mesh.load();
         // An address is no proof: the caller's workload lends its names only if its certificate
         // agrees, or if there is nothing better.
+        let bundle = plane.identities.bundle();
         let caller = mesh.workload_at(self.client.ip()).filter(|workload| {
-            (self.identity.as_ref()).is_none_or(|identity| workload.identity == *identity)
+            (self.identity.as_ref())
+                .is_none_or(|proven| bundle.same_workload(&workload.identity, proven))
         });
         let mut source = End::unproven(self.client, caller);
         source.identity.clone_from(&self.identity);
