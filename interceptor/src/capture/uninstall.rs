@@ -3,7 +3,7 @@
 //! Links go first, and with them the programs; then the maps. A program or map that nobody holds
 //! is freed by the kernel a moment later, so proving waits for that.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use aya::maps::MapInfo;
-use aya::programs::loaded_programs;
+use aya::programs::{loaded_links, loaded_programs};
 
 use super::config::Config;
 use super::error::CaptureError;
@@ -37,7 +36,7 @@ pub struct Removed {
 pub enum Leftover {
     /// A file or folder in the BPF file system.
     Pinned(PathBuf),
-    /// A program that no node's folder accounts for.
+    /// An attached program that no node's folder accounts for.
     Program {
         /// Its name.
         name: String,
@@ -120,20 +119,22 @@ fn leftovers(config: &Config, folder: &Path) -> Vec<Leftover> {
     if folder.exists() {
         left.push(Leftover::Pinned(folder.to_path_buf()));
     }
-    let nodes = config.nodes_folder();
-    let (programs, maps) = (pinned_programs(&nodes), pinned_maps(&nodes));
-    for program in loaded_programs().flatten() {
-        let name = program.name_as_str().unwrap_or_default();
-        // A running agent also holds programs that it has not attached; they use its maps.
-        let others = || {
-            let used = program.map_ids().ok().flatten().unwrap_or_default();
-            programs.contains(&program.id()) || used.iter().any(|map| maps.contains(map))
-        };
-        if is_ours(name) && !others() {
-            left.push(Leftover::Program {
-                name: name.to_owned(),
-                id: program.id(),
-            });
+    let ours: HashMap<u32, String> = loaded_programs()
+        .flatten()
+        .filter_map(|program| {
+            let name = program.name_as_str().filter(|name| is_ours(name))?;
+            Some((program.id(), name.to_owned()))
+        })
+        .collect();
+    let accounted = pinned_links(&config.nodes_folder());
+    // A program without a link runs nowhere: another node's agent has it at hand.
+    for link in loaded_links().flatten() {
+        let id = link.program_id();
+        if let Some(name) = ours.get(&id)
+            && !accounted.contains(&link.id())
+        {
+            let name = name.clone();
+            left.push(Leftover::Program { name, id });
         }
     }
     left
@@ -145,24 +146,15 @@ fn is_ours(name: &str) -> bool {
     CGROUP_PROGRAMS.iter().chain(&ours).any(|it| *it == name)
 }
 
-/// The programs behind the links of every node of this machine.
-fn pinned_programs(nodes: &Path) -> HashSet<u32> {
+/// The links of every node of this machine.
+fn pinned_links(nodes: &Path) -> HashSet<u32> {
     let layouts = list(nodes).into_iter().flat_map(|node| list(&node));
     let links = layouts.flat_map(|layout| list(&layout.join("links")));
     links
         .filter_map(|link| {
             let link = bpf::open_pinned_link(&link).ok()?;
-            Some(bpf::link_info(link.as_fd()).ok()?.program)
+            Some(bpf::link_info(link.as_fd()).ok()?.id)
         })
-        .collect()
-}
-
-/// The maps of every node of this machine.
-fn pinned_maps(nodes: &Path) -> HashSet<u32> {
-    let layouts = list(nodes).into_iter().flat_map(|node| list(&node));
-    layouts
-        .flat_map(|layout| list(&layout.join("maps")))
-        .filter_map(|map| Some(MapInfo::from_pin(map).ok()?.id()))
         .collect()
 }
 

@@ -2,14 +2,14 @@
 
 use std::future::poll_fn;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interceptor::capture::{Capture, Config, Counter, uninstall, verify_removed};
 use interceptor::net::Namespace;
@@ -135,6 +135,29 @@ impl Netns {
                 ));
             }
             ip(&format!("-n {} link set {link} up", netns.name));
+            for address in addresses {
+                netns.wait_for(address);
+            }
+        }
+    }
+
+    /// Waits until the kernel has made a route to an address that was just given; it does so a
+    /// moment later for IPv6.
+    fn wait_for(&self, address: &str) {
+        let (address, _prefix) = address.split_once('/').unwrap();
+        let address: IpAddr = address.parse().unwrap();
+        let reach = || {
+            let any = if address.is_ipv4() {
+                "0.0.0.0:0"
+            } else {
+                "[::]:0"
+            };
+            UdpSocket::bind(any)?.connect((address, 9))
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.namespace.enter(reach) {
+            assert!(Instant::now() < deadline, "{address}: {error}");
+            std::thread::yield_now();
         }
     }
 
