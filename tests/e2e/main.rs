@@ -4,6 +4,7 @@
 mod capture;
 mod config;
 mod envoy;
+mod exceptions;
 mod faults;
 mod harness;
 mod identity;

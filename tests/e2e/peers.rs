@@ -39,6 +39,20 @@ fn door(world: &World) -> SocketAddr {
     world.server.at(HBONE_PORT)
 }
 
+/// A failed handshake is logged and counted with its reason.
+fn assert_shut_out(world: &World, reason: &str) -> Result<()> {
+    let line = world
+        .far
+        .access_line("the failed handshake", |line| !line.is_allowed())?;
+    assert_eq!(line.decision.as_deref(), Some("failed"), "{line:?}");
+    assert_eq!(line.reason.as_deref(), Some(reason), "{line:?}");
+    assert!(line.error.is_some(), "{line:?}");
+    let labels = [("reason", reason)];
+    world
+        .far
+        .metric_reaches("interceptor_handshake_failures_total", &labels, 1.0)
+}
+
 /// The mesh goes on as if nothing had happened.
 fn assert_unharmed(world: &World) -> Result<()> {
     let _server = world.server.serve(8080, apps::echo)?;
@@ -107,15 +121,16 @@ impl Papers {
 }
 
 #[rstest]
-#[case::no_certificate(Papers::None)]
-#[case::a_strangers_certificate(Papers::FromAStranger)]
-#[case::an_expired_certificate(Papers::Expired)]
-#[case::a_certificate_of_the_future(Papers::FromTheFuture)]
-#[case::a_certificate_without_identity(Papers::WithoutIdentity)]
-#[case::two_identities(Papers::WithTwoIdentities)]
-#[case::another_trust_domain(Papers::OfAnotherTrustDomain)]
+#[case::no_certificate(Papers::None, "no_certificate")]
+#[case::a_strangers_certificate(Papers::FromAStranger, "unknown_issuer")]
+#[case::an_expired_certificate(Papers::Expired, "expired")]
+#[case::a_certificate_of_the_future(Papers::FromTheFuture, "not_yet_valid")]
+#[case::a_certificate_without_identity(Papers::WithoutIdentity, "no_spiffe_id")]
+#[case::two_identities(Papers::WithTwoIdentities, "several_identities")]
+#[case::another_trust_domain(Papers::OfAnotherTrustDomain, "untrusted_domain")]
 fn a_peer_without_a_valid_identity_is_refused_in_the_handshake(
     #[case] papers: Papers,
+    #[case] reason: &str,
 ) -> Result<()> {
     let Some(world) = world()? else {
         return Ok(());
@@ -128,9 +143,7 @@ fn a_peer_without_a_valid_identity_is_refused_in_the_handshake(
 
     assert!(matches!(answer, Answer::Closed(_)), "{answer:?}");
     assert_eq!(server.seen(), []);
-    world
-        .far
-        .metric_reaches("interceptor_handshake_failures_total", &[], 1.0)?;
+    assert_shut_out(&world, reason)?;
     drop(server);
     assert_unharmed(&world)
 }
@@ -245,13 +258,16 @@ fn a_peer_that_does_not_offer_http2_is_refused() -> Result<()> {
 }
 
 #[rstest]
-#[case::plaintext(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n".to_vec())]
-#[case::http2_without_tls(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec())]
-#[case::garbage(vec![0x16, 0x03, 0x03, 0xff, 0xff, 1, 2, 3, 4])]
-#[case::tls_1_2(tls12_client_hello())]
-#[case::silence(Vec::new())]
-#[case::half_a_handshake(tls12_client_hello()[..20].to_vec())]
-fn a_peer_that_speaks_something_else_is_shut_out_in_time(#[case] bytes: Vec<u8>) -> Result<()> {
+#[case::plaintext(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n".to_vec(), "not_tls")]
+#[case::http2_without_tls(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), "not_tls")]
+#[case::garbage(vec![0x16, 0x03, 0x03, 0xff, 0xff, 1, 2, 3, 4], "not_tls")]
+#[case::tls_1_2(tls12_client_hello(), "tls_version")]
+#[case::silence(Vec::new(), "tls_timeout")]
+#[case::half_a_handshake(tls12_client_hello()[..20].to_vec(), "tls_timeout")]
+fn a_peer_that_speaks_something_else_is_shut_out_in_time(
+    #[case] bytes: Vec<u8>,
+    #[case] reason: &str,
+) -> Result<()> {
     let Some(world) = world()? else {
         return Ok(());
     };
@@ -270,9 +286,7 @@ fn a_peer_that_speaks_something_else_is_shut_out_in_time(#[case] bytes: Vec<u8>)
         start.elapsed() < Duration::from_secs(10),
         "the handshake's deadline was one second"
     );
-    world
-        .far
-        .metric_reaches("interceptor_handshake_failures_total", &[], 1.0)?;
+    assert_shut_out(&world, reason)?;
     assert_unharmed(&world)
 }
 

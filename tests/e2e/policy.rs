@@ -203,9 +203,11 @@ fn a_policy_that_forbids_an_open_connection_cuts_it() -> Result<()> {
         (Some("demo/stop"), Some(0))
     );
     assert_eq!((far.bytes_sent, far.bytes_recv), (Some(6), Some(6)));
-    world
+    let near = world
         .near
         .access_line("its other end", |line| line.conn_id == far.conn_id)?;
+    assert_eq!(near.decision.as_deref(), Some("cut"));
+    assert!(near.error.is_some(), "{near:?}");
     let labels = [("reporter", "destination"), ("policy", "demo/stop")];
     world
         .far

@@ -88,6 +88,12 @@ impl Line {
         self.direction.as_deref() == Some("outbound")
     }
 
+    /// Whether the local workload sent and received this many bytes.
+    pub fn is_of(&self, sent: usize, received: usize) -> bool {
+        let is = |have: Option<u64>, wanted: usize| have == u64::try_from(wanted).ok();
+        is(self.bytes_sent, sent) && is(self.bytes_recv, received)
+    }
+
     /// Whether the connection was carried.
     pub fn is_allowed(&self) -> bool {
         self.decision.as_deref() == Some("allowed")

@@ -1,7 +1,7 @@
 //! Applications for pods: small servers whose behaviour a test chooses, and what they saw of
 //! their clients.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -172,6 +172,14 @@ impl SocketId for TcpStream {
     fn as_socket_id(&self) -> Option<u64> {
         SockRef::from(self).cookie().ok()
     }
+}
+
+/// Whether an error is what an application may see of a refused connection.
+pub fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
 }
 
 /// An IPv4-mapped address as IPv4.

@@ -162,7 +162,7 @@ pub enum HandshakeError {
     #[error("the peer showed no certificate")]
     NoCertificate,
     /// The peer's certificate was examined and not accepted.
-    #[error("the peer's certificate was not accepted: {0}")]
+    #[error("the peer's certificate was not accepted")]
     Certificate(#[source] Arc<PeerError>),
     /// The peer refused us: most often it does not trust our certificate.
     #[error("the peer refused the handshake with alert {alert}")]
@@ -174,7 +174,7 @@ pub enum HandshakeError {
     #[error("the peer speaks TLS but not HTTP/2")]
     NotHttp2(#[source] SessionError),
     /// Anything else that TLS may say.
-    #[error("TLS failed: {0}")]
+    #[error("TLS failed")]
     Tls(#[source] rustls::Error),
     /// The socket failed.
     #[error("the connection failed during the handshake")]
