@@ -35,7 +35,8 @@ pub enum Basis {
         identity: SpiffeId,
         /// Where it wanted to go.
         original: SocketAddr,
-        /// The workload that it reached and the identity proven there; `None` for plaintext.
+        /// The address of the workload that it reached, and who the mesh says that is; `None` for
+        /// plaintext.
         peer: Option<(IpAddr, SpiffeId)>,
     },
     /// A connection to a local workload.

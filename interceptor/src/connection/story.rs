@@ -127,11 +127,7 @@ impl<'a> Story<'a> {
         let open = (self.plane.telemetry).opened(&self.record, Arc::clone(&traffic));
         self.carried = Some((entry, open));
         // The mesh may have changed between the verdict and the entry in the registry.
-        recheck::one(
-            &live,
-            &self.plane.mesh.load(),
-            &self.plane.identities.bundle(),
-        );
+        recheck::one(&live, &self.plane.mesh.load());
         self.record.outcome = Outcome::Cut;
         self.record.reason = because("agent_stopped", "the drain deadline passed");
         tokio::select! {

@@ -18,7 +18,6 @@ use super::registry::{Basis, Live};
 use super::story::{because, reason_of};
 use crate::decide::{self, Outbound};
 use crate::drain::Tasks;
-use crate::identity::TrustBundle;
 use crate::telemetry::record::Reason;
 use crate::workload::source::Published;
 use crate::workload::{Mesh, Workload};
@@ -31,12 +30,8 @@ pub async fn run(plane: Arc<Plane>, mut published: Published, tasks: Tasks) {
             () = published.changed() => {}
         }
         let mesh = published.snapshot();
-        let bundle = plane.identities.bundle();
         let live = plane.registry.snapshot();
-        let cut = live
-            .iter()
-            .filter(|live| !one(live, &mesh, &bundle))
-            .count();
+        let cut = live.iter().filter(|live| !one(live, &mesh)).count();
         if cut > 0 {
             let version = mesh.version();
             tracing::info!(
@@ -49,8 +44,8 @@ pub async fn run(plane: Arc<Plane>, mut published: Published, tasks: Tasks) {
 }
 
 /// Cuts `live` if its verdict does not hold in `mesh`. Returns whether it holds.
-pub(super) fn one(live: &Live, mesh: &Mesh, bundle: &TrustBundle) -> bool {
-    match still_holds(&live.basis, mesh, bundle) {
+pub(super) fn one(live: &Live, mesh: &Mesh) -> bool {
+    match still_holds(&live.basis, mesh) {
         Ok(()) => true,
         Err(reason) => {
             live.cut(reason);
@@ -59,7 +54,7 @@ pub(super) fn one(live: &Live, mesh: &Mesh, bundle: &TrustBundle) -> bool {
     }
 }
 
-fn still_holds(basis: &Basis, mesh: &Mesh, bundle: &TrustBundle) -> Result<(), Reason> {
+fn still_holds(basis: &Basis, mesh: &Mesh) -> Result<(), Reason> {
     match basis {
         Basis::Outbound {
             source,
@@ -76,7 +71,7 @@ fn still_holds(basis: &Basis, mesh: &Mesh, bundle: &TrustBundle) -> Result<(), R
                 return Err(identity_changed(identity, &source.identity));
             }
             match peer {
-                Some((address, proven)) => peer_holds(mesh, bundle, *address, proven),
+                Some((address, expected)) => peer_holds(mesh, *address, expected),
                 None => plaintext_holds(mesh, source, *original),
             }
         }
@@ -106,17 +101,10 @@ fn still_holds(basis: &Basis, mesh: &Mesh, bundle: &TrustBundle) -> Result<(), R
     }
 }
 
-/// The workload at the peer's address must still be who it proved to be, if the mesh knows it.
-fn peer_holds(
-    mesh: &Mesh,
-    bundle: &TrustBundle,
-    address: IpAddr,
-    proven: &SpiffeId,
-) -> Result<(), Reason> {
+/// The workload at the peer's address must still be who it was, if the mesh knows it.
+fn peer_holds(mesh: &Mesh, address: IpAddr, expected: &SpiffeId) -> Result<(), Reason> {
     match mesh.workload_at(address) {
-        Some(peer) if !bundle.same_workload(&peer.identity, proven) => {
-            Err(identity_changed(proven, &peer.identity))
-        }
+        Some(peer) if peer.identity != *expected => Err(identity_changed(expected, &peer.identity)),
         _ => Ok(()),
     }
 }

@@ -114,22 +114,8 @@ fn a_change_cuts_what_it_forbids(
     #[case] cut: Option<&str>,
 ) {
     let now = mesh(&MANIFESTS.replace(from, to));
-    let outcome = still_holds(&basis, &now, &TrustBundle::default());
+    let outcome = still_holds(&basis, &now);
     assert_eq!(outcome.err().map(|reason| reason.label), cut);
-}
-
-#[test]
-fn a_peer_that_uses_an_alias_of_the_trust_domain_is_the_same_workload() {
-    let mut bundle = TrustBundle::default();
-    bundle.add_alias(
-        "old.example".parse().unwrap(),
-        "cluster.local".parse().unwrap(),
-    );
-    let old = "spiffe://old.example/ns/demo/sa/server".parse().unwrap();
-    let address = "10.1.0.3".parse().unwrap();
-    let now = mesh(MANIFESTS);
-    assert!(peer_holds(&now, &bundle, address, &old).is_ok());
-    assert!(peer_holds(&now, &TrustBundle::default(), address, &old).is_err());
 }
 
 #[tokio::test]
@@ -137,10 +123,9 @@ async fn the_first_reason_to_cut_stays_and_the_registry_forgets_what_ended() {
     let registry = Registry::new();
     let entry = registry.open(fixtures::allowed(), to_the_server(), Instant::now());
     let forbidden = mesh(&MANIFESTS.replace("sa/caller]", "sa/other]"));
-    let bundle = TrustBundle::default();
     let live = registry.snapshot();
-    assert!(one(&live[0], &mesh(MANIFESTS), &bundle));
-    assert!(!one(&live[0], &forbidden, &bundle));
+    assert!(one(&live[0], &mesh(MANIFESTS)));
+    assert!(!one(&live[0], &forbidden));
     live[0].cut(because("something_else", ""));
     assert_eq!(entry.cutting().await.label, "no_allow_matched");
     drop(entry);
