@@ -71,6 +71,7 @@
 
 #![forbid(unsafe_code)]
 
+mod analysis;
 mod attempt;
 mod compile;
 mod decide;
@@ -90,6 +91,10 @@ mod spiffe;
 mod value;
 mod verdict;
 
+pub use analysis::{
+    Conflict, Dead, Liveness, Plaintext, PlaintextAt, Shadow, ShadowEffect, Shadows, Witness,
+    shadows,
+};
 pub use attempt::Attempt;
 pub use compile::PolicyMeta;
 pub use effective::{Effective, UnknownPortName};

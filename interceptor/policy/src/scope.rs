@@ -53,6 +53,11 @@ impl Selector {
             .iter()
             .all(|(key, value)| labels.get(key) == Some(value))
     }
+
+    /// Whether it asks for all that `other` asks for, so that it selects nothing beyond.
+    pub(crate) fn includes(&self, other: &Self) -> bool {
+        other.selects(&self.0)
+    }
 }
 
 impl fmt::Display for Scope {
