@@ -96,13 +96,30 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+impl<S: AsyncRead + Unpin> Observed<S> {
+    /// A peer that refuses our certificate sends an alert and closes. If its reset overtakes our
+    /// next write, the write fails first, and the alert is still there to be read: it is the cause.
+    fn hear_out<T>(&mut self, cx: &mut Context<'_>, written: &Poll<io::Result<T>>) {
+        if !matches!(written, Poll::Ready(Err(_))) || self.activity.seen() {
+            return;
+        }
+        let mut last_words = [0; 256];
+        let mut buffer = ReadBuf::new(&mut last_words);
+        if let Poll::Ready(Err(error)) = Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
+            self.activity.note_failure(&error);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.hear_out(cx, &written);
+        written
     }
 
     fn poll_write_vectored(
@@ -110,7 +127,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.hear_out(cx, &written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -118,7 +137,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.hear_out(cx, &flushed);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -154,5 +175,56 @@ impl Keepalive {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// A TLS session whose writes fail and whose peer has left an alert.
+    struct Refused;
+
+    impl AsyncRead for Refused {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            _buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let alert = rustls::AlertDescription::UnknownCA;
+            Poll::Ready(Err(io::Error::other(rustls::Error::AlertReceived(alert))))
+        }
+    }
+
+    impl AsyncWrite for Refused {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            _bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_alert_behind_a_write_that_failed_is_the_cause() {
+        let (mut socket, activity) = Observed::new(Refused);
+        assert!(socket.write_all(b"preface").await.is_err());
+        assert_eq!(
+            activity.tls_failure(),
+            Some(rustls::Error::AlertReceived(
+                rustls::AlertDescription::UnknownCA
+            ))
+        );
     }
 }
