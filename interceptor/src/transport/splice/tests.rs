@@ -305,6 +305,28 @@ async fn a_destination_that_is_down_is_a_refusal_with_a_reason() {
     assert!(detail.unwrap().to_string().contains("refused"));
 }
 
+#[tokio::test]
+async fn an_open_connection_costs_little_memory() {
+    let world = World::new();
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let (_listener, destination) = app().await;
+    let route = gateway.route(destination);
+    let tunnel = super::super::testing::open(&client, &route).await.unwrap();
+    let (socket, _other) = sockets().await;
+    let traffic = Traffic::default();
+    let carried = size_of_val(&super::tunnel(&socket, tunnel.stream, &traffic));
+    assert!(
+        carried <= 2048,
+        "the future of a splice has {carried} bytes"
+    );
+    let carried = size_of_val(&plain(&socket, &socket, &traffic));
+    assert!(
+        carried <= 2048,
+        "the future of a plain splice has {carried} bytes"
+    );
+}
+
 /// Two applications with one agent in between, in plaintext.
 async fn plain_path() -> (TcpStream, TcpStream, tokio::sync::oneshot::Receiver<Closed>) {
     let ((client, captured), (upstream, server)) = (sockets().await, sockets().await);
