@@ -81,6 +81,22 @@ impl PolicySet {
         &self.ignored
     }
 
+    /// Every policy that may hold for a workload, by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let namespaces = self.namespaces.values().flatten();
+        let mut all: Vec<&Policy> = self.mesh.iter().chain(namespaces).map(Arc::as_ref).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.into_iter()
+    }
+
+    /// The names of every `PeerAuthentication` that has an effect.
+    pub fn peer_authentications(&self) -> impl Iterator<Item = &PolicyName> {
+        let namespaces = self.namespace_mtls.values();
+        let workloads = self.workload_mtls.values().flatten();
+        let all = self.mesh_mtls.iter().chain(namespaces).chain(workloads);
+        all.map(|object| &object.name)
+    }
+
     /// Everything that matters for connections to one workload.
     pub fn effective(&self, target: &Target<'_>) -> Effective {
         let own = self.namespaces.get(target.namespace);

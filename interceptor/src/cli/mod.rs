@@ -28,6 +28,7 @@ mod doctor;
 mod failure;
 mod human;
 mod output;
+mod policy;
 mod run;
 mod settings;
 mod status;
@@ -93,6 +94,7 @@ enum Command {
     Doctor(doctor::Args),
     Ca(ca::Args),
     Validate(validate::Args),
+    Policy(policy::Args),
     Uninstall(uninstall::Args),
     Version(version::Args),
 }
@@ -142,6 +144,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(&args, printer),
             Self::Ca(args) => ca::run(args, printer),
             Self::Validate(args) => validate::run(&args, printer),
+            Self::Policy(args) => policy::run(&args, socket, printer),
             Self::Uninstall(args) => uninstall::run(&args, printer),
             Self::Version(args) => version::run(&args, printer),
         }

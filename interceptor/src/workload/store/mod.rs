@@ -112,7 +112,7 @@ pub struct Mesh {
     by_virtual_address: HashMap<IpAddr, Arc<Service>>,
     backed: HashMap<WorkloadId, Vec<ServiceName>>,
     policies: PolicySet,
-    /// Of local workloads.
+    /// Of local workloads, or of all.
     effective: HashMap<WorkloadId, Effective>,
 }
 
@@ -222,6 +222,16 @@ impl Mesh {
             Some(effective) => effective.clone(),
             None => self.work_out_policies(workload),
         }
+    }
+
+    /// The same mesh with what holds for every workload worked out, for whoever asks about all of
+    /// them.
+    #[must_use]
+    pub fn worked_out(mut self) -> Self {
+        let all = (self.workloads.values())
+            .map(|workload| (workload.id.clone(), self.work_out_policies(workload)));
+        self.effective = all.collect();
+        self
     }
 
     fn work_out_policies(&self, workload: &Workload) -> Effective {
