@@ -65,6 +65,8 @@ impl Activity {
 pub(super) struct Observed<S> {
     inner: S,
     activity: Activity,
+    /// Why a write failed, while the peer is heard out.
+    failed: Option<io::Error>,
 }
 
 impl<S> Observed<S> {
@@ -73,6 +75,7 @@ impl<S> Observed<S> {
         let observed = Self {
             inner,
             activity: activity.clone(),
+            failed: None,
         };
         (observed, activity)
     }
@@ -98,16 +101,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
 
 impl<S: AsyncRead + Unpin> Observed<S> {
     /// A peer that refuses our certificate sends an alert and closes. If its reset overtakes our
-    /// next write, the write fails first, and the alert is still there to be read: it is the cause.
-    fn hear_out<T>(&mut self, cx: &mut Context<'_>, written: &Poll<io::Result<T>>) {
-        if !matches!(written, Poll::Ready(Err(_))) || self.activity.seen() {
-            return;
-        }
+    /// next write, the write fails first, and the alert is still there to be read: it is the
+    /// cause. So a failed write waits for the read that a closed connection always has to offer.
+    fn hear_out<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let error = match written {
+            Poll::Ready(Err(error)) if !self.activity.seen() => error,
+            written => return written,
+        };
         let mut last_words = [0; 256];
         let mut buffer = ReadBuf::new(&mut last_words);
-        if let Poll::Ready(Err(error)) = Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
-            self.activity.note_failure(&error);
+        match Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
+            Poll::Pending => {
+                self.failed = Some(error);
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(cause)) => self.activity.note_failure(&cause),
+            Poll::Ready(Ok(())) => {}
         }
+        Poll::Ready(Err(error))
     }
 }
 
@@ -117,9 +132,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Observed<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.hear_out(cx, &written);
-        written
+        let written = match self.failed.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Pin::new(&mut self.inner).poll_write(cx, bytes),
+        };
+        self.hear_out(cx, written)
     }
 
     fn poll_write_vectored(
@@ -127,9 +144,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Observed<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.hear_out(cx, &written);
-        written
+        let written = match self.failed.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Pin::new(&mut self.inner).poll_write_vectored(cx, slices),
+        };
+        self.hear_out(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,9 +156,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
-        self.hear_out(cx, &flushed);
-        flushed
+        let flushed = match self.failed.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Pin::new(&mut self.inner).poll_flush(cx),
+        };
+        self.hear_out(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -184,15 +205,22 @@ mod tests {
 
     use super::*;
 
-    /// A TLS session whose writes fail and whose peer has left an alert.
-    struct Refused;
+    /// A TLS session whose writes fail and whose peer has left an alert, which the reactor has not
+    /// noticed yet.
+    struct Refused {
+        noticed: bool,
+    }
 
     impl AsyncRead for Refused {
         fn poll_read(
-            self: Pin<&mut Self>,
-            _cx: &mut Context<'_>,
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
             _buffer: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
+            if !std::mem::replace(&mut self.noticed, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let alert = rustls::AlertDescription::UnknownCA;
             Poll::Ready(Err(io::Error::other(rustls::Error::AlertReceived(alert))))
         }
@@ -218,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_alert_behind_a_write_that_failed_is_the_cause() {
-        let (mut socket, activity) = Observed::new(Refused);
+        let (mut socket, activity) = Observed::new(Refused { noticed: false });
         assert!(socket.write_all(b"preface").await.is_err());
         assert_eq!(
             activity.tls_failure(),
