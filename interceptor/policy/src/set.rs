@@ -84,7 +84,12 @@ impl PolicySet {
     /// Every policy that may hold for a workload, by name.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
         let namespaces = self.namespaces.values().flatten();
-        let mut all: Vec<&Policy> = self.mesh.iter().chain(namespaces).map(Arc::as_ref).collect();
+        let mut all: Vec<&Policy> = self
+            .mesh
+            .iter()
+            .chain(namespaces)
+            .map(Arc::as_ref)
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all.into_iter()
     }

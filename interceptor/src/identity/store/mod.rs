@@ -137,6 +137,9 @@ impl Identities {
         let wanted: BTreeSet<SpiffeId> = ids.into_iter().collect();
         let now = (self.clock)();
         let mut entries = self.entries.lock();
+        if entries.keys().eq(&wanted) {
+            return;
+        }
         entries.retain(|id, _| wanted.contains(id));
         for id in wanted {
             entries.entry(id).or_insert_with(|| Entry::due(now));
