@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 
 use crate::drain::Tasks;
 use crate::telemetry::logging::Logging;
+use crate::telemetry::shadow::Reporting;
 use crate::telemetry::status::Readiness;
 use crate::telemetry::{ConnectionView, Status, Telemetry};
 
@@ -52,6 +53,8 @@ pub struct State {
     pub connections: Provide<Vec<ConnectionView>>,
     /// Effective configuration, workloads, services and policies, as they are in force.
     pub config: Provide<serde_json::Value>,
+    /// The policies that only report, and hold for a workload of this node.
+    pub reporting: Provide<Vec<Reporting>>,
     /// Metrics and recent refusals.
     pub telemetry: Telemetry,
     /// The agent's log, whose level can be changed; absent where the process has none.

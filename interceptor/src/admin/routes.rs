@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::State;
 use super::body::Body;
 use crate::drain::Tasks;
-use crate::telemetry::ConnectionView;
+use crate::telemetry::{ConnectionView, shadow};
 
 /// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,7 @@ const ADMIN_HELP: &str = "\
 GET  /status           everything that `interceptor status` prints
 GET  /connections      live connections and recent refusals
 GET  /connections?watch=1   one JSON object per line, as connections open, close and are refused
+GET  /shadow           what policies in dry-run and AUDIT policies say
 GET  /certificates     certificates of local identities
 GET  /config_dump      configuration, workloads, services and policies in force
 GET  /logging          level of the agent's log
@@ -93,6 +94,7 @@ fn admin<B>(
             get(request, || follow(state, session, tasks))
         }
         "/connections" => get(request, || connections(state)),
+        "/shadow" => get(request, || shadow(state)),
         "/logging" => logging(state, request),
         "/metrics" | "/stats/prometheus" => get(request, || metrics(state, request)),
         "/healthz/ready" => get(request, || ready(state)),
@@ -194,6 +196,15 @@ fn connections(state: &State) -> Response<Body> {
     json(&Connections {
         live: (state.connections)(),
         recent: recent.iter().map(|view| &**view).collect(),
+    })
+}
+
+fn shadow(state: &State) -> Response<Body> {
+    let (counts, overflowed) = state.telemetry.metrics.shadows();
+    json(&shadow::Report {
+        policies: (state.reporting)(),
+        counts,
+        overflowed,
     })
 }
 

@@ -31,6 +31,7 @@ fn state(status: fn() -> Status) -> State {
         readiness: Arc::new(move || status().readiness),
         connections: Arc::new(|| vec![ConnectionView::new(&records::allowed(), ViewState::Open)]),
         config: Arc::new(|| serde_json::json!({"workloads": []})),
+        reporting: Arc::new(Vec::new),
         telemetry: Telemetry::new(AccessLog::disabled()),
         logging: None,
     }

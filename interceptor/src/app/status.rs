@@ -3,6 +3,7 @@
 //!
 //! Not here: how it is served (`admin`) and printed (`cli`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ use crate::connection::Plane;
 use crate::connection::registry::Live;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::record::{Record, Reporter};
+use crate::telemetry::shadow::Reporting;
 use crate::telemetry::status::{
     Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Program, Readiness,
     Unprotected,
@@ -43,13 +45,14 @@ impl Watch {
     pub(super) fn provide(&self, logging: Logging) -> admin::State {
         let metrics = &self.plane.telemetry.metrics;
         let (status, scraped, readiness) = (self.clone(), self.clone(), self.clone());
-        let (connections, config) = (self.clone(), self.clone());
+        let (connections, config, reporting) = (self.clone(), self.clone(), self.clone());
         metrics.observe(Arc::new(move || scraped.status()));
         admin::State {
             status: Arc::new(move || status.status()),
             readiness: Arc::new(move || readiness.readiness()),
             connections: Arc::new(move || connections.connections()),
             config: Arc::new(move || config.dump()),
+            reporting: Arc::new(move || reporting.reporting()),
             telemetry: self.plane.telemetry.clone(),
             logging: Some(logging),
         }
@@ -114,6 +117,14 @@ impl Watch {
     fn connections(&self) -> Vec<ConnectionView> {
         let live = self.plane.registry.snapshot();
         live.iter().map(|live| view(live)).collect()
+    }
+
+    fn reporting(&self) -> Vec<Reporting> {
+        let mesh = self.published.snapshot();
+        let all: BTreeSet<_> = (mesh.local())
+            .flat_map(|workload| Reporting::of(&mesh.policies(workload)).collect::<Vec<_>>())
+            .collect();
+        all.into_iter().collect()
     }
 
     /// The effective configuration and the mesh in force.

@@ -78,6 +78,7 @@ impl<'a> Story<'a> {
                 security: Security::None,
                 outcome: Outcome::Failed,
                 reason: because("agent_stopped", "the agent stopped before it was decided"),
+                shadows: Vec::new(),
                 flags: ResponseFlags::None,
                 tls: None,
                 bytes_sent: 0,

@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod queue;
 pub mod recent;
 pub mod record;
+pub mod shadow;
 pub mod status;
 pub mod text;
 pub mod view;

@@ -12,6 +12,7 @@ use super::{Exit, Failure};
 
 mod diff;
 mod judge;
+mod shadow;
 mod suite;
 mod world;
 
@@ -20,7 +21,8 @@ mod world;
 #[command(after_help = "\
 Examples:
   interceptor policy test deploy/tests/*.yaml    do the policies do what we think they do?
-  interceptor policy diff old/ new/              who may call what, before and after?")]
+  interceptor policy diff old/ new/              who may call what, before and after?
+  interceptor policy shadow                      what would enforcing the dry-run policies change?")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -30,11 +32,13 @@ pub(super) struct Args {
 enum Command {
     Test(suite::Args),
     Diff(diff::Args),
+    Shadow(shadow::Args),
 }
 
-pub(super) fn run(args: &Args, _socket: &Path, printer: &Printer) -> Result<Exit, Failure> {
+pub(super) fn run(args: &Args, socket: &Path, printer: &Printer) -> Result<Exit, Failure> {
     match &args.command {
         Command::Test(args) => suite::run(args, printer),
         Command::Diff(args) => diff::run(args, printer),
+        Command::Shadow(args) => shadow::run(args, socket, printer),
     }
 }

@@ -114,7 +114,7 @@ impl Door {
         facts.destination.address = Some(self.gateway);
         facts.hbone_address = Some(request.destination);
 
-        let (app, allowed) = match arrival.admit(&self.plane, &self.local).await {
+        let (app, allowed) = match arrival.admit(&self.plane, &self.local, &mut story).await {
             Ok(admitted) => admitted,
             Err(refused) => {
                 request.answer.refuse(&refused.answer);

@@ -11,7 +11,7 @@ mod plaintext;
 
 use std::net::SocketAddr;
 
-use interceptor_policy::{Attempt, SpiffeId};
+use interceptor_policy::{Attempt, SpiffeId, Verdict};
 use tokio::net::TcpStream;
 
 pub(super) use hbone::serve as hbone;
@@ -23,6 +23,7 @@ use super::{Local, Plane};
 use crate::decide;
 use crate::net::Purpose;
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
+use crate::telemetry::shadow::Shadow;
 use crate::transport::hbone::Refusal;
 use crate::workload::{Mesh, Workload};
 
@@ -74,12 +75,15 @@ impl Arrival {
         &self,
         plane: &Plane,
         local: &Local,
+        story: &mut Story<'_>,
     ) -> Result<(TcpStream, Reason), Box<Refused>> {
         let mesh = plane.mesh.load_full();
         let Some(destination) = mesh.workload(&local.id) else {
             return Err(Box::new(Refused::gone()));
         };
-        let allowed = self.judge(&mesh, destination)?;
+        let verdict = self.judge(&mesh, destination);
+        story.facts().shadows = Shadow::of(&verdict);
+        let allowed = admitted(&verdict)?;
         let purpose = Purpose::Application {
             client: self.client,
         };
@@ -97,8 +101,8 @@ impl Arrival {
         }))
     }
 
-    fn judge(&self, mesh: &Mesh, destination: &Workload) -> Result<Reason, Box<Refused>> {
-        let verdict = decide::inbound(
+    fn judge(&self, mesh: &Mesh, destination: &Workload) -> Verdict {
+        decide::inbound(
             mesh,
             destination,
             Attempt {
@@ -107,15 +111,7 @@ impl Arrival {
                 destination_ip: self.target.ip(),
                 destination_port: self.target.port(),
             },
-        );
-        let reason = reason_of(&verdict);
-        if verdict.is_allowed() {
-            return Ok(reason);
-        }
-        Err(Box::new(Refused {
-            stop: Stop::denied(reason),
-            answer: Refusal::denied(verdict.to_string()).by(verdict.policy(), verdict.rule()),
-        }))
+        )
     }
 
     fn basis(&self, local: &Local) -> Basis {
@@ -126,6 +122,18 @@ impl Arrival {
             target: self.target,
         }
     }
+}
+
+/// The reason of a verdict that lets the arrival in.
+fn admitted(verdict: &Verdict) -> Result<Reason, Box<Refused>> {
+    let reason = reason_of(verdict);
+    if verdict.is_allowed() {
+        return Ok(reason);
+    }
+    Err(Box::new(Refused {
+        stop: Stop::denied(reason),
+        answer: Refusal::denied(verdict.to_string()).by(verdict.policy(), verdict.rule()),
+    }))
 }
 
 impl Refused {

@@ -31,8 +31,8 @@ pub(in crate::connection) async fn serve(
         identity: None,
         target,
     };
-    let story = arrival.story(plane, local, ConnectionId::random(), Security::None);
-    match arrival.admit(plane, local).await {
+    let mut story = arrival.story(plane, local, ConnectionId::random(), Security::None);
+    match arrival.admit(plane, local, &mut story).await {
         Err(refused) => story.reset(&caller, refused.stop),
         Ok((app, allowed)) => {
             story

@@ -19,6 +19,7 @@ use tracing::Level;
 
 use super::queue::{Destination, Lines};
 use super::record::{Outcome, Record, Security};
+use super::shadow::Effect;
 use super::text::Quoted;
 
 /// How lines look.
@@ -206,9 +207,18 @@ impl Line {
         self.text("policy", r.reason.policy.as_ref())?;
         self.number("rule", r.reason.rule)?;
         self.text("reason", Some(r.reason.label))?;
+        self.shadows("audit", r, |effect| effect == Effect::Audited)?;
+        self.shadows("dry_run", r, |effect| effect != Effect::Audited)?;
         self.text("conn_id", Some(r.id))?;
         self.text("tls.cipher", r.tls.map(|tls| tls.cipher))?;
         self.text("tls.kx", r.tls.map(|tls| tls.key_exchange))
+    }
+
+    /// What policies that only report said, if some did.
+    fn shadows(&mut self, key: &str, r: &Record, which: fn(Effect) -> bool) -> fmt::Result {
+        let shadows = r.shadows.iter().filter(|shadow| which(shadow.effect));
+        let said: Vec<String> = shadows.map(ToString::to_string).collect();
+        self.text(key, (!said.is_empty()).then(|| said.join("; ")))
     }
 
     /// A value that needs no quotes in text: addresses.

@@ -97,6 +97,8 @@ catalogue! {
         "Connections that were carried until what their verdict rested on changed";
     PLAINTEXT = Counter "interceptor_connections_plaintext", &["reporter", "reason"],
         "Connections carried without mutual TLS, and why";
+    SHADOWS = Counter "interceptor_policy_shadow_connections", &["policy", "effect", "source_principal"],
+        "Connections of which a policy that only reports (AUDIT, dry-run) said something; effect is what enforcing it would have changed: would_refuse, would_allow, no_change, audited";
     HANDSHAKES_FAILED = Counter "interceptor_handshake_failures", &["reason"],
         "TLS handshakes of peers that failed on port 15008";
     KERNEL_EVENTS = Counter "interceptor_kernel_events", &["event"],

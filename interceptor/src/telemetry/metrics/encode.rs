@@ -108,6 +108,18 @@ impl Exposition {
                 }),
             )?;
         }
+        let (shadows, _) = self.0.shadows();
+        out.family(
+            &c::SHADOWS,
+            shadows.into_iter().map(|count| {
+                let labels = vec![
+                    ("policy", count.policy.into()),
+                    ("effect", count.effect.label().into()),
+                    ("source_principal", count.caller.into()),
+                ];
+                (labels, count.connections)
+            }),
+        )?;
         let handshakes = metrics.handshakes.counts().into_iter();
         out.family(
             &c::HANDSHAKES_FAILED,
@@ -123,6 +135,7 @@ impl Exposition {
             + metrics.failed.overflowed()
             + metrics.cut.overflowed()
             + metrics.plaintext.overflowed()
+            + metrics.shadows.overflowed()
             + metrics.handshakes.overflowed();
         let suppressed = metrics.suppressed_warnings.load(Ordering::Relaxed);
         out.one(&c::LINES_LOST, lost)?;

@@ -26,6 +26,7 @@ use prometheus_client::registry::Registry;
 
 use super::access::AccessLog;
 use super::record::{ConnectionId, Outcome, Record, Reporter, Security};
+use super::shadow::{Count, Effect};
 use super::status::Status;
 use crate::net::Traffic;
 
@@ -57,6 +58,7 @@ struct Inner {
     failed: Table<(&'static str, &'static str)>,
     cut: Table<(&'static str, String, &'static str)>,
     plaintext: Table<(&'static str, &'static str)>,
+    shadows: Table<(String, Effect, String)>,
     handshakes: Table<&'static str>,
     suppressed_warnings: AtomicU64,
     observe: Mutex<Option<Observe>>,
@@ -97,6 +99,7 @@ impl Metrics {
     pub fn open(&self, record: &Record, traffic: Arc<Traffic>) -> OpenMetrics {
         let cells = self.inner.traffic.resolve(record);
         cells.opened.fetch_add(1, Ordering::Relaxed);
+        self.count_shadows(record);
         let live = Arc::new(Live::new(record.reporter, cells, traffic));
         self.inner.live.insert(record.id, Arc::clone(&live));
         OpenMetrics {
@@ -112,6 +115,7 @@ impl Metrics {
     pub fn refused(&self, record: &Record) {
         let cells = self.inner.traffic.resolve(record);
         cells.opened.fetch_add(1, Ordering::Relaxed);
+        self.count_shadows(record);
         self.count_end(record);
     }
 
@@ -144,6 +148,29 @@ impl Metrics {
         let mut text = String::with_capacity(16 * 1024);
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
+    }
+
+    /// What policies that only report said since the agent started, and how often there was no
+    /// room to say it.
+    pub fn shadows(&self) -> (Vec<Count>, u64) {
+        let shadows = &self.inner.shadows;
+        let counts = shadows.counts().into_iter();
+        let counts = counts.map(|((policy, effect, caller), connections)| Count {
+            policy,
+            effect,
+            caller,
+            connections,
+        });
+        (counts.collect(), shadows.overflowed())
+    }
+
+    fn count_shadows(&self, record: &Record) {
+        for shadow in &record.shadows {
+            let proven = record.source.identity.as_ref();
+            let caller = proven.map_or_else(|| "unknown".to_owned(), ToString::to_string);
+            let policy = shadow.policy.to_string();
+            self.inner.shadows.add((policy, shadow.effect, caller));
+        }
     }
 
     fn count_end(&self, record: &Record) {

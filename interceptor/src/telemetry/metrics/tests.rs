@@ -42,6 +42,9 @@ fn the_exposition_is_golden() {
         .open(&fixtures::passthrough(), Arc::default())
         .close(&fixtures::passthrough());
     metrics.handshake_failed("expired");
+    metrics
+        .open(&fixtures::allowed_inbound(), Arc::default())
+        .close(&fixtures::allowed_inbound());
     insta::assert_snapshot!(stable(&metrics.render().unwrap()));
 }
 
@@ -197,4 +200,26 @@ fn docs_list_every_metric() {
         markdown(),
         "run: INTERCEPTOR_GEN=1 cargo test -p interceptor docs_list_every_metric"
     );
+}
+
+#[test]
+fn policies_that_only_report_are_counted_by_caller_and_effect() {
+    let metrics = Metrics::new();
+    let record = fixtures::allowed_inbound();
+    drop(metrics.open(&record, Arc::default()));
+    let mut plaintext = record;
+    plaintext.source.identity = None;
+    metrics.refused(&plaintext);
+    metrics.refused(&plaintext);
+    let (counts, overflowed) = metrics.shadows();
+    let counts: Vec<_> = (counts.iter())
+        .map(|count| (count.policy.as_str(), count.effect, count.connections))
+        .collect();
+    let expected = [
+        ("demo/only-operator", Effect::WouldRefuse, 1),
+        ("demo/only-operator", Effect::WouldRefuse, 2),
+        ("demo/watch", Effect::Audited, 1),
+        ("demo/watch", Effect::Audited, 2),
+    ];
+    assert_eq!((counts.as_slice(), overflowed), (&expected[..], 0));
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::telemetry::shadow::Effect;
 use crate::workload::{
     Canonical, CaptureRules, Enrolment, TunnelProtocol, UnknownDestinations, WorkloadId,
 };
@@ -50,6 +51,19 @@ fn end(name: &str, socket: &str) -> End {
     }
 }
 
+/// What an AUDIT policy and one in dry-run said.
+fn shadows() -> Vec<Shadow> {
+    let shadow = |name: &str, effect| Shadow {
+        policy: PolicyName::new("demo", name),
+        rule: Some(0),
+        effect,
+    };
+    vec![
+        shadow("watch", Effect::Audited),
+        shadow("only-operator", Effect::WouldRefuse),
+    ]
+}
+
 /// A call that went through, reported by the client's agent.
 pub(crate) fn allowed() -> Record {
     Record {
@@ -71,6 +85,7 @@ pub(crate) fn allowed() -> Record {
             rule: None,
             detail: None,
         },
+        shadows: Vec::new(),
         flags: ResponseFlags::None,
         tls: Some(TlsFacts {
             cipher: "TLS13_AES_128_GCM_SHA256",
@@ -86,6 +101,7 @@ pub(crate) fn allowed() -> Record {
 pub(crate) fn allowed_inbound() -> Record {
     Record {
         reporter: Reporter::Destination,
+        shadows: shadows(),
         reason: Reason {
             label: "allowed_by",
             policy: Some(policy("allow-caller")),
@@ -115,6 +131,7 @@ pub(crate) fn denied() -> Record {
         flags: ResponseFlags::Deny,
         bytes_sent: 0,
         bytes_received: 0,
+        shadows: Vec::new(),
         ..allowed_inbound()
     }
 }
@@ -153,6 +170,7 @@ pub(crate) fn cut() -> Record {
         },
         flags: ResponseFlags::Deny,
         duration: Duration::from_secs(90),
+        shadows: Vec::new(),
         ..allowed_inbound()
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use interceptor_policy::{PolicyName, SpiffeId};
 use serde::{Deserialize, Serialize};
 
+use super::shadow::Shadow;
 use crate::transport::SessionFacts;
 use crate::workload::{ServiceName, Workload};
 
@@ -233,6 +234,8 @@ pub struct Record {
     pub outcome: Outcome,
     /// Why.
     pub reason: Reason,
+    /// What policies that only report said of it.
+    pub shadows: Vec<Shadow>,
     /// For metrics.
     pub flags: ResponseFlags,
     /// TLS facts, when carried by HBONE and known.
