@@ -9,7 +9,7 @@
 //! | 1 | [`workload`], [`identity`] | what we know |
 //! | 2 | [`capture`], [`decide`], [`transport`] | what we do; these never import each other |
 //! | 3 | [`telemetry`] | what we saw |
-//! | 4 | [`connection`] | the story of one connection |
+//! | 4 | [`connection`], [`explain`] | the story of one connection: as it happens, and as it would |
 //! | 5 | [`config`], [`admin`] | what is asked of us, what we show |
 //! | 6 | [`app`] | the process |
 //! | 7 | [`cli`] | the commands |
@@ -28,6 +28,7 @@ pub mod transport;
 pub mod telemetry;
 
 pub mod connection;
+pub mod explain;
 
 pub mod admin;
 pub mod config;

@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 8] = [
     &["workload", "identity"],
     &["capture", "decide", "transport"],
     &["telemetry"],
-    &["connection"],
+    &["connection", "explain"],
     &["config", "admin"],
     &["app"],
     &["cli"],

@@ -30,6 +30,7 @@ use crate::telemetry::logging::Logging;
 use crate::telemetry::shadow::Reporting;
 use crate::telemetry::status::Readiness;
 use crate::telemetry::{ConnectionView, Status, Telemetry};
+use crate::workload::Mesh;
 
 mod body;
 mod routes;
@@ -55,6 +56,8 @@ pub struct State {
     pub config: Provide<serde_json::Value>,
     /// The policies that only report, and hold for a workload of this node.
     pub reporting: Provide<Vec<Reporting>>,
+    /// The mesh in force, for questions about it.
+    pub mesh: Provide<Arc<Mesh>>,
     /// Metrics and recent refusals.
     pub telemetry: Telemetry,
     /// The agent's log, whose level can be changed; absent where the process has none.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::State;
 use super::body::Body;
 use crate::drain::Tasks;
+use crate::explain::Question;
 use crate::telemetry::{ConnectionView, shadow};
 
 /// Which listener a request came in by.
@@ -46,6 +47,7 @@ GET  /status           everything that `interceptor status` prints
 GET  /connections      live connections and recent refusals
 GET  /connections?watch=1   one JSON object per line, as connections open, close and are refused
 GET  /shadow           what policies in dry-run and AUDIT policies say
+GET  /explain?from=F&to=T   what would become of a connection: see `interceptor help explain`
 GET  /certificates     certificates of local identities
 GET  /config_dump      configuration, workloads, services and policies in force
 GET  /logging          level of the agent's log
@@ -95,6 +97,7 @@ fn admin<B>(
         }
         "/connections" => get(request, || connections(state)),
         "/shadow" => get(request, || shadow(state)),
+        "/explain" => get(request, || explain(state, request)),
         "/logging" => logging(state, request),
         "/metrics" | "/stats/prometheus" => get(request, || metrics(state, request)),
         "/healthz/ready" => get(request, || ready(state)),
@@ -206,6 +209,24 @@ fn shadow(state: &State) -> Response<Body> {
         counts,
         overflowed,
     })
+}
+
+fn explain<B>(state: &State, request: &Request<B>) -> Response<Body> {
+    let source_ip = query(request, "sourceIp").map(|text| text.parse());
+    let (Some(from), Some(to), Ok(source_ip)) = (
+        query(request, "from"),
+        query(request, "to"),
+        source_ip.transpose(),
+    ) else {
+        let usage = "GET /explain?from=NAMESPACE/NAME&to=HOST:PORT[&sourceIp=IP]\n";
+        return plain(StatusCode::BAD_REQUEST, usage);
+    };
+    let question = Question {
+        from,
+        to,
+        source_ip,
+    };
+    json(&crate::explain::explain(&(state.mesh)(), &question))
 }
 
 fn follow(state: &State, session: &Session, tasks: &Tasks) -> Response<Body> {

@@ -14,6 +14,7 @@ use crate::telemetry::AccessLog;
 use crate::telemetry::record::fixtures as records;
 use crate::telemetry::status::fixtures as statuses;
 use crate::telemetry::view::State as ViewState;
+use crate::workload::{Mesh, MeshSettings};
 
 struct Agent {
     admin: SocketAddr,
@@ -29,6 +30,7 @@ fn state(status: fn() -> Status) -> State {
     State {
         status: Arc::new(status),
         readiness: Arc::new(move || status().readiness),
+        mesh: Arc::new(|| Arc::new(Mesh::empty(MeshSettings::for_node("one")))),
         connections: Arc::new(|| vec![ConnectionView::new(&records::allowed(), ViewState::Open)]),
         config: Arc::new(|| serde_json::json!({"workloads": []})),
         reporting: Arc::new(Vec::new),

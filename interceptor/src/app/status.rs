@@ -46,6 +46,7 @@ impl Watch {
         let metrics = &self.plane.telemetry.metrics;
         let (status, scraped, readiness) = (self.clone(), self.clone(), self.clone());
         let (connections, config, reporting) = (self.clone(), self.clone(), self.clone());
+        let published = self.published.clone();
         metrics.observe(Arc::new(move || scraped.status()));
         admin::State {
             status: Arc::new(move || status.status()),
@@ -53,6 +54,7 @@ impl Watch {
             connections: Arc::new(move || connections.connections()),
             config: Arc::new(move || config.dump()),
             reporting: Arc::new(move || reporting.reporting()),
+            mesh: Arc::new(move || published.snapshot()),
             telemetry: self.plane.telemetry.clone(),
             logging: Some(logging),
         }

@@ -53,6 +53,7 @@ pub use error::{CaptureError, DestinationError, EnrolError};
 pub use interceptor_common::Counter;
 pub use listeners::Listeners;
 pub use origin::Origin;
+pub use rules::{Captured, Why, inbound_captured, outbound_captured};
 pub use status::{Counters, MapFill, Observer, ProgramStatus, Status, WorkloadStatus};
 pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed};
 

@@ -53,6 +53,16 @@ pub(super) fn fetch<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T,
     })
 }
 
+/// A text as it may stand in a query.
+pub(super) fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte);
+    let written = |byte: u8| match byte {
+        byte if plain(byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(written).collect()
+}
+
 /// Follows the JSON lines at `path` until the agent ends or `each` fails.
 pub(super) fn follow<T: DeserializeOwned>(
     socket: &Path,

@@ -25,8 +25,10 @@ mod certificates;
 mod client;
 mod connections;
 mod doctor;
+mod explain;
 mod failure;
 mod human;
+mod manifests;
 mod output;
 mod policy;
 mod run;
@@ -52,6 +54,7 @@ Examples:
   interceptor validate -f manifests/    what is wrong in these manifests?
   interceptor status                    is this node well, and what is not protected?
   interceptor connections -w            what happens right now, and why is it refused?
+  interceptor explain --last-denied     why was it refused, and what would allow it?
 
 Exit codes: 0 yes, 1 no, 2 could not tell."
 )]
@@ -90,6 +93,7 @@ enum Command {
     Run(run::Args),
     Status(status::Args),
     Connections(connections::Args),
+    Explain(Box<explain::Args>),
     Certificates(certificates::Args),
     Doctor(doctor::Args),
     Ca(ca::Args),
@@ -140,6 +144,7 @@ impl Command {
             Self::Run(args) => run::run(&args),
             Self::Status(args) => status::run(&args, socket, printer),
             Self::Connections(args) => connections::run(&args, socket, printer),
+            Self::Explain(args) => explain::run(&args, socket, printer),
             Self::Certificates(args) => certificates::run(&args, socket, printer),
             Self::Doctor(args) => doctor::run(&args, printer),
             Self::Ca(args) => ca::run(args, printer),

@@ -24,17 +24,7 @@ pub(super) fn choose<'s>(
             known: service.ports.iter().map(|known| known.port).collect(),
         });
     }
-    let candidates = || {
-        service
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| usable(service, endpoint, source, original))
-    };
-    let only_here = match service.locality {
-        Locality::Any | Locality::OnlyNode => false,
-        Locality::PreferNode => candidates().any(|candidate| candidate.same_node),
-    };
-    let eligible = || candidates().filter(|candidate| candidate.same_node || !only_here);
+    let eligible = || eligible(service, source, original);
     let total: u64 = eligible().map(|candidate| candidate.weight).sum();
     let mut share = choice.checked_rem(total).unwrap_or_default();
     for candidate in eligible() {
@@ -44,6 +34,34 @@ pub(super) fn choose<'s>(
         share -= candidate.weight;
     }
     Err(why_none(service, source, original))
+}
+
+/// One choice for each endpoint that could take the connection.
+pub(super) fn choices(service: &Service, source: &Workload, original: SocketAddr) -> Vec<u64> {
+    let mut next: u64 = 0;
+    let first = |candidate: Candidate<'_>| {
+        let first = next;
+        next += candidate.weight;
+        first
+    };
+    eligible(service, source, original).map(first).collect()
+}
+
+/// The endpoints that could take the connection, as far away as the Service wants.
+fn eligible<'s>(
+    service: &'s Service,
+    source: &Workload,
+    original: SocketAddr,
+) -> impl Iterator<Item = Candidate<'s>> {
+    let candidates = move || {
+        (service.endpoints.iter())
+            .filter_map(move |endpoint| usable(service, endpoint, source, original))
+    };
+    let only_here = match service.locality {
+        Locality::Any | Locality::OnlyNode => false,
+        Locality::PreferNode => candidates().any(|candidate| candidate.same_node),
+    };
+    candidates().filter(move |candidate| candidate.same_node || !only_here)
 }
 
 /// An endpoint that could take the connection.

@@ -236,6 +236,20 @@ pub fn outbound(mesh: &Mesh, source: &Workload, original: SocketAddr, choice: u6
     }
 }
 
+/// One `choice` for each way that [`outbound`] may go: one per endpoint behind a Service, one for
+/// any other destination. For tools that have to know all of them.
+pub fn choices(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Vec<u64> {
+    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    let service = mesh.service_at(original.ip());
+    let mut choices = service
+        .map(|service| endpoint::choices(service, source, original))
+        .unwrap_or_default();
+    if choices.is_empty() {
+        choices.push(0);
+    }
+    choices
+}
+
 /// How to reach `to`, which belongs to `workload`.
 fn reach(
     mesh: &Mesh,
@@ -300,6 +314,15 @@ fn plaintext(
 /// plaintext and for the second look at connections that are already open.
 pub fn inbound(mesh: &Mesh, destination: &Workload, attempt: Attempt<'_>) -> Verdict {
     mesh.policies(destination).decide(&attempt)
+}
+
+/// The verdict of [`inbound`] with everything that was considered for it.
+pub fn explain_inbound(
+    mesh: &Mesh,
+    destination: &Workload,
+    attempt: Attempt<'_>,
+) -> interceptor_policy::Explanation {
+    mesh.policies(destination).explain(&attempt)
 }
 
 #[cfg(test)]

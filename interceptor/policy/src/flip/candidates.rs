@@ -148,16 +148,17 @@ impl Found<'_> {
 
     /// A rule of its own for this caller, in each of the ALLOW policies.
     fn add_rules(&mut self) {
-        let Some(rule) = self.own_rule() else { return };
+        let rule = self.own_rule();
         for policy in self.policies(Action::Allow).iter().take(MAX_RULES) {
             let rule = Box::new(rule.clone());
-            self.add_edits(policy, (vec![Edit::AddRule { rule }], 4));
+            let cost = if rule.from.is_some() { 4 } else { 8 };
+            self.add_edits(policy, (vec![Edit::AddRule { rule }], cost));
         }
     }
 
     /// A DENY policy for this caller and port.
     fn add_deny(&mut self) {
-        let Some(rule) = self.own_rule() else { return };
+        let rule = self.own_rule();
         let labels = &self.now.labels;
         let spec = AuthorizationPolicySpec {
             selector: (!labels.is_empty()).then(|| SelectorSpec {
@@ -169,11 +170,12 @@ impl Found<'_> {
         };
         let policy = self.new_name("deny");
         let spec = Box::new(spec);
-        self.add(5, Change::AddPolicy { policy, spec });
+        self.add(4, Change::AddPolicy { policy, spec });
     }
 
-    /// A rule for this caller and this port; `None` if nothing is known of the caller.
-    fn own_rule(&self) -> Option<RuleSpec> {
+    /// A rule for this caller and this port; for everybody and this port if nothing is known of
+    /// the caller.
+    fn own_rule(&self) -> RuleSpec {
         let attempt = self.now.attempt();
         let mut source = SourceSpec::default();
         if attempt.source.is_some() {
@@ -184,22 +186,23 @@ impl Found<'_> {
             source
                 .ip_blocks
                 .extend(self.now.own_value(Attribute::SourceIp));
-        } else {
-            return None;
         }
+        let known = source != SourceSpec::default();
         let operation = OperationSpec {
             ports: vec![attempt.destination_port.to_string()],
             ..OperationSpec::default()
         };
-        Some(RuleSpec {
-            from: Some(vec![FromSpec {
-                source: Some(source),
-            }]),
+        RuleSpec {
+            from: known.then(|| {
+                vec![FromSpec {
+                    source: Some(source),
+                }]
+            }),
             to: Some(vec![ToSpec {
                 operation: Some(operation),
             }]),
             when: Vec::new(),
-        })
+        }
     }
 
     /// A name in the workload's namespace that no object has yet.

@@ -348,6 +348,9 @@ fn write_rule(f: &mut fmt::Formatter<'_>, rule: &RuleSpec) -> fmt::Result {
         .flatten()
         .filter_map(|to| to.operation.as_ref());
     let mut said = Vec::new();
+    if rule.from.is_none() {
+        said.push("from anybody".to_owned());
+    }
     for source in sources {
         said.extend(
             source

@@ -4,7 +4,7 @@ use super::change::{Edit, list};
 use super::search::Situation;
 use crate::compile::compile_value;
 use crate::field::{Attribute, FieldRef, Place};
-use crate::policy::{Clause, Entry, Policy, Rule, Test};
+use crate::policy::{Action, Clause, Entry, Policy, Rule, Test};
 use crate::spec::RuleSpec;
 use crate::value::Outcome;
 
@@ -66,6 +66,9 @@ impl<'a> RuleAt<'a> {
             Some(Place::To(_)) => self.port_field(Place::To(next), false),
             Some(Place::When(_)) | None => None,
         };
+        let least = repairs.iter().map(|(_, cost)| *cost).min();
+        // An entry of its own is worth naming only where it is less than what an entry lacks.
+        let added = added.filter(|_| least.is_none_or(|least| least > 3));
         repairs.extend(added.map(|(edit, _)| (vec![edit], 3)));
         repairs.sort_by_key(|(_, cost)| *cost);
         repairs
@@ -176,6 +179,8 @@ impl<'a> RuleAt<'a> {
             return None;
         }
         let cost = match attribute {
+            // One more port of a DENY is closed to everybody that it means.
+            Attribute::DestinationPort if self.policy.action == Action::Deny => 6,
             Attribute::Principal | Attribute::ServiceAccount | Attribute::DestinationPort => 2,
             Attribute::SourceIp | Attribute::DestinationIp => 3,
             Attribute::Namespace => 4,

@@ -11,14 +11,18 @@
 //!
 //! A port given by name is one rule per address that bears it.
 
+mod why;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use interceptor_common::{Action, FAMILY_IPV4, FAMILY_IPV6, RuleKey, TCP};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::net::mapped;
 use crate::workload::{CaptureRules, OutboundPort, PortSelection};
+
+pub use why::{Captured, Why, inbound_captured, outbound_captured};
 
 /// A workload's rules as the kernel looks them up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +73,29 @@ impl Compiled {
             };
             (RuleKey::FIXED_BITS + bits, data, action)
         })
+    }
+}
+
+impl Compiled {
+    /// What the kernel does with a connection to `to`: the longest prefix among the rules for its
+    /// port, then among those for any port, then the default.
+    fn outbound_action(&self, to: SocketAddr) -> Action {
+        let address = to.ip().to_canonical();
+        let longest = |port: u16| {
+            (self.outbound.iter())
+                .filter(|((of, range), _)| *of == port && range.contains(&address))
+                .max_by_key(|((_, range), _)| range.prefix_len())
+                .map(|(_, action)| *action)
+        };
+        longest(to.port())
+            .or_else(|| longest(ANY_PORT))
+            .unwrap_or(self.outbound_default)
+    }
+
+    /// What the kernel does with a connection to this port of the workload.
+    fn inbound_action(&self, port: u16) -> Action {
+        let own = self.inbound.get(&port);
+        own.copied().unwrap_or(self.inbound_default)
     }
 }
 

@@ -139,6 +139,12 @@ fn only_the_listed_inbound_ports_are_captured() {
     let compiled = Compiled::new(&rules);
     assert_eq!(compiled.inbound_default, Action::Pass);
     assert_eq!(compiled.inbound.get(&80), Some(&Action::Capture));
+    let told = [80, 81].map(|port| inbound_captured(&rules, port));
+    assert_eq!(told.each_ref().map(|told| told.captured), [true, false]);
+    assert_eq!(
+        told.each_ref().map(|told| told.why.captures()),
+        [true, false]
+    );
 }
 
 /// Few addresses and ports, so that rules meet each other.
@@ -202,5 +208,8 @@ proptest! {
         let compiled = Compiled::new(&rules);
         let to = SocketAddr::new(ip, port);
         prop_assert_eq!(looked_up(&compiled, to), captured(&rules, to));
+        let told = outbound_captured(&rules, to);
+        prop_assert_eq!(told.captured, captured(&rules, to), "{:?}", told);
+        prop_assert_eq!(told.why.captures(), told.captured, "{:?}", told);
     }
 }

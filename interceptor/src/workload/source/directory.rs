@@ -67,6 +67,11 @@ impl Loaded {
 
 /// Reads the manifests of a folder, or the one manifest that `path` is.
 pub fn load(path: &Path, limits: &DirectoryLimits) -> Loaded {
+    load_all(&[path], limits)
+}
+
+/// Reads several folders or manifests as if they were one folder.
+pub fn load_all(paths: &[impl AsRef<Path>], limits: &DirectoryLimits) -> Loaded {
     let mut folder = Folder {
         limits,
         left: limits.bytes,
@@ -78,14 +83,16 @@ pub fn load(path: &Path, limits: &DirectoryLimits) -> Loaded {
             digest: 0,
         },
     };
-    match manifests(path, limits.files) {
-        Ok(listing) => {
-            folder.loaded.mistakes.extend(listing.notes);
-            for manifest in listing.files {
-                folder.read(&manifest);
+    for path in paths {
+        match manifests(path.as_ref(), limits.files) {
+            Ok(listing) => {
+                folder.loaded.mistakes.extend(listing.notes);
+                for manifest in listing.files {
+                    folder.read(&manifest);
+                }
             }
+            Err(mistake) => folder.loaded.mistakes.push(mistake),
         }
-        Err(mistake) => folder.loaded.mistakes.push(mistake),
     }
     folder.finish()
 }
@@ -100,7 +107,19 @@ pub fn load_mesh(
     path: &Path,
     settings: &MeshSettings,
 ) -> Result<(Mesh, Vec<Mistake>), Vec<Mistake>> {
-    build(load(path, &DirectoryLimits::default()), settings)
+    load_meshes(&[path], settings)
+}
+
+/// The same of several folders or manifests together.
+///
+/// # Errors
+///
+/// All mistakes, if at least one is an error.
+pub fn load_meshes(
+    paths: &[impl AsRef<Path>],
+    settings: &MeshSettings,
+) -> Result<(Mesh, Vec<Mistake>), Vec<Mistake>> {
+    build(load_all(paths, &DirectoryLimits::default()), settings)
 }
 
 /// Builds the mesh, also if a file is wrong: then for its mistakes only.

@@ -17,7 +17,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use interceptor_policy::{
-    Effective, OnUnsupported, PolicySet, ServicePorts, Settings, Target, TrustDomain,
+    Attempt, Effective, Flip, OnUnsupported, PolicySet, ServicePorts, Settings, SpiffeId, Target,
+    TrustDomain,
 };
 use serde::Serialize;
 
@@ -234,7 +235,26 @@ impl Mesh {
         self
     }
 
+    /// The changes that would turn the verdict on a connection to `workload`, smallest first.
+    ///
+    /// `identity` is what a caller in plaintext would prove if it came through the mesh.
+    pub fn flips(
+        &self,
+        workload: &Workload,
+        attempt: &Attempt<'_>,
+        identity: Option<&SpiffeId>,
+    ) -> Vec<Flip> {
+        self.with_target(workload, |target| {
+            self.policies.flips(target, attempt, identity)
+        })
+    }
+
     fn work_out_policies(&self, workload: &Workload) -> Effective {
+        self.with_target(workload, |target| self.policies.effective(target))
+    }
+
+    /// Shows `work` a workload as the policy engine sees it.
+    fn with_target<T>(&self, workload: &Workload, work: impl FnOnce(&Target<'_>) -> T) -> T {
         let backed: Vec<(&str, Vec<u16>)> = self
             .services_of(&workload.id)
             .iter()
@@ -253,7 +273,7 @@ impl Mesh {
                 target_ports,
             })
             .collect();
-        self.policies.effective(&Target {
+        work(&Target {
             namespace: &workload.id.namespace,
             labels: &workload.labels,
             ports: &workload.ports,

@@ -1,0 +1,248 @@
+//! Every way that a connection can go, by name, in one line; and that the steps say the same.
+
+use rstest::rstest;
+
+use super::*;
+use crate::workload::fixtures::mesh;
+
+/// An enrolled caller and one that is not, one that goes past the agent, one that wants no
+/// plaintext; Services with endpoints that differ.
+const DEMO: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: demo, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: caller, namespace: demo}
+  spec: {nodeName: two, serviceAccountName: caller}
+  status: {podIP: 10.0.0.1}
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    name: past
+    namespace: demo
+    annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: '80'}
+  spec: {nodeName: two, serviceAccountName: caller}
+  status: {podIP: 10.0.0.2}
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    name: shut
+    namespace: demo
+    annotations: {interceptor.dev/unknown-destinations: refuse}
+  spec: {nodeName: two, serviceAccountName: shut}
+  status: {podIP: 10.0.0.3}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: plain, namespace: outside, labels: {app: plain}}
+  spec: {nodeName: two, serviceAccountName: plain}
+  status: {podIP: 10.0.2.1}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: web-a, namespace: demo, labels: {app: web, door: open}}
+  spec:
+    nodeName: two
+    serviceAccountName: web
+    containers: [{name: web, ports: [{name: http, containerPort: 8080}]}]
+  status: {podIP: 10.0.1.1}
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    name: web-b
+    namespace: demo
+    labels: {app: web, door: closed}
+    annotations: {traffic.sidecar.istio.io/excludeInboundPorts: '9999'}
+  spec:
+    nodeName: two
+    serviceAccountName: web
+    containers: [{name: web, ports: [{name: http, containerPort: 8080}]}]
+  status: {podIP: 10.0.1.2}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: near, namespace: demo, labels: {app: near}}
+  spec:
+    nodeName: two
+    containers: [{name: near, ports: [{name: http, containerPort: 8080}]}]
+  status: {podIP: 10.0.1.3}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: web, namespace: demo}
+  spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: headless, namespace: demo}
+  spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: empty, namespace: demo}
+  spec: {clusterIP: 10.96.0.3, selector: {app: nobody}, ports: [{port: 80}]}
+- apiVersion: security.istio.io/v1
+  kind: AuthorizationPolicy
+  metadata: {name: closed, namespace: demo}
+  spec: {selector: {matchLabels: {door: closed}}}
+- apiVersion: security.istio.io/v1
+  kind: AuthorizationPolicy
+  metadata: {name: near, namespace: demo}
+  spec:
+    selector: {matchLabels: {app: near}}
+    rules: [{from: [{source: {ipBlocks: [10.0.0.0/24]}}]}]
+- apiVersion: security.istio.io/v1
+  kind: PeerAuthentication
+  metadata: {name: closed, namespace: demo}
+  spec: {selector: {matchLabels: {door: closed}}, mtls: {mode: STRICT}}
+";
+
+fn asked(from: &str, to: &str) -> Answer {
+    let (mesh, _) = mesh(DEMO);
+    let question = Question {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        source_ip: None,
+    };
+    explain(&mesh, &question)
+}
+
+#[rstest]
+#[case::carried_and_judged(
+    "demo/caller",
+    "demo/near:http",
+    "allowed allowed: allowed by policy demo/near rule 0"
+)]
+#[case::the_worst_endpoint_counts(
+    "demo/caller",
+    "web",
+    "denied no_allow_matched: no ALLOW policy matched; demo/closed has no rules, so it allows nothing"
+)]
+#[case::a_headless_service_is_its_endpoints(
+    "demo/caller",
+    "headless.demo.svc",
+    "denied no_allow_matched: no ALLOW policy matched; demo/closed has no rules, so it allows nothing"
+)]
+#[case::a_service_without_endpoints(
+    "demo/caller",
+    "demo/empty",
+    "denied no_healthy_endpoint: service demo/empty: it selects no workload; compare its selector with the Pods' labels"
+)]
+#[case::no_such_port(
+    "demo/caller",
+    "demo/web:81",
+    "denied no_such_service_port: service demo/web: it has no TCP port 81; it has 80"
+)]
+#[case::unknown_destinations_pass(
+    "demo/caller",
+    "192.0.2.1:443",
+    "allowed unknown_destination: carried in plaintext to 192.0.2.1:443: the mesh does not know the address"
+)]
+#[case::or_are_refused(
+    "demo/shut",
+    "192.0.2.1:443",
+    "denied unknown_destination: no workload or service of the mesh has the address 192.0.2.1:443, and interceptor.dev/unknown-destinations is refuse"
+)]
+#[case::nobody_judges_outside(
+    "demo/caller",
+    "outside/plain:80",
+    "allowed not_enrolled: carried in plaintext to 10.0.2.1:80: not enrolled: neither it nor its namespace has the label istio.io/dataplane-mode=ambient"
+)]
+#[case::a_caller_outside_comes_in_plaintext(
+    "outside/plain",
+    "10.0.1.2:8080",
+    "denied plaintext_to_strict: plaintext refused: port 8080 requires mutual TLS (PeerAuthentication demo/closed, workload level)"
+)]
+#[case::an_excluded_port_goes_past_the_agent(
+    "demo/past",
+    "10.0.1.2:80",
+    "denied plaintext_to_strict: plaintext refused: port 80 requires mutual TLS (PeerAuthentication demo/closed, workload level)"
+)]
+#[case::an_excluded_inbound_port_is_unjudged(
+    "outside/plain",
+    "10.0.1.2:9999",
+    "allowed not_captured: reaches demo/web-b unjudged: traffic.sidecar.istio.io/excludeInboundPorts has 9999"
+)]
+#[case::but_a_tunnel_is_judged_on_every_port(
+    "demo/caller",
+    "10.0.1.2:9999",
+    "denied no_allow_matched: no ALLOW policy matched; demo/closed has no rules, so it allows nothing"
+)]
+#[case::an_identity_of_a_workload(
+    "cluster.local/ns/demo/sa/shut",
+    "demo/near:http",
+    "allowed allowed: allowed by policy demo/near rule 0"
+)]
+#[case::an_address_nobody_gave_is_unclear(
+    "spiffe://other.org/ns/x/sa/y",
+    "demo/near:http",
+    "unclear source_address_unknown: policies look at the caller's address, which is not known: say it with --source-ip"
+)]
+#[case::a_typo(
+    "demo/caller",
+    "demo/wbe",
+    "unclear not_found: there is no Service or workload demo/wbe; did you mean demo/web?"
+)]
+#[case::no_port(
+    "demo/caller",
+    "192.0.2.1",
+    "unclear not_found: which port of 192.0.2.1? write 192.0.2.1:PORT"
+)]
+fn every_connection_has_an_answer(#[case] from: &str, #[case] to: &str, #[case] expected: &str) {
+    let answer = asked(from, to);
+    let told = format!(
+        "{} {}: {}",
+        answer.outcome.label().to_lowercase(),
+        answer.reason,
+        answer.summary
+    );
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn the_endpoints_that_differ_are_named() {
+    let answer = asked("demo/caller", "web");
+    let resolves = answer
+        .steps
+        .iter()
+        .find(|step| step.step == StepName::Resolves)
+        .unwrap();
+    assert_eq!(
+        resolves.answer,
+        "Service demo/web port 80 -> demo/web-b 10.0.1.2:8080"
+    );
+    assert_eq!(
+        resolves.notes,
+        [
+            "one of 2 endpoints; 1 of them denied",
+            "demo/web-a 10.0.1.1:8080 is allowed"
+        ]
+    );
+}
+
+#[rstest]
+#[case::an_address_is_let_in(
+    "outside/plain",
+    "10.0.1.3:8080",
+    "add \"10.0.2.1\" to from[0].source.ipBlocks of demo/near rule 0"
+)]
+#[case::a_connection_has_to_be_captured(
+    "demo/past",
+    "10.0.1.2:80",
+    "let it be captured (traffic.sidecar.istio.io/excludeOutboundPorts has 80), so that it comes as \
+     spiffe://cluster.local/ns/demo/sa/caller over mutual TLS; and add a rule to demo/closed: from \
+     principal cluster.local/ns/demo/sa/caller to port 80"
+)]
+#[case::an_annotation_keeps_it_in(
+    "demo/shut",
+    "192.0.2.1:443",
+    "set the annotation interceptor.dev/unknown-destinations of demo/shut to passthrough"
+)]
+fn what_would_turn_it_knows_the_source(
+    #[case] from: &str,
+    #[case] to: &str,
+    #[case] expected: &str,
+) {
+    let answer = asked(from, to);
+    let first = answer.changes.first().map(|change| change.message.as_str());
+    assert_eq!(first, Some(expected));
+}
