@@ -51,7 +51,7 @@ counters! {
     RefusedNoAddress = "refused_no_address",
     /// Refused: bound to loopback and connecting elsewhere, which no network carries.
     RefusedLoopbackSource = "refused_loopback_source",
-    /// Refused: a protocol whose connections cannot be remembered (MPTCP on older kernels).
+    /// Refused: a protocol whose connections cannot be remembered (SCTP, DCCP, MPTCP on older kernels).
     RefusedProtocol = "refused_protocol",
     /// A flow that could not be published before its SYN; it is refused when it arrives.
     FlowNotPublished = "flow_not_published",
@@ -79,6 +79,8 @@ counters! {
     HandOverFailed = "hand_over_failed",
     /// Flows that ended.
     FlowClosed = "flow_closed",
+    /// Refused: a raw socket other than ICMP in a workload.
+    RefusedRawSocket = "refused_raw_socket",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

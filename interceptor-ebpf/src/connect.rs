@@ -14,24 +14,23 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
-    bpf_get_prandom_u32, bpf_ktime_get_ns,
+    bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use interceptor_common::{
-    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, HOST_NAMESPACE,
-    MAX_CGROUP_LEVEL, RuleKey, TCP, WorkloadEntry, cgroup_key,
+    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, RuleKey, TCP,
 };
 
 use crate::field::low_half;
 use crate::flow::{forget, recall, remember};
 use crate::log;
-use crate::maps::{INBOUND, RULES, WORKLOADS, count, full_key};
+use crate::maps::{INBOUND, RULES, count, full_key};
 use crate::settings::{
     CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, PROTOCOL_NOT_SUPPORTED, fail_with,
 };
 use crate::sock_addr::{Endpoint, bound_to, endpoint, protocol, rewrite, socket};
+use crate::who::{Source, source};
 
 /// The call goes on, rewritten or not.
 const PROCEED: i32 = 1;
@@ -47,13 +46,6 @@ const PROTOCOL_MPTCP: u32 = 262;
 /// `ip_local_port_range`, because a port that the kernel also picks as source makes TCP connect
 /// to itself (2 in 144,000).
 const LAST_LOW_PORT: u32 = 1023;
-
-/// The workload that a socket belongs to.
-#[derive(Clone, Copy)]
-struct Source {
-    key: u64,
-    entry: WorkloadEntry,
-}
 
 #[cgroup_sock_addr(connect4)]
 fn ic_connect4(ctx: SockAddrContext) -> i32 {
@@ -80,7 +72,7 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         count(Counter::AgentOwn);
         return PROCEED;
     }
-    let Some(source) = source(ctx) else {
+    let Some(source) = source(ctx.as_ptr()) else {
         return leave_alone(socket, Counter::NotEnrolled);
     };
     let to = endpoint::<FAMILY>(ctx);
@@ -164,44 +156,6 @@ fn refuse(socket: *mut bpf_sock, outcome: Counter, errno: i32) -> i32 {
     count(outcome);
     fail_with(errno);
     REFUSE
-}
-
-/// The workload that the socket's namespace belongs to; in the host's namespace, the one whose
-/// cgroup the connecting task is in, the deepest if they are nested.
-#[inline]
-fn source(ctx: &SockAddrContext) -> Option<Source> {
-    // SAFETY: `sock_addr` is one of the contexts that the helper takes.
-    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let source = workload(cookie)?;
-    if source.entry.flags & HOST_NAMESPACE == 0 {
-        return Some(source);
-    }
-    let levels = source.entry.levels;
-    let mut level = MAX_CGROUP_LEVEL;
-    while level > 0 {
-        if levels & (1 << level) != 0
-            && let Some(source) = workload(cgroup_key(ancestor(level)))
-        {
-            return Some(source);
-        }
-        level -= 1;
-    }
-    None
-}
-
-/// The id of the current task's cgroup at `level`, or zero if it is not that deep.
-#[inline]
-fn ancestor(level: u32) -> u64 {
-    // SAFETY: the helper takes a number.
-    unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }
-}
-
-/// The workload with this key.
-#[inline]
-fn workload(key: u64) -> Option<Source> {
-    // SAFETY: the entry is copied at once; the agent replaces entries, it does not edit them.
-    let entry = unsafe { WORKLOADS.get(key) }?;
-    Some(Source { key, entry: *entry })
 }
 
 /// Whether `address` is one of the workload's own.

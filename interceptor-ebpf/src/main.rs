@@ -31,7 +31,9 @@ mod maps;
 mod settings;
 mod sk_lookup;
 mod sock_addr;
+mod sock_create;
 mod sockops;
+mod who;
 
 /// Unreachable: the programs do not panic, and the verifier would refuse one that could.
 #[panic_handler]

@@ -37,6 +37,10 @@ pub(super) fn attach_to_cgroup(
             let id = program.attach(cgroup, mode)?;
             program.take_link(id)?.try_into()?
         }
+        Program::CgroupSock(program) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()?
+        }
         Program::SockOps(program) => {
             let id = program.attach(cgroup, mode)?;
             program.take_link(id)?.try_into()?

@@ -29,7 +29,7 @@ use super::object::OBJECT;
 use crate::net::bpf::Target;
 
 /// The programs that are attached to the cgroup root.
-pub(super) const CGROUP_PROGRAMS: [&str; 7] = [
+pub(super) const CGROUP_PROGRAMS: [&str; 8] = [
     // The flows first: nothing is redirected before it can be published and handed over.
     "ic_sock_ops",
     "ic_getsockname4",
@@ -38,6 +38,7 @@ pub(super) const CGROUP_PROGRAMS: [&str; 7] = [
     "ic_getpeername6",
     "ic_connect4",
     "ic_connect6",
+    "ic_sock_create",
 ];
 
 /// The program for the namespaces of workloads.
@@ -157,6 +158,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
 fn load_once(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),

@@ -141,6 +141,17 @@ impl Netns {
         }
     }
 
+    /// The name of its interface, the one besides loopback.
+    pub(crate) fn interface(&self) -> String {
+        let here = || Ok(nix::net::if_::if_nameindex()?);
+        let all = self.namespace.enter(here).unwrap();
+        let mut names = all.iter().map(|it| it.name().to_string_lossy());
+        names
+            .find(|name| name.starts_with('e'))
+            .unwrap()
+            .into_owned()
+    }
+
     /// Waits until the kernel has made a route to an address that was just given; it does so a
     /// moment later for IPv6.
     fn wait_for(&self, address: &str) {

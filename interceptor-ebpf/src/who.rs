@@ -1,0 +1,56 @@
+//! Whose socket a system call is about: the workload, found by the kernel's own knowledge.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie};
+use interceptor_common::{HOST_NAMESPACE, MAX_CGROUP_LEVEL, WorkloadEntry, cgroup_key};
+
+use crate::maps::WORKLOADS;
+
+/// The workload that a socket belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    pub(crate) key: u64,
+    pub(crate) entry: WorkloadEntry,
+}
+
+/// The workload that the socket's namespace belongs to; in the host's namespace, the one whose
+/// cgroup the connecting task is in, the deepest if they are nested.
+///
+/// `ctx` is that of a `sock_addr` or `cgroup_sock` program; other types have no such helper, and
+/// the verifier refuses them.
+#[inline]
+pub(crate) fn source(ctx: *mut c_void) -> Option<Source> {
+    // SAFETY: the helper reads the context that the running program was given.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx) };
+    let source = workload(cookie)?;
+    if source.entry.flags & HOST_NAMESPACE == 0 {
+        return Some(source);
+    }
+    let levels = source.entry.levels;
+    let mut level = MAX_CGROUP_LEVEL;
+    while level > 0 {
+        if levels & (1 << level) != 0
+            && let Some(source) = workload(cgroup_key(ancestor(level)))
+        {
+            return Some(source);
+        }
+        level -= 1;
+    }
+    None
+}
+
+/// The id of the current task's cgroup at `level`, or zero if it is not that deep.
+#[inline]
+fn ancestor(level: u32) -> u64 {
+    // SAFETY: the helper takes a number.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }
+}
+
+/// The workload with this key.
+#[inline]
+fn workload(key: u64) -> Option<Source> {
+    // SAFETY: the entry is copied at once; the agent replaces entries, it does not edit them.
+    let entry = unsafe { WORKLOADS.get(key) }?;
+    Some(Source { key, entry: *entry })
+}

@@ -1,0 +1,407 @@
+//! Ways around capture, tried from inside of an enrolled workload: each is captured or refused,
+//! and counted.
+
+use std::io::{self, IoSlice, IoSliceMut, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use interceptor::capture::{Capture, Counter, Enrolled};
+use interceptor::net::Namespace;
+use io_uring::{IoUring, opcode, squeue, types};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use rstest::rstest;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::support::{
+    Netns, Node, V4, V6, accept, connected, given_to_the_agent, is_refused, may_run, ping, workload,
+};
+
+/// Where the evaders want to go.
+const TARGET: &str = "192.0.2.1:443";
+
+/// A workload that is enrolled, its neighbour, and what enrolled it.
+struct Cell {
+    enrolled: Enrolled,
+    capture: Capture,
+    // Last, so that they outlive the capture.
+    _node: Node,
+    pod: Netns,
+    peer: Netns,
+}
+
+impl Cell {
+    fn new() -> Self {
+        Self::after(|_pod, _peer| {}).0
+    }
+
+    /// What `before` does happens before the workload is enrolled.
+    fn after<T>(before: impl FnOnce(&Netns, &Netns) -> T) -> (Self, T) {
+        let (pod, peer) = connected();
+        let made = before(&pod, &peer);
+        let node = Node::new();
+        let mut capture = node.start();
+        let enrolled = capture.enrol(&workload(&pod, &[V4, V6])).unwrap();
+        let cell = Self {
+            enrolled,
+            capture,
+            _node: node,
+            pod,
+            peer,
+        };
+        (cell, made)
+    }
+
+    /// The connection that `app` made to `to` is the agent's, and was counted once.
+    async fn has_captured(&self, app: impl Into<TcpStream>, to: &str) {
+        let (stream, _) = accept(&self.enrolled.listeners.outbound).await;
+        let destination = self.enrolled.origin.outbound(&stream).unwrap();
+        assert_eq!(destination, to.parse().unwrap());
+        assert_eq!(self.count(Counter::Captured), 1);
+        ping(app.into(), stream).await;
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        self.capture.counters().of(counter)
+    }
+
+    /// How many flows the kernel remembers.
+    fn flows(&self) -> usize {
+        let status = self.capture.status();
+        let flows = status.maps.iter().find(|map| map.name == "FLOWS");
+        flows.unwrap().entries
+    }
+}
+
+/// A TCP socket of a namespace, not connected.
+fn tcp(namespace: &Namespace, to: &str) -> Socket {
+    let domain = Domain::for_address(to.parse().unwrap());
+    let open = || Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
+    namespace.enter(open).unwrap()
+}
+
+fn address(to: &str) -> SockAddr {
+    to.parse::<SocketAddr>().unwrap().into()
+}
+
+#[rstest]
+#[case::ipv4(TARGET)]
+#[case::ipv6("[2001:db8::1]:443")]
+#[tokio::test]
+async fn fast_open_by_sendto_is_captured(#[case] to: &str) {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let socket = tcp(&cell.pod.namespace, to);
+    // Data instead of a connect(2).
+    let sent = socket.send_to_with_flags(b"a", &address(to), libc::MSG_FASTOPEN);
+    sent.unwrap();
+    cell.has_captured(socket, to).await;
+}
+
+#[tokio::test]
+async fn fast_open_by_socket_option_is_captured() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let mut socket = tcp(&cell.pod.namespace, TARGET);
+    let option = nix::sys::socket::sockopt::TcpFastOpenConnect;
+    nix::sys::socket::setsockopt(&socket, option, &true).unwrap();
+    socket.connect(&address(TARGET)).unwrap();
+    // Without a cookie the SYN goes out at once, with one it waits for the first data.
+    socket.write_all(b"a").unwrap();
+    cell.has_captured(socket, TARGET).await;
+}
+
+#[rstest]
+#[case::ipv4(TARGET)]
+#[case::ipv6("[2001:db8::1]:443")]
+#[tokio::test]
+async fn multipath_tcp_is_captured_or_refused(#[case] to: &str) {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let domain = Domain::for_address(to.parse().unwrap());
+    let open = || Socket::new(domain, Type::STREAM, Some(Protocol::MPTCP));
+    // A kernel without it refuses by itself.
+    let Ok(socket) = cell.pod.namespace.enter(open) else {
+        return;
+    };
+    match socket.connect(&address(to)) {
+        Ok(()) => cell.has_captured(socket, to).await,
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT));
+            assert_eq!(cell.count(Counter::RefusedProtocol), 1);
+        }
+    }
+}
+
+#[rstest]
+#[case::inline(squeue::Flags::empty())]
+#[case::on_a_worker_of_the_kernel(squeue::Flags::ASYNC)]
+#[tokio::test]
+async fn a_connect_of_io_uring_is_captured(#[case] flags: squeue::Flags) {
+    if !may_run() {
+        return;
+    }
+    let mut ring = match IoUring::new(2) {
+        Ok(ring) => ring,
+        // Where it is switched off, nobody gets around by it.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => return,
+        Err(error) => panic!("{error}"),
+    };
+    let cell = Cell::new();
+    let socket = tcp(&cell.pod.namespace, TARGET);
+    let to = address(TARGET);
+    let connect = opcode::Connect::new(types::Fd(socket.as_raw_fd()), to.as_ptr().cast(), to.len());
+    let entry = connect.build().flags(flags);
+    // SAFETY: socket and address outlive the completion, which is waited for below.
+    unsafe { ring.submission().push(&entry) }.unwrap();
+    ring.submit_and_wait(1).unwrap();
+    assert_eq!(ring.completion().next().unwrap().result(), 0);
+    cell.has_captured(socket, TARGET).await;
+}
+
+#[tokio::test]
+async fn a_connect_that_does_not_wait_is_captured() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let socket = tcp(&cell.pod.namespace, TARGET);
+    socket.set_nonblocking(true).unwrap();
+    let begun = socket.connect(&address(TARGET));
+    assert!(begun.is_ok() || begun.unwrap_err().raw_os_error() == Some(libc::EINPROGRESS));
+    cell.has_captured(socket, TARGET).await;
+}
+
+#[tokio::test]
+async fn a_socket_older_than_the_enrolment_is_captured() {
+    if !may_run() {
+        return;
+    }
+    let (cell, socket) = Cell::after(|pod, _peer| tcp(&pod.namespace, TARGET));
+    socket.connect(&address(TARGET)).unwrap();
+    cell.has_captured(socket, TARGET).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_is_bound_to_a_device_is_captured() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let socket = tcp(&cell.pod.namespace, TARGET);
+    let device = cell.pod.interface();
+    socket.bind_device(Some(device.as_bytes())).unwrap();
+    socket.connect(&address(TARGET)).unwrap();
+    cell.has_captured(socket, TARGET).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_was_handed_out_is_captured() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    // Made in the workload, used by a thread of another namespace.
+    let socket = handed_over(tcp(&cell.pod.namespace, TARGET));
+    connect_in(&cell.peer.namespace, &socket, TARGET).unwrap();
+    cell.has_captured(socket, TARGET).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_was_handed_in_stays_where_it_came_from() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let server = cell.peer.listen("10.77.0.1:9000");
+    // A process of the workload gains no more than what the giver could have done itself, with
+    // the giver's address and not with the workload's.
+    let socket = handed_over(tcp(&cell.peer.namespace, TARGET));
+    connect_in(&cell.pod.namespace, &socket, "10.77.0.1:9000").unwrap();
+    let (_stream, from) = server.accept().unwrap();
+    assert_eq!(from.ip().to_string(), "10.77.0.1");
+    assert_eq!(cell.count(Counter::Captured), 0);
+    // To the workload itself it is a stranger's connection.
+    let stranger = handed_over(tcp(&cell.peer.namespace, TARGET));
+    connect_in(&cell.pod.namespace, &stranger, "10.77.0.2:9000").unwrap();
+    accept(&cell.enrolled.listeners.inbound).await;
+    assert_eq!(cell.count(Counter::SteeredInbound), 1);
+}
+
+#[tokio::test]
+async fn a_thread_that_went_to_another_namespace_is_captured_with_its_old_socket() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let socket = tcp(&cell.pod.namespace, TARGET);
+    connect_in(&cell.peer.namespace, &socket, TARGET).unwrap();
+    cell.has_captured(socket, TARGET).await;
+}
+
+#[tokio::test]
+async fn a_tuple_that_is_used_again_carries_nothing_of_its_past() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let source = format!("{V4}:7777");
+    let dial = |to: &str| {
+        let socket = tcp(&cell.pod.namespace, to);
+        socket.set_reuse_address(true).unwrap();
+        // Closes with a reset, so that the tuple is free at once.
+        socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        socket.bind(&address(&source)).unwrap();
+        socket.connect(&address(to)).unwrap();
+        socket
+    };
+    for to in [TARGET, "192.0.2.2:80", TARGET] {
+        let app = dial(to);
+        let (stream, from) = accept(&cell.enrolled.listeners.outbound).await;
+        assert_eq!(from, source.parse().unwrap());
+        let destination = cell.enrolled.origin.outbound(&stream).unwrap();
+        assert_eq!(destination, to.parse().unwrap());
+        drop(app);
+        assert_eq!(cell.flows(), 0, "a flow ends with its connection");
+    }
+    // The tuple that let the workload talk to itself opens no door once it is closed.
+    let server = cell.pod.listen("10.77.0.2:9000");
+    drop(dial("10.77.0.2:9000"));
+    drop(server.accept().unwrap());
+    assert_eq!(cell.flows(), 0, "a flow ends with its connection");
+}
+
+#[rstest]
+#[case::outbound(15_001)]
+#[case::inbound(15_006)]
+#[tokio::test]
+async fn a_listener_of_the_agent_cannot_be_reached_by_its_port(#[case] port: u16) {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let to = format!("{V4}:{port}");
+    // From outside it is a port like any other: the agent decides, as for plaintext.
+    let client = cell.peer.dial(&to).unwrap();
+    let (stream, _) = accept(&cell.enrolled.listeners.inbound).await;
+    let origin = &cell.enrolled.origin;
+    assert_eq!(origin.inbound(&stream).unwrap(), to.parse().unwrap());
+    ping(client, stream).await;
+    assert_eq!(cell.count(Counter::SteeredInbound), 1);
+    // From inside nobody listens at the workload's address.
+    assert!(is_refused(cell.pod.dial(&to)));
+    assert_eq!(given_to_the_agent(&cell.capture), 1);
+}
+
+#[tokio::test]
+async fn a_listener_that_is_dialled_over_loopback_learns_no_destination() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let (listeners, origin) = (&cell.enrolled.listeners, &cell.enrolled.origin);
+    for (port, listeners) in [(15_006, &listeners.inbound), (15_008, &listeners.hbone)] {
+        let _app = cell.pod.dial(&format!("127.0.0.1:{port}")).unwrap();
+        let (stream, _) = accept(listeners).await;
+        let refused = origin.inbound(&stream).unwrap_err();
+        assert_eq!(refused.reason(), "not_captured");
+    }
+}
+
+#[rstest]
+#[case::tcp(Domain::IPV4, 6)]
+#[case::whole_packets(Domain::IPV4, 255)]
+#[case::udp(Domain::IPV4, 17)]
+#[case::tcp_over_ipv6(Domain::IPV6, 6)]
+#[case::whole_packets_over_ipv6(Domain::IPV6, 255)]
+#[tokio::test]
+async fn raw_sockets_are_not_created_in_a_workload(#[case] domain: Domain, #[case] protocol: i32) {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let open = || Socket::new(domain, Type::RAW, Some(Protocol::from(protocol)));
+    let refused = cell.pod.namespace.enter(open).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    assert_eq!(cell.count(Counter::RefusedRawSocket), 1);
+    // Nobody else is concerned.
+    cell.peer.namespace.enter(open).unwrap();
+    assert_eq!(cell.count(Counter::RefusedRawSocket), 1);
+}
+
+#[rstest]
+#[case::ping(Domain::IPV4, Type::RAW, Protocol::ICMPV4)]
+#[case::ping_over_ipv6(Domain::IPV6, Type::RAW, Protocol::ICMPV6)]
+#[case::udp(Domain::IPV4, Type::DGRAM, Protocol::UDP)]
+#[tokio::test]
+async fn sockets_that_carry_no_connection_are_created(
+    #[case] domain: Domain,
+    #[case] kind: Type,
+    #[case] protocol: Protocol,
+) {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let open = || Socket::new(domain, kind, Some(protocol));
+    cell.pod.namespace.enter(open).unwrap();
+    assert_eq!(cell.count(Counter::RefusedRawSocket), 0);
+}
+
+#[rstest]
+#[case::sctp(Type::STREAM, 132)]
+#[case::sctp_messages(Type::SEQPACKET, 132)]
+#[case::dccp(Type::from(6), 33)]
+#[tokio::test]
+async fn other_protocols_with_connections_are_not_created(
+    #[case] kind: Type,
+    #[case] protocol: i32,
+) {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let open = || Socket::new(Domain::IPV4, kind, Some(Protocol::from(protocol)));
+    let errno = cell.pod.namespace.enter(open).unwrap_err().raw_os_error();
+    if errno == Some(libc::EPERM) {
+        assert_eq!(cell.count(Counter::RefusedProtocol), 1);
+    } else {
+        // This kernel does not have it.
+        let absent = [libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT];
+        assert!(absent.map(Some).contains(&errno), "{errno:?}");
+    }
+}
+
+/// Connects a socket on a thread that is in `namespace`.
+fn connect_in(namespace: &Namespace, socket: &Socket, to: &str) -> io::Result<()> {
+    let connect = || namespace.enter(|| socket.connect(&address(to)));
+    thread::scope(|scope| scope.spawn(connect).join().unwrap())
+}
+
+/// Passes a socket through another one, as from process to process.
+fn handed_over(socket: Socket) -> Socket {
+    let (giver, taker) = UnixStream::pair().unwrap();
+    let descriptors = [socket.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let byte = [IoSlice::new(b"x")];
+    sendmsg::<()>(giver.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None).unwrap();
+    drop(socket);
+
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut byte = [0];
+    let mut buffer = [IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(taker.as_raw_fd(), &mut buffer, Some(&mut space), flags).unwrap();
+    let Some(ControlMessageOwned::ScmRights(received)) = received.cmsgs().unwrap().next() else {
+        panic!("no descriptor arrived");
+    };
+    // SAFETY: the kernel just gave this descriptor to us and to nobody else.
+    Socket::from(unsafe { OwnedFd::from_raw_fd(received[0]) })
+}
