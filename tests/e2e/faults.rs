@@ -236,3 +236,19 @@ fn a_client_that_gives_up_leaves_nothing_open() -> Result<()> {
         near <= before.0 + 20 && far <= before.1 + 20
     })
 }
+
+#[test]
+fn an_application_takes_more_connections_than_there_are_local_ports() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _echo = world.server.serve(8080, apps::echo)?;
+    // The caller closes first, so each call leaves a port of the last leg in TIME_WAIT.
+    world
+        .server
+        .run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003"))??;
+    for _ in 0..12 {
+        assert_eq!(world.caller.ask(world.server.at(8080), "hello")?, "hello");
+    }
+    Ok(())
+}
