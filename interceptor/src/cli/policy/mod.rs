@@ -13,6 +13,7 @@ use super::{Exit, Failure};
 mod diff;
 mod judge;
 mod shadow;
+mod suggest;
 mod suite;
 mod world;
 
@@ -22,6 +23,7 @@ mod world;
 Examples:
   interceptor policy test deploy/tests/*.yaml    do the policies do what we think they do?
   interceptor policy diff old/ new/              who may call what, before and after?
+  interceptor policy suggest --log access.json   which policies would allow what happened?
   interceptor policy shadow                      what would enforcing the dry-run policies change?")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -32,6 +34,7 @@ pub(super) struct Args {
 enum Command {
     Test(suite::Args),
     Diff(diff::Args),
+    Suggest(suggest::Args),
     Shadow(shadow::Args),
 }
 
@@ -39,6 +42,7 @@ pub(super) fn run(args: &Args, socket: &Path, printer: &Printer) -> Result<Exit,
     match &args.command {
         Command::Test(args) => suite::run(args, printer),
         Command::Diff(args) => diff::run(args, printer),
+        Command::Suggest(args) => suggest::run(args, socket, printer),
         Command::Shadow(args) => shadow::run(args, socket, printer),
     }
 }
