@@ -6,7 +6,7 @@ use super::arrival::{Arrival, arrive};
 use super::resolve::{self, Called, Caller};
 use super::source::{self, Source};
 use super::{Answer, Change, Outcome, Question, Sense, Step, StepName};
-use crate::decide::{self, Outbound, OutboundRefusal, PassthroughReason};
+use crate::decide::{self, Outbound, OutboundRefusal, PassthroughReason, RefusalCause};
 use crate::workload::{Mesh, UnknownDestinations, Workload};
 
 /// So many endpoints are followed. Which one is chosen is chance, so one more hardly matters.
@@ -170,6 +170,7 @@ fn passed(
     destination: Option<&Workload>,
 ) -> Journey {
     let reason = match why {
+        PassthroughReason::External => "a ServiceEntry has it".to_owned(),
         PassthroughReason::Unknown => "the mesh does not know the address".to_owned(),
         PassthroughReason::NotEnrolled => destination.map_or_else(
             || "not enrolled".to_owned(),
@@ -212,27 +213,45 @@ fn refused(
         summary: refusal.to_string(),
         steps: vec![Step::new(StepName::Path, Sense::Bad, told)],
         decision: None,
-        changes: relaxed(mesh, source, original, choice)
-            .into_iter()
-            .collect(),
+        changes: relaxed(mesh, source, original, choice, refusal),
     }
 }
 
-/// What the workload's owner could say to let it out, if that is what keeps it in.
-fn relaxed(mesh: &Mesh, source: &Source, original: SocketAddr, choice: u64) -> Option<Change> {
+/// What could be said to let it out, if it is not allowed rather than not possible.
+fn relaxed(
+    mesh: &Mesh,
+    source: &Source,
+    original: SocketAddr,
+    choice: u64,
+    refusal: &OutboundRefusal,
+) -> Vec<Change> {
     let workload = Workload {
         unknown_destinations: UnknownDestinations::Passthrough,
         ..(*source.workload).clone()
     };
-    let outbound = decide::outbound(mesh, &workload, original, choice);
-    let passes = !matches!(outbound, Outbound::Refuse(_));
-    passes.then(|| Change {
-        message: format!(
-            "set the annotation interceptor.dev/unknown-destinations of {} to passthrough",
-            workload.id
-        ),
+    if let Outbound::Refuse(_) = decide::outbound(mesh, &workload, original, choice) {
+        return Vec::new();
+    }
+    let id = &workload.id;
+    let messages = match &refusal.cause {
+        RefusalCause::NotRegistered { to, sidecar, .. } => vec![
+            format!(
+                "add a ServiceEntry with address {} and port {} that namespace {} may use",
+                to.ip(),
+                to.port(),
+                id.namespace
+            ),
+            format!("set outboundTrafficPolicy.mode of Sidecar {sidecar} to ALLOW_ANY"),
+        ],
+        _ => vec![format!(
+            "set the annotation interceptor.dev/unknown-destinations of {id} to passthrough"
+        )],
+    };
+    let change = |message| Change {
+        message,
         changes: serde_json::Value::Null,
-    })
+    };
+    messages.into_iter().map(change).collect()
 }
 
 /// A caller that no agent captures reaches whatever the network leads to.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use interceptor_policy::SpiffeId;
 
 use super::Mesh;
+use crate::workload::external::{External, Registered};
 use crate::workload::{Service, ServiceName, Workload, WorkloadId};
 use crate::yaml::nearest;
 
@@ -111,13 +112,16 @@ fn unknown(kind: &str, name: &str, known: &[String]) -> String {
 pub(super) fn called(mesh: &Mesh, own_namespace: &str, text: &str) -> Result<Called, String> {
     let (name, port) = split_port(text);
     if let Ok(address) = name.parse::<IpAddr>() {
-        return at_address(mesh, address, port);
+        return at_address(mesh, own_namespace, address, port);
     }
     if let Some((namespace, name)) = name.split_once('/') {
         return by_name(mesh, namespace, name, port);
     }
     if let Some(service) = by_host(mesh, own_namespace, name) {
         return of_service(service, port);
+    }
+    if let Some(entry) = entry_of_host(mesh, own_namespace, name) {
+        return of_entry(entry, name, port);
     }
     let hosts: Vec<String> = mesh.services().map(|s| s.name.host.to_string()).collect();
     Err(unknown("Service with the host", name, &hosts))
@@ -136,13 +140,18 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn at_address(mesh: &Mesh, address: IpAddr, port: Option<&str>) -> Result<Called, String> {
+fn at_address(
+    mesh: &Mesh,
+    own_namespace: &str,
+    address: IpAddr,
+    port: Option<&str>,
+) -> Result<Called, String> {
     let number = port.and_then(|port| port.parse::<u16>().ok());
     if let Some(number) = number {
         let what = match (mesh.service_at(address), mesh.workload_at(address)) {
             (Some(service), _) => format!("address of Service {}", service.name),
             (None, Some(workload)) => format!("address of workload {}", workload.id),
-            (None, None) => "an address that the mesh does not know".to_owned(),
+            (None, None) => registered(mesh, own_namespace, SocketAddr::new(address, number)),
         };
         return Ok(Called {
             addresses: vec![SocketAddr::new(address, number)],
@@ -154,6 +163,74 @@ fn at_address(mesh: &Mesh, address: IpAddr, port: Option<&str>) -> Result<Called
         (None, Some(workload)) => of_workload(workload, port),
         (None, None) => Err(format!("which port of {address}? write {address}:PORT")),
     }
+}
+
+/// What the mesh knows of an address that no Service and no workload has.
+fn registered(mesh: &Mesh, own_namespace: &str, to: SocketAddr) -> String {
+    match mesh.registered_at(own_namespace, to) {
+        Registered::Entry(entry) => format!("address of ServiceEntry {}", entry.name),
+        Registered::Endpoint(entry) => format!("endpoint of ServiceEntry {}", entry.name),
+        Registered::OtherPort(entry) => {
+            format!(
+                "address of ServiceEntry {}, which does not have the port",
+                entry.name
+            )
+        }
+        Registered::Nothing => "an address that the mesh does not know".to_owned(),
+    }
+}
+
+/// The entry that has a host, if the namespace may use it.
+fn entry_of_host<'m>(mesh: &'m Mesh, own_namespace: &str, host: &str) -> Option<&'m External> {
+    let has = |written: &Arc<str>| match written.strip_prefix('*') {
+        Some(below) => host.ends_with(below),
+        None => **written == *host,
+    };
+    let mut visible = mesh
+        .externals()
+        .filter(|entry| entry.is_visible_to(own_namespace));
+    let found = visible.find(|entry| entry.hosts.iter().any(has));
+    found.map(|entry| &**entry)
+}
+
+/// A host outside of the mesh, as far as an address tells.
+fn of_entry(entry: &External, host: &str, port: Option<&str>) -> Result<Called, String> {
+    let name = &entry.name;
+    let number = match (port, entry.ports.as_slice()) {
+        (Some(text), ports) => {
+            let named = ports.iter().find(|port| port.name.as_deref() == Some(text));
+            let number = named.map(|port| port.port).or_else(|| text.parse().ok());
+            number.ok_or_else(|| format!("ServiceEntry {name} has no port named {text}"))?
+        }
+        (None, [only]) => only.port,
+        (None, _) => {
+            return Err(format!(
+                "which port of ServiceEntry {name}? write {host}:PORT"
+            ));
+        }
+    };
+    let own = entry.addresses.iter();
+    let single = own.filter(|range| range.prefix_len() == range.max_prefix_len());
+    let mut addresses: Vec<SocketAddr> = single
+        .take(1)
+        .map(|range| SocketAddr::new(range.addr(), number))
+        .collect();
+    if addresses.is_empty() {
+        addresses.extend(entry.endpoints.iter().filter_map(|endpoint| {
+            let target = endpoint.target_ports.get(&number)?;
+            Some(SocketAddr::new(endpoint.address, *target))
+        }));
+    }
+    if addresses.is_empty() {
+        return Err(format!(
+            "{host} cannot be decided by address: only DNS knows the addresses of ServiceEntry \
+             {name}; ask with the address that it resolves to"
+        ));
+    }
+    Ok(Called {
+        addresses,
+        told: format!("ServiceEntry {name} port {number}"),
+    })
 }
 
 /// A Service, or else a workload.

@@ -96,8 +96,101 @@ items:
   spec: {selector: {matchLabels: {door: closed}}, mtls: {mode: STRICT}}
 ";
 
+/// A namespace that reaches only what is registered.
+const EGRESS: &str = "
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: caller, namespace: closed, labels: {istio.io/dataplane-mode: ambient}}
+spec: {nodeName: two, serviceAccountName: caller}
+status: {podIP: 10.0.3.1}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: registry, namespace: closed}
+spec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api, namespace: closed}
+spec:
+  hosts: [api.example.com, '*.cdn.example.com']
+  addresses: [192.0.2.80]
+  ports: [{number: 443, name: tls}]
+  resolution: NONE
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: dns, namespace: closed}
+spec: {hosts: [dns.example.com], ports: [{number: 443, name: tls}], resolution: DNS}
+";
+
+#[rstest]
+#[case::a_host_of_an_entry(
+    "api.example.com",
+    "allowed service_entry: carried in plaintext to 192.0.2.80:443: a ServiceEntry has it"
+)]
+#[case::a_host_below_one(
+    "img.cdn.example.com:tls",
+    "allowed service_entry: carried in plaintext to 192.0.2.80:443: a ServiceEntry has it"
+)]
+#[case::a_host_that_dns_knows(
+    "dns.example.com",
+    "unclear not_found: dns.example.com cannot be decided by address: only DNS knows the addresses of ServiceEntry closed/dns; ask with the address that it resolves to"
+)]
+#[case::what_nobody_registered(
+    "192.0.2.81:443",
+    "denied not_registered: no workload, Service or ServiceEntry has 192.0.2.81:443, and outboundTrafficPolicy of Sidecar closed/registry is REGISTRY_ONLY"
+)]
+fn what_leaves_the_mesh_has_an_answer(#[case] to: &str, #[case] expected: &str) {
+    let manifests = format!("{DEMO}{EGRESS}");
+    assert_eq!(told(&asked_of(&manifests, "closed/caller", to)), expected);
+}
+
+#[test]
+fn the_entry_that_is_named_lets_it_out() {
+    let to = "192.0.2.81:443";
+    let manifests = format!("{DEMO}{EGRESS}");
+    let denied = asked_of(&manifests, "closed/caller", to);
+    let messages: Vec<_> = denied
+        .changes
+        .iter()
+        .map(|change| change.message.as_str())
+        .collect();
+    assert_eq!(
+        messages,
+        [
+            "add a ServiceEntry with address 192.0.2.81 and port 443 that namespace closed may use",
+            "set outboundTrafficPolicy.mode of Sidecar closed/registry to ALLOW_ANY",
+        ]
+    );
+    let entry = "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: more, namespace: closed}
+spec: {hosts: [more.example.com], addresses: [192.0.2.81], ports: [{number: 443, name: tls}]}
+";
+    let allowed = asked_of(&format!("{manifests}{entry}"), "closed/caller", to);
+    assert_eq!(allowed.outcome, Outcome::Allowed);
+    let opened = manifests.replace("REGISTRY_ONLY", "ALLOW_ANY");
+    assert_eq!(
+        asked_of(&opened, "closed/caller", to).outcome,
+        Outcome::Allowed
+    );
+}
+
+fn told(answer: &Answer) -> String {
+    let label = answer.outcome.label().to_lowercase();
+    format!("{label} {}: {}", answer.reason, answer.summary)
+}
+
 fn asked(from: &str, to: &str) -> Answer {
-    let (mesh, _) = mesh(DEMO);
+    asked_of(DEMO, from, to)
+}
+
+fn asked_of(manifests: &str, from: &str, to: &str) -> Answer {
+    let (mesh, _) = mesh(manifests);
     let question = Question {
         from: from.to_owned(),
         to: to.to_owned(),
@@ -188,14 +281,7 @@ fn asked(from: &str, to: &str) -> Answer {
     "unclear not_found: which port of 192.0.2.1? write 192.0.2.1:PORT"
 )]
 fn every_connection_has_an_answer(#[case] from: &str, #[case] to: &str, #[case] expected: &str) {
-    let answer = asked(from, to);
-    let told = format!(
-        "{} {}: {}",
-        answer.outcome.label().to_lowercase(),
-        answer.reason,
-        answer.summary
-    );
-    assert_eq!(told, expected);
+    assert_eq!(told(&asked(from, to)), expected);
 }
 
 #[test]

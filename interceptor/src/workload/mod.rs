@@ -9,6 +9,7 @@
 //! Values that pass between neighbours of the layer above (a captured connection, a route) are
 //! defined here, too, because `capture`, `decide` and `transport` never import each other.
 
+pub mod external;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod objects;
@@ -21,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use interceptor_policy::SpiffeId;
+use interceptor_policy::{PolicyName, SpiffeId};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -136,11 +137,15 @@ pub enum Binding {
 
 /// What becomes of a connection whose destination cannot prove an identity: an address that the
 /// mesh does not know, or a workload that is known but not enrolled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum UnknownDestinations {
     /// Carried in plaintext, counted and logged: Istio's `ALLOW_ANY`.
     #[default]
     Passthrough,
+    /// An address that the mesh does not know is refused, because this `Sidecar` says so: Istio's
+    /// `REGISTRY_ONLY`. Workloads that are not enrolled, and what a `ServiceEntry` names, are
+    /// reached in plaintext.
+    RegistryOnly(PolicyName),
     /// Refused. Stricter than Istio's `REGISTRY_ONLY`, which still sends plaintext to known
     /// workloads.
     Refuse,

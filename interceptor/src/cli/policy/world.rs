@@ -83,6 +83,8 @@ fn join(all: &mut Objects, more: Objects) {
         services,
         authorization_policies,
         peer_authentications,
+        service_entries,
+        sidecars,
         ignored,
     } = more;
     all.namespaces.extend(namespaces);
@@ -91,5 +93,7 @@ fn join(all: &mut Objects, more: Objects) {
     all.services.extend(services);
     all.authorization_policies.extend(authorization_policies);
     all.peer_authentications.extend(peer_authentications);
+    all.service_entries.extend(service_entries);
+    all.sidecars.extend(sidecars);
     all.ignored.extend(ignored);
 }

@@ -56,6 +56,12 @@ impl Objects {
             ("networking.istio.io", "WorkloadEntry") => self
                 .workload_entries
                 .extend(super::workload_entry::read(&fields)),
+            ("networking.istio.io", "ServiceEntry") => self
+                .service_entries
+                .extend(super::egress::service_entry(&fields)),
+            ("networking.istio.io", "Sidecar") => {
+                self.sidecars.extend(super::egress::sidecar(&fields));
+            }
             ("security.istio.io", "AuthorizationPolicy") => self
                 .authorization_policies
                 .extend(super::istio::authorization_policy(&fields)),
@@ -80,7 +86,7 @@ impl Objects {
         let read = match group {
             "" => ["Pod", "Service", "Namespace"].as_slice(),
             "security.istio.io" => &["AuthorizationPolicy", "PeerAuthentication"],
-            "networking.istio.io" => &["WorkloadEntry"],
+            "networking.istio.io" => &["ServiceEntry", "Sidecar", "WorkloadEntry"],
             _ => &[],
         };
         let meant = nearest(kind, read.iter().copied())

@@ -15,6 +15,7 @@
 //!
 //! Not here: defaults that depend on other objects, such as enrolment by namespace.
 
+mod egress;
 mod istio;
 mod kubernetes;
 mod meta;
@@ -27,7 +28,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use interceptor_policy::spec::{AuthorizationPolicySpec, PeerAuthenticationSpec};
+use ipnet::IpNet;
 
+use super::external::{Location, Resolution};
 use crate::yaml::{Mistake, Node, Position, Severity};
 
 pub use meta::Ignored;
@@ -48,6 +51,10 @@ pub struct Objects {
     pub authorization_policies: Vec<AuthorizationPolicy>,
     /// Istio's `PeerAuthentication` objects.
     pub peer_authentications: Vec<PeerAuthentication>,
+    /// Istio's `ServiceEntry` objects.
+    pub service_entries: Vec<ServiceEntry>,
+    /// Istio's `Sidecar` objects.
+    pub sidecars: Vec<Sidecar>,
     /// Objects of kinds that are not read.
     pub ignored: Vec<Ignored>,
 }
@@ -227,6 +234,73 @@ pub struct PeerAuthentication {
     pub misread: Vec<String>,
 }
 
+/// Istio's `ServiceEntry`: what may be reached outside of the mesh, or beside its Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceEntry {
+    /// Its metadata.
+    pub meta: Meta,
+    /// `spec.hosts`; at least one.
+    pub hosts: Vec<Written<String>>,
+    /// `spec.addresses`.
+    pub addresses: Vec<Written<IpNet>>,
+    /// Its TCP ports.
+    pub ports: Vec<EntryPort>,
+    /// `spec.location`.
+    pub location: Location,
+    /// `spec.resolution`.
+    pub resolution: Resolution,
+    /// `spec.endpoints` that are IP addresses.
+    pub endpoints: Vec<EntryEndpoint>,
+    /// `spec.workloadSelector`.
+    pub selector: Option<Written<BTreeMap<String, String>>>,
+    /// `spec.exportTo`.
+    pub export_to: Vec<String>,
+}
+
+/// A TCP port of a [`ServiceEntry`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPort {
+    /// `name`.
+    pub name: Option<String>,
+    /// `number`.
+    pub port: Written<u16>,
+    /// `protocol`, as written.
+    pub protocol: Option<String>,
+    /// `targetPort`, `number` if none is given.
+    pub target: u16,
+}
+
+/// An endpoint of a [`ServiceEntry`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryEndpoint {
+    /// `address`.
+    pub address: Written<IpAddr>,
+    /// `ports`, by name of the entry's port.
+    pub ports: BTreeMap<String, u16>,
+    /// `weight`.
+    pub weight: u32,
+}
+
+/// Istio's `Sidecar`, of which only the egress mode is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Its metadata.
+    pub meta: Meta,
+    /// `spec.workloadSelector`.
+    pub selector: Option<Written<BTreeMap<String, String>>>,
+    /// `spec.outboundTrafficPolicy.mode`; `None` if there is no policy.
+    pub mode: Option<OutboundMode>,
+}
+
+/// What becomes of connections to destinations that the mesh does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboundMode {
+    /// They pass.
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
 impl Objects {
     /// How many objects were read.
     pub const fn len(&self) -> usize {
@@ -236,6 +310,8 @@ impl Objects {
             + self.services.len()
             + self.authorization_policies.len()
             + self.peer_authentications.len()
+            + self.service_entries.len()
+            + self.sidecars.len()
     }
 
     /// Whether none was read.

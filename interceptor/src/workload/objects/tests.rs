@@ -282,3 +282,56 @@ proptest! {
         findings(&broken(manifests[file], line, with));
     }
 }
+
+const EGRESS: &str = "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a}
+spec:
+  hosts: ['*', ok.example.com]
+  addresses: [192.0.2.0/33]
+  ports: [{number: 0, name: a}, {number: 443}]
+  resolution: STATC
+  location: MESH
+  endpoint: []
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: b}
+spec: {hosts: [b.example.com], ports: [{number: 80, name: http}], resolution: STATIC}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: c}
+spec:
+  hosts: [c.example.com]
+  ports: [{number: 80, name: http}]
+  endpoints: [{address: c.internal}, {address: 10.0.0.1, prots: {http: 1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: d}
+spec:
+  workloadSelector: {labels: {app: d}, matchLabels: {app: d}}
+  outboundTrafficPolicy: {mode: REGISTRY}
+  egress: [{hosts: ['*/*']}]
+";
+
+#[test]
+fn every_mistake_of_an_egress_rule_is_reported_with_its_place() {
+    insta::assert_snapshot!(findings(EGRESS));
+}
+
+#[test]
+fn hosts_that_only_dns_knows_are_reported() {
+    let entry = |rest: &str| {
+        findings(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\n\
+             spec: {{hosts: [a.example.com], ports: [{{number: 443, name: tls}}], {rest}}}\n"
+        ))
+    };
+    assert!(entry("resolution: DNS").contains("cannot be told by address"));
+    assert!(entry("resolution: NONE").contains("cannot be told by address"));
+    assert!(entry("resolution: DNS, addresses: [192.0.2.1]").contains("not resolved by the node"));
+    assert_eq!(entry("resolution: NONE, addresses: [192.0.2.1]"), "");
+}

@@ -9,11 +9,14 @@ use std::sync::Arc;
 
 use interceptor_policy::SpiffeId;
 
+use super::egress::{self, Sidecars};
 use super::enrol::{self, Membership};
 use super::service::{self, LabelIndex, Plan};
 use super::{Mesh, MeshSettings, capture, policies};
 use crate::workload::objects::{Meta, NamedPort, Objects, Origin, Pod, WorkloadEntry, Written};
-use crate::workload::{Binding, Canonical, CaptureRules, Workload, WorkloadId};
+use crate::workload::{
+    Binding, Canonical, CaptureRules, UnknownDestinations, Workload, WorkloadId,
+};
 use crate::yaml::{Mistake, Severity};
 
 /// More findings than this are counted only.
@@ -90,6 +93,7 @@ pub(super) fn build(objects: &Objects, settings: &MeshSettings) -> (Mesh, Vec<Mi
     };
     index_workloads(&mut mesh, &arcs, &own, &mut findings);
     service::index(&mut mesh, plan, &arcs, settings, &mut findings);
+    mesh.externals = egress::externals(objects, &arcs, &mut findings);
     policies::work_out_local(&mut mesh, objects, &mut findings);
     (mesh, findings.into_mistakes())
 }
@@ -127,6 +131,12 @@ fn report_duplicates(objects: &Objects, findings: &mut Findings) {
         &metas(&objects.peer_authentications, |o| &o.meta),
         findings,
     );
+    check(
+        "ServiceEntry",
+        &metas(&objects.service_entries, |o| &o.meta),
+        findings,
+    );
+    check("Sidecar", &metas(&objects.sidecars, |o| &o.meta), findings);
     // Pods and WorkloadEntries share the names of workloads.
     let mut workloads = metas(&objects.pods, |o| &o.meta);
     workloads.extend(metas(&objects.workload_entries, |o| &o.meta));
@@ -147,18 +157,21 @@ fn drafts<'o>(
         .iter()
         .map(|namespace| (&*namespace.meta.name, &namespace.meta))
         .collect();
+    let sidecars = Sidecars::new(objects, settings, findings);
     let mut drafts = Vec::with_capacity(objects.pods.len() + objects.workload_entries.len());
     for pod in objects.pods.iter().filter(|pod| !pod.terminal) {
         let namespace = namespaces.get(&*pod.meta.namespace).copied();
         let membership = enrol::pod(pod, namespace, settings, findings);
+        let unknown = sidecars.unknown_destinations(&pod.meta, namespace, findings);
         let parts = Parts::of_pod(pod);
-        drafts.extend(draft(parts, membership, namespace, settings, findings));
+        drafts.extend(draft(parts, membership, unknown, settings, findings));
     }
     for entry in &objects.workload_entries {
         let namespace = namespaces.get(&*entry.meta.namespace).copied();
         let membership = enrol::workload_entry(entry, namespace, settings, findings);
+        let unknown = sidecars.unknown_destinations(&entry.meta, namespace, findings);
         let parts = Parts::of_entry(entry);
-        drafts.extend(draft(parts, membership, namespace, settings, findings));
+        drafts.extend(draft(parts, membership, unknown, settings, findings));
     }
     drafts
 }
@@ -206,7 +219,7 @@ impl<'o> Parts<'o> {
 fn draft<'o>(
     parts: Parts<'o>,
     membership: Membership,
-    namespace: Option<&Meta>,
+    unknown_destinations: UnknownDestinations,
     settings: &MeshSettings,
     findings: &mut Findings,
 ) -> Option<Draft<'o>> {
@@ -242,7 +255,7 @@ fn draft<'o>(
         healthy: parts.healthy,
         capture: CaptureRules::default(),
         binding: membership.binding,
-        unknown_destinations: enrol::unknown_destinations(meta, namespace, findings),
+        unknown_destinations,
         canonical: canonical(meta),
     };
     Some(Draft {

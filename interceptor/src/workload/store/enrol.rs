@@ -139,17 +139,15 @@ pub(super) fn binding_origin(meta: &Meta) -> &Origin {
 }
 
 /// What becomes of connections to what cannot prove an identity: as the workload says, else as
-/// its namespace says.
+/// its namespace says; `None` if neither says anything.
 pub(super) fn unknown_destinations(
     meta: &Meta,
     namespace: Option<&Meta>,
     findings: &mut Findings,
-) -> UnknownDestinations {
+) -> Option<UnknownDestinations> {
     let on = |meta: &Meta| meta.annotations.get(UNKNOWN_DESTINATIONS).cloned();
-    let Some(written) = on(meta).or_else(|| on(namespace?)) else {
-        return UnknownDestinations::default();
-    };
-    match written.value.as_str() {
+    let written = on(meta).or_else(|| on(namespace?))?;
+    Some(match written.value.as_str() {
         "passthrough" => UnknownDestinations::Passthrough,
         "refuse" => UnknownDestinations::Refuse,
         other => {
@@ -160,7 +158,7 @@ pub(super) fn unknown_destinations(
             findings.add(written.origin.error(message));
             UnknownDestinations::Refuse
         }
-    }
+    })
 }
 
 /// The pod's label beats the namespace's.

@@ -8,12 +8,13 @@
 
 mod build;
 mod capture;
+mod egress;
 mod enrol;
 mod policies;
 mod service;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use interceptor_policy::{
@@ -22,6 +23,7 @@ use interceptor_policy::{
 };
 use serde::Serialize;
 
+use super::external::{External, Externals, Registered};
 use super::objects::Objects;
 use super::{Service, ServiceName, Workload, WorkloadId};
 use crate::yaml::Mistake;
@@ -112,6 +114,7 @@ pub struct Mesh {
     services: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Service>>>,
     by_virtual_address: HashMap<IpAddr, Arc<Service>>,
     backed: HashMap<WorkloadId, Vec<ServiceName>>,
+    externals: Externals,
     policies: PolicySet,
     /// Of local workloads, or of all.
     effective: HashMap<WorkloadId, Effective>,
@@ -129,6 +132,7 @@ impl Mesh {
             services: BTreeMap::new(),
             by_virtual_address: HashMap::new(),
             backed: HashMap::new(),
+            externals: Externals::default(),
             policies,
             effective: HashMap::new(),
         }
@@ -205,6 +209,16 @@ impl Mesh {
     /// A Service by namespace and name.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
         self.services.get(namespace)?.get(name)
+    }
+
+    /// All `ServiceEntry` objects, the older first.
+    pub fn externals(&self) -> impl Iterator<Item = &Arc<External>> {
+        self.externals.iter()
+    }
+
+    /// What workloads of a namespace may know of an address and port outside of the mesh.
+    pub fn registered_at(&self, namespace: &str, to: SocketAddr) -> Registered<'_> {
+        self.externals.at(namespace, to)
     }
 
     /// The Services that a workload backs, in the order of their names.

@@ -314,7 +314,7 @@ metadata: {name: demo, annotations: {interceptor.dev/unknown-destinations: refus
     let own = "annotations: {interceptor.dev/unknown-destinations: passthrough}";
     let (a, b) = (pod("a", "", "", ""), pod("b", own, "", ""));
     let mesh = good_mesh(&format!("{namespace}{a}{b}"));
-    let of = |id| workload(&mesh, id).unknown_destinations;
+    let of = |id| workload(&mesh, id).unknown_destinations.clone();
     assert_eq!(of("demo/a"), UnknownDestinations::Refuse);
     assert_eq!(of("demo/b"), UnknownDestinations::Passthrough);
 }
