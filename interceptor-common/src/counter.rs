@@ -81,6 +81,12 @@ counters! {
     FlowClosed = "flow_closed",
     /// Refused: a raw socket other than ICMP in a workload.
     RefusedRawSocket = "refused_raw_socket",
+    /// Dropped at a workload's interface: a SYN that no connection known to capture has sent.
+    RefusedUnknownSyn = "refused_unknown_syn",
+    /// Dropped at a workload's interface: TCP hidden in fragments, extension headers or VLANs.
+    RefusedHiddenPacket = "refused_hidden_packet",
+    /// Dropped at a workload's interface: packets of SCTP and DCCP.
+    RefusedProtocolPacket = "refused_protocol_packet",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

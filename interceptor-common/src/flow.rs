@@ -8,7 +8,7 @@ use crate::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum FlowKind {
-    /// Left alone by a capture rule. Opens no door.
+    /// Left alone by a capture rule. Opens no door; known so that its SYN may leave.
     Passed = 1,
     /// Captured: rewritten to the workload's own address, goes to the agent's outbound listener.
     /// The address is the original destination.

@@ -26,7 +26,7 @@ pub use rule::{Action, Inbound, InboundPortKey, RuleKey, TCP, WorkloadEntry};
 
 /// Version of everything in this crate. Raise it with any change to a type, to a map's key or to
 /// the meaning of a field; maps of another version are refused, never read.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Entry of [`WorkloadEntry::flags`]: this key is the host's network namespace, whose workloads
 /// are told apart by cgroup.

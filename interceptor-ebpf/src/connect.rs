@@ -83,10 +83,10 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         return refuse(socket, Counter::RefusedProtocol, PROTOCOL_NOT_SUPPORTED);
     }
     if is_own_address(&source, to.address) {
-        return proceed_directly(socket, &source);
+        return proceed_openly(socket, &source, FlowKind::Direct, Counter::OwnAddress);
     }
     if action(&source, to) == Action::Pass.code() {
-        return leave_alone(socket, Counter::PassedByRule);
+        return proceed_openly(socket, &source, FlowKind::Passed, Counter::PassedByRule);
     }
     capture::<FAMILY>(ctx, &source, to)
 }
@@ -126,15 +126,16 @@ fn capture<const FAMILY: u8>(ctx: &SockAddrContext, source: &Source, to: Endpoin
     PROCEED
 }
 
-/// Lets a workload talk to itself: the flow opens its own door, the agent is not asked.
+/// Lets the connection go where it is headed, as a flow of this kind: a workload that talks to
+/// itself opens its own door; what a rule leaves alone may pass the guard of the interface.
 #[inline]
-fn proceed_directly(socket: *mut bpf_sock, source: &Source) -> i32 {
-    let flow = fresh(source, FlowKind::Direct);
+fn proceed_openly(socket: *mut bpf_sock, source: &Source, kind: FlowKind, outcome: Counter) -> i32 {
+    let flow = fresh(source, kind);
     // SAFETY: the socket is the context's.
     if !unsafe { remember(socket, &flow) } {
         return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
     }
-    count(Counter::OwnAddress);
+    count(outcome);
     PROCEED
 }
 

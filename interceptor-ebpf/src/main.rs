@@ -10,6 +10,8 @@
 //!  getpeername() = V:p ── getname.rs
 //! ```
 //!
+//! What sockets cannot tell (raw and packet sockets), guard.rs stops at the workload's interface.
+//!
 //! They know no policy. IPv4 and IPv6 share every path: addresses are 16 bytes wide from the first
 //! line on. What cannot be remembered is refused and counted; every outcome has a counter.
 //!
@@ -26,6 +28,7 @@ mod connect;
 mod field;
 mod flow;
 mod getname;
+mod guard;
 mod log;
 mod maps;
 mod settings;

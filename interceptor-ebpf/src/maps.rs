@@ -40,6 +40,10 @@ pub(crate) static LISTENERS: SockHash<ListenerKey, 8192> = SockHash::new();
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
 
+/// Which workload is behind an interface of the host's, by its index. Written by the agent.
+#[btf_map]
+pub(crate) static GUARDED: HashMap<u32, u64, 4096> = HashMap::new();
+
 /// What is known of a socket. Written by the kernel, and by the agent for its own sockets.
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<Flow> = SkStorage::new();

@@ -63,6 +63,7 @@ impl Watch {
     fn status(&self) -> Status {
         let kernel = self.observer.status();
         let mut unprotected = Unprotected::by_configuration(&self.published.mesh());
+        unprotected.extend(kernel.workloads.iter().flat_map(Unprotected::by_interfaces));
         unprotected.extend(self.plane.telemetry.ledger.entries());
         Status {
             node: self.config.mesh.node.to_string(),

@@ -149,6 +149,17 @@ impl Pins {
         self.links().join(program)
     }
 
+    /// The link at the host's side of an interface of the workload with this key.
+    pub(super) fn guard(&self, key: u64, index: u32) -> PathBuf {
+        self.links()
+            .join(format!("{}{index}", Self::guards_of(key)))
+    }
+
+    /// What the names of a workload's guards begin with; the interface's index follows.
+    pub(super) fn guards_of(key: u64) -> String {
+        format!("{GUARD_LINK}{key}_")
+    }
+
     /// The link in a workload's namespace.
     pub(super) fn namespace_link(&self, cookie: u64) -> PathBuf {
         self.links().join(format!("{NAMESPACE_LINK}{cookie}"))
@@ -157,6 +168,9 @@ impl Pins {
 
 /// What the names of links in workloads' namespaces begin with; the cookie follows.
 pub(super) const NAMESPACE_LINK: &str = "namespace_";
+
+/// What the names of links at workloads' interfaces begin with.
+pub(super) const GUARD_LINK: &str = "guard_";
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,8 @@
 //!
 //! The order is what keeps a captured workload from ever being without its listeners:
 //! listeners, addresses, `sk_lookup`, rules, and last the workload's own entry, which is what the
-//! connect hook looks for. Un-enrolment goes the other way.
+//! connect hook looks for; then the guards, which want every connection known. Un-enrolment goes
+//! the other way.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, WorkloadEntry};
 
 use super::error::EnrolError;
+use super::guard::{self, Unguarded};
 use super::links::{self, attach_to_namespace};
 use super::listeners::{Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
 use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source};
@@ -26,6 +28,7 @@ pub(super) struct Enrolment {
     site: Site,
     entries: Entries,
     origin: Origin,
+    unguarded: Vec<Unguarded>,
 }
 
 impl Enrolment {
@@ -37,6 +40,11 @@ impl Enrolment {
     /// The workload's key.
     pub(super) const fn key(&self) -> u64 {
         self.site.key()
+    }
+
+    /// Its interfaces that have no guard.
+    pub(super) fn unguarded(&self) -> &[Unguarded] {
+        &self.unguarded
     }
 
     /// Its addresses in the maps.
@@ -111,9 +119,11 @@ fn enrol_at(
         site,
         entries,
         origin: origin.clone(),
+        unguarded: Vec::new(),
     };
     capture.enrolled.insert(id.clone(), enrolment);
     let listeners = write(capture, id, &old, &opened).and_then(|()| {
+        guard_interfaces(capture, id);
         let listeners = opened.into_listeners();
         listeners.map_err(|error| step(id, "start the listeners", error))
     });
@@ -152,6 +162,7 @@ pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), E
         enrolment.entries = new;
     }
     enrolment.origin.set(place.addresses(workload));
+    guard_interfaces(capture, id);
     publish(capture);
     Ok(())
 }
@@ -281,6 +292,20 @@ fn write(
         .map_err(|error| write_failed(id, error))
 }
 
+/// Guards the interfaces of an enrolled workload. From here on its connections have to be known
+/// to leave, so this comes when all of them are.
+fn guard_interfaces(capture: &mut Capture, id: &WorkloadId) {
+    if let Some(enrolment) = capture.enrolled.get_mut(id) {
+        enrolment.unguarded = match &enrolment.site {
+            Site::Namespace { namespace, .. } => {
+                let key = namespace.cookie();
+                guard::attach(&mut capture.loaded, &capture.host, namespace, key)
+            }
+            Site::Cgroup { .. } => guard::of_the_host(),
+        };
+    }
+}
+
 /// Brings the host's namespace in line with the host-network workloads: its entry says at which
 /// depths their cgroups are, and its `sk_lookup` hands them their connections.
 fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
@@ -336,7 +361,7 @@ fn undo(capture: &mut Capture, id: &WorkloadId, old: Entries) {
     }
 }
 
-/// Removes everything of the workload with this `key`, the entry that captures it first.
+/// Removes everything of the workload with this `key`: the guards, then the entry that captures.
 fn release(
     capture: &mut Capture,
     id: &WorkloadId,
@@ -344,6 +369,8 @@ fn release(
     entries: &Entries,
 ) -> Result<(), EnrolError> {
     let nothing = Entries::default();
+    guard::remove(&mut capture.loaded, key)
+        .map_err(|error| step(id, "remove the guards", error))?;
     let maps = &mut capture.loaded.maps;
     maps.replace_outbound(key, entries, &nothing)
         .map_err(|error| write_failed(id, error))?;

@@ -10,7 +10,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::programs::links::{CgroupAttachMode, FdLink};
+use aya::programs::links::{CgroupAttachMode, FdLink, LinkOrder};
+use aya::programs::tc::{TcAttachOptions, TcAttachType};
 use aya::programs::{Program, ProgramError};
 
 use super::loader::Source;
@@ -67,6 +68,29 @@ pub(super) fn attach_to_namespace(
     };
     let id = program.attach(namespace)?;
     let link = FdLink::from(program.take_link(id)?);
+    drop(link.pin(pin)?);
+    Ok(())
+}
+
+/// Attaches a program to what arrives at an interface of the calling thread's namespace, before
+/// all other programs there, and pins the link at `pin`. The interface is given by name and index.
+pub(super) fn attach_to_interface(
+    object: &mut Ebpf,
+    name: &str,
+    (interface, index): (&str, u32),
+    pin: &Path,
+) -> Result<(), Source> {
+    let program = object.program_mut(name).ok_or("no such program")?;
+    if replace(program, pin, Target::Interface(index))? {
+        return Ok(());
+    }
+    let Program::SchedClassifier(program) = program else {
+        return Err(ProgramError::UnexpectedProgramType.into());
+    };
+    // Another program could let a packet through without asking the ones after it.
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(interface, TcAttachType::Ingress, order)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
     drop(link.pin(pin)?);
     Ok(())
 }

@@ -47,6 +47,9 @@ pub(super) const NAMESPACE_PROGRAM: &str = "ic_sk_lookup";
 /// The program for the host's namespace.
 pub(super) const HOST_PROGRAM: &str = "ic_host_lookup";
 
+/// The program for the host's side of workloads' interfaces.
+pub(super) const GUARD_PROGRAM: &str = "ic_guard";
+
 /// How often a load that was interrupted is tried.
 const LOAD_ATTEMPTS: u32 = 10;
 
@@ -161,6 +164,7 @@ fn load_once(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

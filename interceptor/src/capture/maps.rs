@@ -41,6 +41,9 @@ const LISTENERS_EACH: u32 = 6;
 /// Addresses of a workload that may be on a node: two families, a second interface.
 const ADDRESSES_EACH: u32 = 4;
 
+/// The map of guarded interfaces in messages.
+const INTERFACES: &str = "guarded interfaces";
+
 /// Every map.
 pub(super) const SHAPES: &[Shape] = &[
     Shape {
@@ -93,6 +96,14 @@ pub(super) const SHAPES: &[Shape] = &[
         holds: "flows",
     },
     Shape {
+        name: "GUARDED",
+        kind: MapType::Hash,
+        key_bytes: size_of::<u32>(),
+        value_bytes: size_of::<u64>(),
+        capacity: Some(|sizes| sizes.workloads.saturating_mul(ADDRESSES_EACH)),
+        holds: "guarded interfaces",
+    },
+    Shape {
         name: "SOCKETS",
         kind: MapType::SkStorage,
         key_bytes: size_of::<i32>(),
@@ -140,6 +151,7 @@ pub(super) struct Maps {
     inbound: KernelMap<MapData, Address, Inbound>,
     ports: KernelMap<MapData, InboundPortKey, u32>,
     listeners: SockHash<MapData, ListenerKey>,
+    guarded: KernelMap<MapData, u32, u64>,
     /// The socket storage map, shared with every dialler.
     pub(super) storage: Arc<OwnedFd>,
     /// The counters, shared with every observer.
@@ -172,6 +184,7 @@ impl Maps {
             inbound: take(object, "INBOUND")?.try_into()?,
             ports: take(object, "INBOUND_PORTS")?.try_into()?,
             listeners: take(object, "LISTENERS")?.try_into()?,
+            guarded: take(object, "GUARDED")?.try_into()?,
             counts: Arc::new(take(object, "COUNTS")?.try_into()?),
             storage: Arc::new(storage),
         })
@@ -272,6 +285,20 @@ impl Maps {
         result.map_err(|error| failed("listeners", error))
     }
 
+    /// Says which workload is behind the host's interface with this index.
+    pub(super) fn name_interface(&mut self, index: u32, key: u64) -> Result<(), WriteError> {
+        let result = self.guarded.insert(index, key, 0);
+        result.map_err(|error| failed(INTERFACES, error))
+    }
+
+    /// Takes that back, unless the index belongs to another workload's interface by now.
+    pub(super) fn forget_interface(&mut self, index: u32, key: u64) -> Result<(), WriteError> {
+        match self.guarded.get(&index, 0) {
+            Ok(found) if found == key => gone(self.guarded.remove(&index), INTERFACES),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the listener for `key`, if there is one.
     pub(super) fn remove_listener(&mut self, key: ListenerKey) -> Result<(), WriteError> {
         gone(self.listeners.remove(&key), "listeners")
@@ -285,6 +312,7 @@ pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
         "INBOUND" => keys::<Address, Inbound>(map),
         "INBOUND_PORTS" => keys::<InboundPortKey, u32>(map),
         "FLOWS" => keys::<FlowKey, Flow>(map),
+        "GUARDED" => keys::<u32, u64>(map),
         "RULES" => {
             let map: LpmTrie<_, RuleKey, u32> = Map::LpmTrie(map).try_into().ok()?;
             Some(map.keys().count())

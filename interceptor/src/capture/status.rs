@@ -12,8 +12,9 @@ use aya::maps::{MapData, PerCpuArray};
 use aya::programs::loaded_programs;
 use interceptor_common::Counter;
 
-use super::config::{NAMESPACE_LINK, Pins};
+use super::config::{GUARD_LINK, NAMESPACE_LINK, Pins};
 use super::enrol::Enrolment;
+use super::guard::Unguarded;
 use super::loader::Loaded;
 use super::maps::SHAPES;
 use crate::net::bpf;
@@ -69,6 +70,8 @@ pub struct WorkloadStatus {
     pub key: u64,
     /// Addresses at which connections to it are steered.
     pub addresses: Vec<IpAddr>,
+    /// Interfaces at which nothing stops packets made by hand.
+    pub unguarded: Vec<Unguarded>,
 }
 
 /// How full one map is.
@@ -116,6 +119,7 @@ impl Observer {
                 id: id.clone(),
                 key: enrolment.key(),
                 addresses: sorted(enrolment.addresses()),
+                unguarded: enrolment.unguarded().to_vec(),
             })
             .collect();
         workloads.sort_by(|left, right| left.id.cmp(&right.id));
@@ -178,6 +182,11 @@ impl Observer {
     fn target(&self, link: &str) -> String {
         if let Some(cookie) = link.strip_prefix(NAMESPACE_LINK) {
             format!("network namespace {cookie}")
+        } else if let Some((_, index)) = link
+            .strip_prefix(GUARD_LINK)
+            .and_then(|it| it.split_once('_'))
+        {
+            format!("the host's interface {index}")
         } else if link == super::loader::HOST_PROGRAM {
             "the host's network namespace".to_owned()
         } else {

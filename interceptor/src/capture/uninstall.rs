@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use aya::programs::{loaded_links, loaded_programs};
 
-use super::config::Config;
+use super::config::{Config, GUARD_LINK};
 use super::error::CaptureError;
 use super::links;
-use super::loader::{CGROUP_PROGRAMS, HOST_PROGRAM, NAMESPACE_PROGRAM, lock};
+use super::loader::{CGROUP_PROGRAMS, GUARD_PROGRAM, HOST_PROGRAM, NAMESPACE_PROGRAM, lock};
 use crate::net::bpf;
 
 /// How often, and how long apart, the kernel is asked whether it has freed everything.
@@ -74,7 +74,8 @@ pub fn uninstall(config: &Config) -> Result<Removed, UninstallError> {
     }
     let _lock = lock(&folder, &config.node)?;
     for layout in list(&folder) {
-        // What is captured goes first, what serves it after.
+        // Guards go first, for they let only known connections begin; then what is captured, and
+        // what serves it last.
         removed.links += clear(&layout.join("links"), links::remove)?;
         removed.maps += clear(&layout.join("maps"), |map| fs::remove_file(map))?;
         remove(&layout, fs::remove_dir_all(&layout))?;
@@ -142,7 +143,7 @@ fn leftovers(config: &Config, folder: &Path) -> Vec<Leftover> {
 
 /// Whether a program with this name is one of ours.
 fn is_ours(name: &str) -> bool {
-    let ours = [NAMESPACE_PROGRAM, HOST_PROGRAM];
+    let ours = [NAMESPACE_PROGRAM, HOST_PROGRAM, GUARD_PROGRAM];
     CGROUP_PROGRAMS.iter().chain(&ours).any(|it| *it == name)
 }
 
@@ -177,10 +178,16 @@ fn clear(
     Ok(files.len())
 }
 
-/// What is in a folder; nothing if there is no folder.
+/// What is in a folder, guards first; nothing if there is no folder.
 fn list(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    let is_guard = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(GUARD_LINK))
+    };
+    paths.sort_by_key(|path| !is_guard(path));
+    paths
 }
 
 /// What is gone already was removed.

@@ -77,6 +77,8 @@ pub(crate) enum Target {
     Cgroup(u64),
     /// The network namespace with this inode number.
     Namespace(u64),
+    /// The network interface with this index.
+    Interface(u32),
 }
 
 const _: () = assert!(size_of::<LinkInfo>() == 56);
@@ -141,6 +143,7 @@ impl LinkInfo {
             Target::Cgroup(id) => id == joined(low, high),
             // The upper half is the attach type.
             Target::Namespace(inode) => inode == low,
+            Target::Interface(index) => u64::from(index) == low,
         }
     }
 }

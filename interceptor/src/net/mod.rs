@@ -10,6 +10,7 @@ pub(crate) mod bpf;
 pub mod dial;
 mod listen;
 mod namespace;
+pub(crate) mod netlink;
 mod socket;
 pub mod traffic;
 

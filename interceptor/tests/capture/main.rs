@@ -7,6 +7,10 @@
 #[cfg(test)]
 mod evasion;
 #[cfg(test)]
+mod frames;
+#[cfg(test)]
+mod guard;
+#[cfg(test)]
 mod host_network;
 #[cfg(test)]
 mod inbound;

@@ -152,6 +152,25 @@ impl Netns {
             .into_owned()
     }
 
+    /// The number and the hardware address of its interface.
+    pub(crate) fn hardware(&self) -> (u32, [u8; 6]) {
+        let name = self.interface();
+        let here = || {
+            let all = nix::ifaddrs::getifaddrs()?;
+            let mut links = all.filter(|it| it.interface_name == name);
+            Ok(links.find_map(|it| {
+                let link = *it.address?.as_link_addr()?;
+                Some((u32::try_from(link.ifindex()).ok()?, link.addr()?))
+            }))
+        };
+        self.namespace.enter(here).unwrap().unwrap()
+    }
+
+    /// Sends everything that it has no route for to this address.
+    pub(crate) fn default_route(&self, via: &str) {
+        ip(&format!("-n {} route add default via {via}", self.name));
+    }
+
     /// Waits until the kernel has made a route to an address that was just given; it does so a
     /// moment later for IPv6.
     fn wait_for(&self, address: &str) {
@@ -216,6 +235,11 @@ impl Node {
 
     pub(crate) fn start(&self) -> Capture {
         Capture::start(self.config.clone()).unwrap()
+    }
+
+    /// Starts the agent in this namespace: it is the host's, as far as the agent is concerned.
+    pub(crate) fn start_in(&self, host: &Netns) -> Capture {
+        host.namespace.enter(|| Ok(self.start())).unwrap()
     }
 }
 

@@ -185,6 +185,8 @@ fn purpose(hook: &str) -> &'static str {
         "showing applications the true peer"
     } else if hook.starts_with("getsockname") {
         "telling the agent the original destination"
+    } else if hook == "guard" {
+        "stopping hand-made packets at a workload's interface"
     } else if hook == "sock_create" {
         "refusing raw sockets in workloads"
     } else if hook.starts_with("sock_ops") {

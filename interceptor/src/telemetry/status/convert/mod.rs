@@ -130,6 +130,17 @@ impl Unprotected {
         entries
     }
 
+    /// The interfaces of an enrolled workload at which hand-made packets are not stopped.
+    pub fn by_interfaces(workload: &capture::WorkloadStatus) -> Vec<Self> {
+        let entry = |it: &capture::Unguarded| Self {
+            subject: workload.id.to_string(),
+            what: format!("packet sockets, interface {}", it.interface),
+            why: it.why.to_owned(),
+            connections: None,
+        };
+        workload.unguarded.iter().map(entry).collect()
+    }
+
     fn new(workload: &Workload, what: impl Into<String>, why: impl Into<String>) -> Self {
         Self {
             subject: workload.id.to_string(),
