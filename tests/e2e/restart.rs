@@ -112,3 +112,22 @@ fn a_workload_that_goes_while_the_agent_is_down_is_forgotten() -> Result<()> {
     assert!(!status.to_string().contains("demo/extra"), "{status:#}");
     Ok(())
 }
+
+#[test]
+fn a_killed_agent_resets_open_connections() -> Result<()> {
+    let Some(mut world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let server = world.server.serve(8080, apps::echo)?;
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])?;
+
+    // An end of file would claim that the server had said all it had to say.
+    world.near.kill()?;
+    let error = stream.read(&mut [0]).expect_err("a reset, not an end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let error = server.outcome()?.expect_err("a reset, not an end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    Ok(())
+}

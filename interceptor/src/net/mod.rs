@@ -18,7 +18,7 @@ pub(crate) use dial::Mark;
 pub use dial::{Dialer, Purpose};
 pub use listen::listen;
 pub use namespace::Namespace;
-pub use socket::{raise_file_limit, reset_on_close};
+pub use socket::{close_in_order, raise_file_limit, reset_on_close};
 pub use traffic::Traffic;
 
 /// `address` as the kernel programs write it: 16 bytes, IPv4 mapped.

@@ -16,6 +16,15 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
+/// Takes back [`reset_on_close`]: closing `stream` sends what is left to send, and a FIN.
+///
+/// # Errors
+///
+/// If the option cannot be set; the stream then resets.
+pub fn close_in_order(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(None)
+}
+
 /// Lets this process open as many files as it is allowed to: two for each connection, and the
 /// usual soft limit of 1,024 is for programs that use `select(2)`. Failing changes nothing, so it
 /// is not an error; `doctor` shows the limit.

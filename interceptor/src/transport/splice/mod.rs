@@ -31,7 +31,7 @@ pub use tunnel::tunnel;
 use tokio::net::TcpStream;
 
 use super::error::StreamError;
-use crate::net::reset_on_close;
+use crate::net::{close_in_order, reset_on_close};
 
 /// Rounds of reading and writing that one direction may do before the other gets its turn.
 const ROUNDS: usize = 4;
@@ -156,30 +156,29 @@ impl Ends {
     }
 }
 
-/// Makes a socket reset when it is dropped, unless both directions ended in order.
+/// Makes a socket reset when it is closed, unless both directions ended in order.
+///
+/// That is said to the kernel at once and taken back at the end: the sockets of an agent that is
+/// killed are closed by the kernel, and an end of file would claim that all had arrived.
 struct ResetUnlessDone<'a> {
     socket: &'a TcpStream,
     done: bool,
 }
 
 impl<'a> ResetUnlessDone<'a> {
-    const fn new(socket: &'a TcpStream) -> Self {
+    fn new(socket: &'a TcpStream) -> Self {
+        // Fails only on a socket that is gone.
+        let _gone = reset_on_close(socket);
         Self {
             socket,
             done: false,
         }
     }
 
-    const fn closed(&mut self, closed: &Closed) {
+    fn closed(&mut self, closed: &Closed) {
         self.done = matches!(closed.how, How::Eof);
-    }
-}
-
-impl Drop for ResetUnlessDone<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            // Fails only on a socket that is gone.
-            let _gone = reset_on_close(self.socket);
+        if self.done {
+            let _gone = close_in_order(self.socket);
         }
     }
 }
