@@ -9,14 +9,15 @@ use anyhow::{Context as _, Result};
 
 use crate::project::Project;
 use crate::step::say;
-use crate::{build, demo, lint, test};
+use crate::{build, demo, fuzz, lint, test};
 
 type Step = fn(&Project) -> Result<()>;
 
-const STEPS: [(&str, Step); 5] = [
+const STEPS: [(&str, Step); 6] = [
     ("lint", lint::task),
     ("build", build::everything),
     ("unit tests", |project| test::unit(project, &[])),
+    ("fuzz", |project| fuzz::task(project, &fuzz::Args::CI)),
     ("end-to-end tests", |project| test::e2e(project, &[])),
     ("demo --check", demo::check),
 ];

@@ -16,6 +16,7 @@ mod demo;
 mod dependencies;
 mod files;
 mod fmt;
+mod fuzz;
 mod layers;
 mod lint;
 mod program;
@@ -53,6 +54,8 @@ enum Task {
     Build(build::Args),
     /// Run the unit tests, then the end-to-end tests
     Test(test::Args),
+    /// Try bad input on the readers of manifests and policies
+    Fuzz(fuzz::Args),
     /// Check layout, layers, dependencies, clippy and documentation
     Lint,
     /// Check that imports in the agent go one way
@@ -87,6 +90,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Task::BuildEbpf => build_ebpf::build_ebpf(&project).map(drop),
         Task::Build(args) => build::task(&project, args),
         Task::Test(args) => test::task(&project, args),
+        Task::Fuzz(args) => fuzz::task(&project, args),
         Task::Lint => lint::task(&project),
         Task::Layers => layers::layers(&project),
         Task::Fmt(args) => fmt::task(&project, args),

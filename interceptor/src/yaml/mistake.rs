@@ -61,8 +61,8 @@ impl Mistake {
             file: Arc::clone(file),
             line: at.line,
             column: at.column,
-            key: key.into(),
-            message: message.into(),
+            key: legible(key.into()),
+            message: legible(message.into()),
             severity: Severity::Error,
         }
     }
@@ -108,6 +108,34 @@ impl fmt::Display for Mistake {
         }
         f.write_str(&self.message)
     }
+}
+
+/// Longest key or message. Ours are sentences; what makes them longer is text from the file.
+const LONGEST: usize = 1500;
+
+/// Text as it may be shown: on one line, without what controls a terminal or hides text on it, and
+/// bounded. Names and values from the file are in it, whatever they are.
+fn legible(text: String) -> String {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    if text.len() <= LONGEST && !text.chars().any(harmful) {
+        return text;
+    }
+    let mut shown = String::new();
+    for c in text.chars() {
+        if shown.len() > LONGEST {
+            shown.push('…');
+            break;
+        }
+        if harmful(c) {
+            shown.extend(c.escape_debug());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// Collects mistakes while a file is read, up to a bound.

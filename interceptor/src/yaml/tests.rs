@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rstest::rstest;
 
-use super::{Document, Limits, Reader, Report, Resolved, parse, parse_bytes};
+use super::{Document, Limits, Mistake, Reader, Report, Resolved, parse, parse_bytes};
 
 fn file() -> Arc<str> {
     Arc::from("demo.yaml")
@@ -37,6 +37,21 @@ fn mistakes(text: &str, with: impl FnOnce(&Reader<'_>)) -> Vec<String> {
     let documents = parse(&file(), text, &Limits::default(), &report);
     with(&Reader::new(&documents[0], &report));
     shown(report)
+}
+
+#[test]
+fn a_mistake_is_one_bounded_line_whatever_it_quotes() {
+    let file = Arc::from("a.yaml");
+    let hostile = format!(
+        "unknown kind `Pod\n\u{1b}[2J\u{202e}{}`",
+        "x".repeat(10_000)
+    );
+    let shown = Mistake::in_file(&file, hostile).to_string();
+    assert!(
+        shown.starts_with("a.yaml: unknown kind `Pod\\n\\u{1b}[2J\\u{202e}xxx"),
+        "{shown}"
+    );
+    assert!(shown.len() < 2000 && shown.ends_with('…'));
 }
 
 #[test]

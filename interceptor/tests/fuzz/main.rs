@@ -1,0 +1,38 @@
+//! Bad input: whatever a manifest says, the answer is findings or a clear error, in bounded time,
+//! and the engine's invariants hold.
+//!
+//! `cargo xtask fuzz --seconds N` runs every target for that long (they run side by side); without
+//! it this is a test of a second that always does the same. A finding is an input in `target/fuzz/`:
+//! fix it, move the input to `found/<target>/`, and it is tried first from then on.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and tells on standard error how far it came"
+)]
+
+mod bytes;
+mod compile;
+mod engine;
+mod evaluation;
+mod manifests;
+
+use std::path::Path;
+
+#[test]
+fn any_manifest_gives_findings_or_a_mesh_that_decides() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    engine::fuzz(&manifests::TARGET, engine::inputs(&examples));
+}
+
+#[test]
+fn any_policy_compiles_or_is_refused_with_its_fields() {
+    engine::fuzz(&compile::TARGET, Vec::new());
+}
+
+#[test]
+fn any_policies_decide_and_explain_alike() {
+    engine::fuzz(&evaluation::TARGET, Vec::new());
+}
