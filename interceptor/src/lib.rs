@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | [`net`], [`drain`], [`yaml`] | sockets and namespaces, tasks, located documents |
 //! | 1 | [`workload`], [`identity`] | what we know |
-//! | 2 | [`capture`], [`decide`], [`transport`] | what we do; these never import each other |
+//! | 2 | [`capture`], [`decide`], [`transport`], [`analyze`] | what we do; these never import each other |
 //! | 3 | [`telemetry`] | what we saw |
 //! | 4 | [`connection`], [`explain`] | the story of one connection: as it happens, and as it would |
 //! | 5 | [`config`], [`admin`] | what is asked of us, what we show |
@@ -21,6 +21,7 @@ pub mod yaml;
 pub mod identity;
 pub mod workload;
 
+pub mod analyze;
 pub mod capture;
 pub mod decide;
 pub mod transport;

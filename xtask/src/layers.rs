@@ -24,7 +24,7 @@ use crate::step::say;
 const LAYERS: [&[&str]; 8] = [
     &["net", "drain", "yaml"],
     &["workload", "identity"],
-    &["capture", "decide", "transport"],
+    &["capture", "decide", "transport", "analyze"],
     &["telemetry"],
     &["connection", "explain"],
     &["config", "admin"],

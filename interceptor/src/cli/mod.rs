@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::admin::DEFAULT_SOCKET;
 
+mod analyze;
 mod ca;
 mod certificates;
 mod client;
@@ -51,7 +52,8 @@ use output::Printer;
 Examples:
   interceptor doctor                    can this machine run the agent?
   interceptor run --config agent.yaml   run it
-  interceptor validate -f manifests/    what is wrong in these manifests?
+  interceptor validate -f manifests/    would the agent take these manifests?
+  interceptor analyze -f manifests/     what is wrong or weaker than it looks in them?
   interceptor status                    is this node well, and what is not protected?
   interceptor connections -w            what happens right now, and why is it refused?
   interceptor explain --last-denied     why was it refused, and what would allow it?
@@ -98,6 +100,7 @@ enum Command {
     Doctor(doctor::Args),
     Ca(ca::Args),
     Validate(validate::Args),
+    Analyze(analyze::Args),
     Policy(policy::Args),
     Uninstall(uninstall::Args),
     Version(version::Args),
@@ -149,6 +152,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(&args, printer),
             Self::Ca(args) => ca::run(args, printer),
             Self::Validate(args) => validate::run(&args, printer),
+            Self::Analyze(args) => analyze::run(&args, socket, printer),
             Self::Policy(args) => policy::run(&args, socket, printer),
             Self::Uninstall(args) => uninstall::run(&args, printer),
             Self::Version(args) => version::run(&args, printer),

@@ -1,8 +1,16 @@
 //! Kubernetes' own field names (up to 1.35) at the levels that we read, so that a typo is told
 //! from a field that we merely do not use.
 
-/// Kinds of the core group that are not ours but near enough to one of ours in spelling.
-pub(super) const OTHER_KINDS: &[&str] = &["Node", "Secret", "Event", "Endpoints", "Binding"];
+/// Kinds of the groups that we read that are not ours, but near enough to one of ours in spelling.
+pub(super) const OTHER_KINDS: &[&str] = &[
+    "Node",
+    "Secret",
+    "Event",
+    "Endpoints",
+    "Binding",
+    "RequestAuthentication",
+    "WorkloadGroup",
+];
 
 pub(super) const OBJECT_META: &[&str] = &[
     "annotations",

@@ -193,7 +193,7 @@ fn owner(fields: &Fields<'_>) -> Option<String> {
     owner.or(generated).map(str::to_owned)
 }
 
-fn annotations(reader: &Reader<'_>) -> BTreeMap<String, Written<String>> {
+pub(super) fn annotations(reader: &Reader<'_>) -> BTreeMap<String, Written<String>> {
     let entries = reader.entries().into_iter().flatten();
     entries
         .filter_map(|(key, value)| {

@@ -21,6 +21,7 @@ mod kubernetes;
 mod meta;
 mod pod;
 mod service;
+mod template;
 mod workload_entry;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use crate::yaml::{Mistake, Node, Position, Severity};
 
 pub use meta::Ignored;
 pub(in crate::workload) use meta::{CGROUP, NETWORK_NAMESPACE, NODE, UNKNOWN_DESTINATIONS};
+pub use template::{DeclaredPort, Template, templates};
 
 /// Everything that a source knows, before it is put together.
 #[derive(Debug, Default)]

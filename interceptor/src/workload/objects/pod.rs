@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::meta::{addresses, meta, origin, written};
-use super::{NamedPort, Pod, Written, kubernetes};
+use super::{Meta, NamedPort, Pod, Written, kubernetes};
 use crate::yaml::{Fields, Reader};
 
 /// Reads a Pod from the fields of its top level.
@@ -13,6 +13,18 @@ pub(super) fn read(object: &Fields<'_>) -> Option<Pod> {
     let status = object.optional("status").and_then(|status| status.fields());
     object.no_others();
     let spec = spec?;
+    let status = status.as_ref().map(read_status).unwrap_or_default();
+    from_spec(meta, &spec, status)
+}
+
+/// The Pod that a controller makes from its template, whose top level is `object`. It runs nowhere
+/// yet, so it has no address.
+pub(super) fn from_template(meta: Meta, object: &Fields<'_>) -> Option<Pod> {
+    let spec = object.required("spec")?.fields()?;
+    from_spec(Some(meta), &spec, Status::default())
+}
+
+fn from_spec(meta: Option<Meta>, spec: &Fields<'_>, status: Status) -> Option<Pod> {
     let written_account = spec
         .optional("serviceAccountName")
         .or_else(|| spec.optional("serviceAccount"));
@@ -33,7 +45,6 @@ pub(super) fn read(object: &Fields<'_>) -> Option<Pod> {
     }
     spec.known(kubernetes::POD_SPEC);
     spec.no_others();
-    let status = status.as_ref().map(read_status).unwrap_or_default();
     let service_account = account.map_or_else(
         || Written {
             value: "default".to_owned(),

@@ -21,7 +21,10 @@ use std::sync::Arc;
 
 use crate::workload::objects::Objects;
 use crate::workload::{Mesh, MeshSettings};
-use crate::yaml::{self, Limits, Mistake, Report, Severity};
+use crate::yaml::{self, Document, Limits, Mistake, Report, Severity};
+
+/// Folders of a tree are followed so deep.
+const MAX_DEPTH: usize = 32;
 
 /// What a folder may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,23 +75,42 @@ pub fn load(path: &Path, limits: &DirectoryLimits) -> Loaded {
 
 /// Reads several folders or manifests as if they were one folder.
 pub fn load_all(paths: &[impl AsRef<Path>], limits: &DirectoryLimits) -> Loaded {
-    let mut folder = Folder {
-        limits,
-        left: limits.bytes,
-        digest: DefaultHasher::new(),
-        loaded: Loaded {
-            objects: Objects::default(),
-            mistakes: Vec::new(),
-            files: 0,
-            digest: 0,
-        },
-    };
+    let mut folder = Folder::new(limits);
     for path in paths {
         match manifests(path.as_ref(), limits.files) {
             Ok(listing) => {
                 folder.loaded.mistakes.extend(listing.notes);
                 for manifest in listing.files {
-                    folder.read(&manifest);
+                    folder.read(&manifest, |_| {});
+                }
+            }
+            Err(mistake) => folder.loaded.mistakes.push(mistake),
+        }
+    }
+    folder.loaded.note_ignored_kinds();
+    folder.finish()
+}
+
+/// Reads manifests and whole trees of folders, as people keep them in repositories; every document
+/// is also shown to `see`, so that kinds which the agent does not read can be looked at, too.
+pub fn load_trees(
+    paths: &[PathBuf],
+    limits: &DirectoryLimits,
+    mut see: impl FnMut(&Document),
+) -> Loaded {
+    let mut folder = Folder::new(limits);
+    let mut open: Vec<(PathBuf, usize)> = paths.iter().rev().map(|p| (p.clone(), 0)).collect();
+    let mut left = limits.files;
+    while let Some((path, depth)) = open.pop() {
+        match manifests(&path, left) {
+            Ok(listing) => {
+                left = left.saturating_sub(listing.files.len());
+                if depth < MAX_DEPTH {
+                    let inner = listing.folders.into_iter().rev();
+                    open.extend(inner.map(|folder| (folder, depth + 1)));
+                }
+                for manifest in listing.files {
+                    folder.read(&manifest, &mut see);
                 }
             }
             Err(mistake) => folder.loaded.mistakes.push(mistake),
@@ -144,6 +166,8 @@ pub(super) fn build(
 
 struct Listing {
     files: Vec<PathBuf>,
+    /// Folders inside, links to folders not among them.
+    folders: Vec<PathBuf>,
     notes: Vec<Mistake>,
 }
 
@@ -154,11 +178,13 @@ fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
     if fs::metadata(path).map_err(failed)?.is_file() {
         return Ok(Listing {
             files: vec![path.to_owned()],
+            folders: Vec::new(),
             notes: Vec::new(),
         });
     }
     let mut listing = Listing {
         files: Vec::new(),
+        folders: Vec::new(),
         notes: Vec::new(),
     };
     for entry in fs::read_dir(path).map_err(failed)? {
@@ -178,6 +204,7 @@ fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
             let file = Arc::from(found.to_string_lossy());
             let note = Mistake::in_file(&file, "is a folder inside of the folder and is not read");
             listing.notes.push(note.with(Severity::Note));
+            listing.folders.push(found);
         }
         if listing.files.len() > limit {
             let message = format!("holds more than {limit} manifests; join some of them");
@@ -190,6 +217,7 @@ fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
         listing.notes.push(warning);
     }
     listing.files.sort();
+    listing.folders.sort();
     Ok(listing)
 }
 
@@ -200,8 +228,22 @@ struct Folder<'l> {
     loaded: Loaded,
 }
 
-impl Folder<'_> {
-    fn read(&mut self, path: &Path) {
+impl<'l> Folder<'l> {
+    fn new(limits: &'l DirectoryLimits) -> Self {
+        Folder {
+            limits,
+            left: limits.bytes,
+            digest: DefaultHasher::new(),
+            loaded: Loaded {
+                objects: Objects::default(),
+                mistakes: Vec::new(),
+                files: 0,
+                digest: 0,
+            },
+        }
+    }
+
+    fn read(&mut self, path: &Path, mut see: impl FnMut(&Document)) {
         let file: Arc<str> = Arc::from(path.to_string_lossy());
         self.loaded.files += 1;
         file.hash(&mut self.digest);
@@ -229,13 +271,13 @@ impl Folder<'_> {
         if let Some(text) = yaml::as_text(&file, &bytes, &report) {
             for document in yaml::documents(&file, text, &self.limits.file, &report) {
                 self.loaded.objects.read(&document, &report);
+                see(&document);
             }
         }
         self.loaded.mistakes.extend(report.into_mistakes());
     }
 
     fn finish(mut self) -> Loaded {
-        self.loaded.note_ignored_kinds();
         self.loaded.mistakes.hash(&mut self.digest);
         self.loaded.digest = self.digest.finish();
         self.loaded

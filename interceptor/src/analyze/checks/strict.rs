@@ -1,0 +1,206 @@
+//! STRICT with traffic that bypasses it, and modes that contradict policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use interceptor_policy::{MtlsMode, PlaintextAt, PolicyName};
+
+use super::super::catalogue::{
+    MODE_CONTRADICTION, STRICT_NOT_CAPTURED, STRICT_NOT_ENROLLED, STRICT_REFUSES, STRICT_UDP,
+};
+use super::super::finding::{Findings, Place};
+use super::super::model::{Known, Membership, Model, several};
+use super::in_modes;
+use crate::workload::objects::{Meta, PeerAuthentication};
+use crate::workload::{PortSelection, WorkloadId};
+
+const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+/// Istio's own, never captured.
+const ALWAYS_EXCLUDED: [u16; 3] = [15020, 15021, 15090];
+
+/// For each `PeerAuthentication`: workloads where it is STRICT and nothing enforces it, and
+/// neighbours that cannot call where it is enforced.
+#[derive(Default)]
+struct Reach<'m> {
+    unenforced: Vec<&'m WorkloadId>,
+    enforced: BTreeSet<&'m str>,
+}
+
+pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
+    let mut reach: BTreeMap<&PolicyName, Reach<'_>> = BTreeMap::new();
+    for known in &model.workloads {
+        let strict = known.ports.iter().chain([&0]);
+        let strict = strict.map(|port| known.effective.mtls(*port));
+        let strict: Vec<_> = strict
+            .filter(|mtls| mtls.mode == MtlsMode::Strict)
+            .collect();
+        for name in strict.iter().filter_map(|mtls| mtls.origin.policy()) {
+            let reach = reach.entry(name).or_default();
+            let id = &known.workload.id;
+            match model.membership(known) {
+                Membership::Member => drop(reach.enforced.insert(&id.namespace)),
+                Membership::Outside if reach.unenforced.last() != Some(&id) => {
+                    reach.unenforced.push(id);
+                }
+                Membership::Outside | Membership::Unknown => {}
+            }
+        }
+        if model.membership(known) != Membership::Outside && !strict.is_empty() {
+            not_captured(known, findings);
+            udp(known, findings);
+        }
+        if model.may_enforce(known) {
+            contradictions(model, known, findings);
+        }
+    }
+    for (name, reach) in &reach {
+        if let Some(object) = object(model, name) {
+            report_reach(model, object, reach, findings);
+        }
+    }
+}
+
+fn object<'m>(model: &'m Model<'_>, name: &PolicyName) -> Option<&'m PeerAuthentication> {
+    let mut objects = model.objects.peer_authentications.iter();
+    objects.find(|o| *o.meta.namespace == *name.namespace && *o.meta.name == *name.name)
+}
+
+/// Ports that are STRICT, and that an annotation keeps the agent away from.
+fn not_captured(known: &Known<'_>, findings: &mut Findings) {
+    let workload = &known.workload;
+    let (annotation, ports): (&str, Vec<u16>) = match &workload.capture.inbound {
+        PortSelection::AllExcept(ports) => {
+            let own = ports.iter().filter(|port| !ALWAYS_EXCLUDED.contains(port));
+            (EXCLUDE_INBOUND, own.copied().collect())
+        }
+        PortSelection::Only(ports) => {
+            let left_out = known.ports.iter().filter(|port| !ports.contains(port));
+            (INCLUDE_INBOUND, left_out.copied().collect())
+        }
+    };
+    let strict = |port: &u16| known.effective.mtls(*port).mode == MtlsMode::Strict;
+    let ports: Vec<u16> = ports.into_iter().filter(strict).collect();
+    let Some(first) = ports.first() else {
+        return;
+    };
+    let Some((meta, kind)) = known.template.map(|t| (&t.pod.meta, t.kind.as_str())) else {
+        return;
+    };
+    let mode = known.effective.mtls(*first);
+    findings.add(
+        &STRICT_NOT_CAPTURED,
+        &at_annotation(kind, meta, annotation),
+        format!(
+            "plaintext reaches {} of {} although it is STRICT ({}): it is not captured",
+            match ports.as_slice() {
+                [one] => format!("port {one}"),
+                many => format!("ports {}", several(many)),
+            },
+            workload.id,
+            mode.origin
+        ),
+        "take it out of the annotation, or make the exception visible with portLevelMtls",
+    );
+}
+
+pub(super) fn at_annotation(kind: &str, meta: &Meta, annotation: &str) -> Place {
+    let written = meta.annotations.get(annotation);
+    let origin = written.map_or(&meta.origin, |written| &written.origin);
+    Place::at(kind, meta, origin)
+}
+
+fn udp(known: &Known<'_>, findings: &mut Findings) {
+    let Some(template) = known.template else {
+        return;
+    };
+    let Some(port) = template.declared.iter().find(|port| port.udp) else {
+        return;
+    };
+    findings.add(
+        &STRICT_UDP,
+        &Place::at(&template.kind, &template.pod.meta, &port.origin),
+        format!(
+            "UDP port {} of {} takes traffic without mutual TLS and policy, although the workload is STRICT",
+            port.number, known.workload.id
+        ),
+        "close the port with a NetworkPolicy, or serve over TCP",
+    );
+}
+
+/// DISABLE tells callers to send plaintext; ALLOW policies that all ask for an identity refuse it.
+fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings) {
+    let mut reported = BTreeSet::new();
+    for port in &known.ports {
+        let mtls = known.effective.mtls(*port);
+        let PlaintextAt::RefusedByPolicy(policies) = known.effective.plaintext_at(*port) else {
+            continue;
+        };
+        let Some(name) = mtls
+            .origin
+            .policy()
+            .filter(|_| mtls.mode == MtlsMode::Disable)
+        else {
+            continue;
+        };
+        let Some(object) = object(model, name).filter(|_| reported.insert(name)) else {
+            continue;
+        };
+        findings.add(
+            &MODE_CONTRADICTION,
+            &in_modes(object, "spec"),
+            format!(
+                "nobody can call port {port} of {}: DISABLE makes callers send plaintext, and {} asks for an \
+                 identity",
+                known.workload.id,
+                several(&policies)
+            ),
+            "change the mode to PERMISSIVE or STRICT, or allow by address",
+        );
+    }
+}
+
+fn report_reach(
+    model: &Model<'_>,
+    object: &PeerAuthentication,
+    reach: &Reach<'_>,
+    findings: &mut Findings,
+) {
+    let place = in_modes(object, "spec");
+    if !reach.unenforced.is_empty() {
+        findings.add(
+            &STRICT_NOT_ENROLLED,
+            &place,
+            format!(
+                "STRICT is not enforced for {}: {} not enrolled, so plaintext reaches {}",
+                several(&reach.unenforced),
+                if reach.unenforced.len() == 1 {
+                    "it is"
+                } else {
+                    "they are"
+                },
+                if reach.unenforced.len() == 1 {
+                    "it"
+                } else {
+                    "them"
+                },
+            ),
+            "enrol: label the namespace istio.io/dataplane-mode=ambient",
+        );
+    }
+    let outside = model.workloads.iter().filter(|known| {
+        let namespace = &*known.workload.id.namespace;
+        reach.enforced.contains(namespace) && model.membership(known) == Membership::Outside
+    });
+    let outside: Vec<_> = outside.map(|known| &known.workload.id).collect();
+    if !outside.is_empty() {
+        findings.add(
+            &STRICT_REFUSES,
+            &place,
+            format!(
+                "STRICT refuses calls from {}: not enrolled, so without an identity",
+                several(&outside)
+            ),
+            "enrol the callers, or make the ports that they call PERMISSIVE",
+        );
+    }
+}

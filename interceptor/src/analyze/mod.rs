@@ -1,0 +1,236 @@
+//! What is wrong or weaker than it looks in a set of manifests, before they are applied.
+//!
+//! ```text
+//!  files ──▶ Objects (as the agent reads them) ─┐
+//!        └─▶ Extra (templates, NetworkPolicy…) ─┴─▶ Model: Mesh + policies ──▶ checks ──▶ Findings
+//! ```
+//!
+//! # Why it builds the mesh
+//!
+//! The checks ask the very functions that the data plane uses: which policies hold for a workload,
+//! which mode its ports have, what is captured, where a Service leads. The Pods that Deployments
+//! will make stand in for the workloads that do not exist yet. What rules can and cannot do is
+//! proved by the policy engine.
+//!
+//! # Invariants
+//!
+//! * An error is an error: on manifests that work there is none. What only may be wrong is a warning,
+//!   and what cannot be known from these manifests is a note or nothing.
+//! * What the agent itself would complain about is never lost: it is a finding, once.
+//! * Time and memory are bounded, whatever the files hold.
+//!
+//! Not here: printing (`cli`), proofs about rules (`interceptor_policy`).
+
+mod catalogue;
+mod checks;
+mod extra;
+mod finding;
+mod model;
+mod protocol;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use catalogue::{CATALOGUE, Check, Severity, documentation};
+pub use finding::{Finding, Suppression};
+
+use crate::workload::MeshSettings;
+use crate::workload::objects::{Meta, Objects};
+use crate::workload::source::directory::{DirectoryLimits, load_trees};
+use crate::yaml::{self, Mistake};
+use extra::Extra;
+use finding::{Findings, Place};
+use model::Model;
+
+/// What was found in a set of manifests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Analysis {
+    /// How many files were read.
+    pub files: usize,
+    /// How many objects were looked at, templates of Pods included.
+    pub objects: usize,
+    /// The findings, the worst first.
+    pub findings: Vec<Finding>,
+    /// How many more there are.
+    pub not_shown: usize,
+    /// How many were suppressed.
+    pub suppressed: usize,
+}
+
+/// Reads files and folders, and says what is wrong with them.
+pub fn analyze(paths: &[PathBuf], settings: &MeshSettings, accepted: &[Suppression]) -> Analysis {
+    let mut extra = Extra::default();
+    let limits = DirectoryLimits::default();
+    let loaded = load_trees(paths, &limits, |document| extra.see(document));
+    let mut objects = loaded.objects;
+    let mut findings = Findings::default();
+    report_duplicates(&mut objects, &mut findings);
+    report_kinds_not_read(&objects, &extra, &mut findings);
+    extra.make_pods(&mut objects);
+    let (model, mistakes) = Model::new(&objects, &extra, settings);
+    checks::all(&model, settings, &mut findings);
+    report_mistakes(loaded.mistakes, mistakes, &extra, &mut findings);
+    let objects = objects.len();
+    let (mut list, not_shown) = findings.finish();
+    let found = list.len();
+    list.retain(|finding| !accepted.iter().any(|one| one.hides(finding)));
+    Analysis {
+        files: loaded.files,
+        objects,
+        suppressed: found.saturating_sub(list.len()),
+        findings: list,
+        not_shown,
+    }
+}
+
+impl Analysis {
+    /// How many findings of a severity there are.
+    pub fn count(&self, severity: Severity) -> usize {
+        let findings = self.findings.iter();
+        findings.filter(|f| f.severity == severity).count()
+    }
+
+    /// Whether anything is at least so severe.
+    pub fn has(&self, severity: Severity) -> bool {
+        self.findings.iter().any(|f| f.severity >= severity)
+    }
+}
+
+/// What the agent would complain about and no check has found.
+fn report_mistakes(
+    read: Vec<Mistake>,
+    built: Vec<Mistake>,
+    extra: &Extra,
+    findings: &mut Findings,
+) {
+    for mistake in read.into_iter().chain(built) {
+        let check = match mistake.severity {
+            yaml::Severity::Note => continue,
+            yaml::Severity::Warning => &catalogue::SCHEMA_WARNING,
+            yaml::Severity::Error => &catalogue::SCHEMA_ERROR,
+        };
+        if findings.covers(&mistake) {
+            continue;
+        }
+        let place = Place {
+            object: extra.object_at(&mistake.file, mistake.line),
+            file: Arc::clone(&mistake.file),
+            at: yaml::Position {
+                line: mistake.line,
+                column: mistake.column,
+            },
+            key: mistake.key,
+        };
+        let (effect, fix) = match mistake.message.rsplit_once("; ") {
+            Some((effect, fix)) => (effect.to_owned(), fix.to_owned()),
+            None => (mistake.message, String::new()),
+        };
+        findings.add(check, &place, effect, fix);
+    }
+}
+
+/// Objects that are there twice: the last one counts here, as it does when they are applied.
+fn report_duplicates(objects: &mut Objects, findings: &mut Findings) {
+    fn check<T>(kind: &str, list: &mut Vec<T>, meta: fn(&T) -> &Meta, findings: &mut Findings) {
+        let key = |meta: &Meta| (Arc::clone(&meta.namespace), Arc::clone(&meta.name));
+        let mut last: HashMap<(Arc<str>, Arc<str>), usize> = HashMap::new();
+        let mut gone: BTreeSet<usize> = BTreeSet::new();
+        for (index, object) in list.iter().enumerate() {
+            let meta = meta(object);
+            if let Some(before) = last.insert(key(meta), index) {
+                gone.insert(before);
+            }
+        }
+        for index in &gone {
+            let (Some(object), Some(stays)) = (
+                list.get(*index).map(meta),
+                list.get(*index)
+                    .and_then(|o| list.get(*last.get(&key(meta(o)))?)),
+            ) else {
+                continue;
+            };
+            let stays = Place::at(kind, meta(stays), &meta(stays).origin).short();
+            let place = Place::at(kind, object, &object.origin);
+            findings.add(
+                &catalogue::DUPLICATE,
+                &place,
+                format!(
+                    "is there again in {stays}: the agent refuses both, and kubectl keeps the last"
+                ),
+                "delete one of them",
+            );
+        }
+        let mut index = 0_usize;
+        list.retain(|_| {
+            let stays = !gone.contains(&index);
+            index = index.saturating_add(1);
+            stays
+        });
+    }
+    check("Namespace", &mut objects.namespaces, |o| &o.meta, findings);
+    check("Pod", &mut objects.pods, |o| &o.meta, findings);
+    check(
+        "WorkloadEntry",
+        &mut objects.workload_entries,
+        |o| &o.meta,
+        findings,
+    );
+    check("Service", &mut objects.services, |o| &o.meta, findings);
+    check(
+        "AuthorizationPolicy",
+        &mut objects.authorization_policies,
+        |o| &o.meta,
+        findings,
+    );
+    check(
+        "ServiceEntry",
+        &mut objects.service_entries,
+        |o| &o.meta,
+        findings,
+    );
+    check("Sidecar", &mut objects.sidecars, |o| &o.meta, findings);
+    check(
+        "PeerAuthentication",
+        &mut objects.peer_authentications,
+        |o| &o.meta,
+        findings,
+    );
+}
+
+/// One note per kind of Istio's that this release does not read.
+fn report_kinds_not_read(objects: &Objects, extra: &Extra, findings: &mut Findings) {
+    let mut seen = BTreeSet::new();
+    for ignored in &objects.ignored {
+        let istio = ignored.kind.contains(".istio.io/");
+        if !istio || !seen.insert(&ignored.kind) {
+            continue;
+        }
+        let origin = &ignored.origin;
+        let place = Place {
+            object: extra.object_at(&origin.file, origin.at.line),
+            file: Arc::clone(&origin.file),
+            at: origin.at,
+            key: origin.key.to_string(),
+        };
+        let others = objects
+            .ignored
+            .iter()
+            .filter(|other| other.kind == ignored.kind);
+        findings.add(
+            &catalogue::NOT_READ,
+            &place,
+            format!(
+                "{} ({} here) has no effect on this agent",
+                ignored.kind,
+                others.count()
+            ),
+            "keep it for Istio's own proxies; do not count on it here",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;
