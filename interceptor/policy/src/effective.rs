@@ -123,9 +123,12 @@ impl Parts {
 impl Bound {
     /// Whether the policy says anything about the port of this connection.
     pub(crate) fn concerns(&self, attempt: &Attempt<'_>) -> bool {
-        self.only_ports
-            .as_ref()
-            .is_none_or(|ports| ports.contains(&attempt.destination_port))
+        self.concerns_port(attempt.destination_port)
+    }
+
+    /// Whether the policy says anything about this port.
+    pub(crate) fn concerns_port(&self, port: u16) -> bool {
+        (self.only_ports.as_ref()).is_none_or(|ports| ports.contains(&port))
     }
 
     /// One of its rules.

@@ -73,6 +73,7 @@
 
 mod analysis;
 mod attempt;
+mod callers;
 mod compile;
 mod decide;
 mod effective;
@@ -96,6 +97,7 @@ pub use analysis::{
     shadows,
 };
 pub use attempt::Attempt;
+pub use callers::{CallerSet, Callers};
 pub use compile::PolicyMeta;
 pub use effective::{Effective, UnknownPortName};
 pub use explain::{

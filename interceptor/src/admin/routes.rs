@@ -48,6 +48,7 @@ GET  /connections      live connections and recent refusals
 GET  /connections?watch=1   one JSON object per line, as connections open, close and are refused
 GET  /shadow           what policies in dry-run and AUDIT policies say
 GET  /explain?from=F&to=T   what would become of a connection: see `interceptor help explain`
+GET  /ports?service=S  what meets at the ports of Services
 GET  /certificates     certificates of local identities
 GET  /config_dump      configuration, workloads, services and policies in force
 GET  /logging          level of the agent's log
@@ -98,6 +99,7 @@ fn admin<B>(
         "/connections" => get(request, || connections(state)),
         "/shadow" => get(request, || shadow(state)),
         "/explain" => get(request, || explain(state, request)),
+        "/ports" => get(request, || ports(state, request)),
         "/logging" => logging(state, request),
         "/metrics" | "/stats/prometheus" => get(request, || metrics(state, request)),
         "/healthz/ready" => get(request, || ready(state)),
@@ -209,6 +211,14 @@ fn shadow(state: &State) -> Response<Body> {
         counts,
         overflowed,
     })
+}
+
+fn ports<B>(state: &State, request: &Request<B>) -> Response<Body> {
+    let service = query(request, "service");
+    match crate::explain::ports::ports(&(state.mesh)(), service.as_deref()) {
+        Ok(ports) => json(&ports),
+        Err(why) => plain(StatusCode::NOT_FOUND, format!("{why}\n")),
+    }
 }
 
 fn explain<B>(state: &State, request: &Request<B>) -> Response<Body> {

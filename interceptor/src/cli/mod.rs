@@ -32,6 +32,7 @@ mod human;
 mod manifests;
 mod output;
 mod policy;
+mod ports;
 mod run;
 mod settings;
 mod status;
@@ -96,6 +97,7 @@ enum Command {
     Status(status::Args),
     Connections(connections::Args),
     Explain(Box<explain::Args>),
+    Ports(ports::Args),
     Certificates(certificates::Args),
     Doctor(doctor::Args),
     Ca(ca::Args),
@@ -148,6 +150,7 @@ impl Command {
             Self::Status(args) => status::run(&args, socket, printer),
             Self::Connections(args) => connections::run(&args, socket, printer),
             Self::Explain(args) => explain::run(&args, socket, printer),
+            Self::Ports(args) => ports::run(&args, socket, printer),
             Self::Certificates(args) => certificates::run(&args, socket, printer),
             Self::Doctor(args) => doctor::run(&args, printer),
             Self::Ca(args) => ca::run(args, printer),

@@ -22,6 +22,7 @@
 
 mod arrival;
 mod journey;
+pub mod ports;
 mod resolve;
 mod source;
 

@@ -13,6 +13,7 @@ pub mod external;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod objects;
+pub mod protocol;
 pub mod source;
 mod store;
 

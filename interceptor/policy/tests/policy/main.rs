@@ -4,6 +4,7 @@
 
 mod analysis;
 mod attributes;
+mod callers;
 mod explain;
 mod fixture;
 mod flip;

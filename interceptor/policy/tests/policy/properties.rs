@@ -60,7 +60,11 @@ pub(crate) fn policy_set(
     )
 }
 
-fn effective(settings: &Settings, policies: &[Written], peers: &[WrittenPeer]) -> Effective {
+pub(crate) fn effective(
+    settings: &Settings,
+    policies: &[Written],
+    peers: &[WrittenPeer],
+) -> Effective {
     let set = policy_set(settings, policies, peers);
     let workload = server();
     let services: Vec<_> = (workload.services.iter())
