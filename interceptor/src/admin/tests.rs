@@ -90,7 +90,7 @@ async fn readiness_says_what_is_missing() {
     let not = start(statuses::troubled);
     let answer = get(not.readiness, "/healthz/ready").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    assert!(answer.contains("not ready: demo/server is not enrolled"));
+    assert!(answer.contains("not ready: workloads are being enrolled"));
 }
 
 #[rstest]

@@ -53,6 +53,14 @@ impl Answer {
 
     fn complaints(status: &Status, now: Timestamp) -> Vec<String> {
         let mut complaints = status.readiness.missing.clone();
+        let left_out = status.workloads.iter().filter(|it| it.error.is_some());
+        let left_out = left_out.count();
+        if left_out > 0 {
+            complaints.push(format!(
+                "{} not enrolled",
+                human::count(left_out, "workload")
+            ));
+        }
         let errors = errors(status);
         if errors > 0 {
             complaints.push(format!(

@@ -79,7 +79,7 @@ pub(crate) fn healthy() -> Status {
 /// An agent with everything that can be wrong.
 pub(crate) fn troubled() -> Status {
     let mut status = healthy();
-    status.readiness.missing = vec!["demo/server is not enrolled".to_owned()];
+    status.readiness.missing = vec!["workloads are being enrolled".to_owned()];
     status.workloads.push(EnrolledWorkload {
         namespace: "demo".to_owned(),
         name: "server".to_owned(),
