@@ -25,6 +25,11 @@ pub(crate) struct Args {
 
 /// Builds `name` and the agent as they are shipped, and becomes `name`.
 pub(crate) fn task(project: &Project, name: &str, args: &Args) -> Result<()> {
+    become_it(built(project, name)?, name, args)
+}
+
+/// Builds `name` and the agent as they are shipped.
+pub(crate) fn built(project: &Project, name: &str) -> Result<Command> {
     require(&[Need::Compile, Need::Namespaces])?;
     build_ebpf(project)?;
     run(project.cargo().args([
@@ -35,8 +40,12 @@ pub(crate) fn task(project: &Project, name: &str, args: &Args) -> Result<()> {
         "--bin=interceptor",
         &format!("--bin={name}"),
     ]))?;
+    Ok(with_agent(project, Profile::Release, name))
+}
+
+/// Ends this process by becoming the program.
+pub(crate) fn become_it(mut program: Command, name: &str, args: &Args) -> Result<()> {
     say(format_args!("{name}: started (Ctrl-C ends it)"));
-    let mut program = with_agent(project, Profile::Release, name);
     let error = program.args(&args.arguments).exec();
     Err(anyhow!(error).context(format!("could not start {name}")))
 }

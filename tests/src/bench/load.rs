@@ -1,8 +1,11 @@
 //! The load: a server that does what the first byte of a connection says, and clients that drive
 //! it from inside a pod. Blocking sockets and threads, the same for every variant.
+//!
+//! The server has threads for the longest-lived load, 64 connections at a time; of those that come
+//! and go, more wait in its backlog.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,23 +15,57 @@ use anyhow::{Context as _, Result, ensure};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::figure::to_float;
 use super::plan::Work;
+use super::processes::cpu_seconds;
 use crate::netns::NetNs;
 use crate::pod::Pod;
 
-/// Several ports, so that a run does not exhaust the ephemeral ports towards one of them.
-const PORTS: std::ops::Range<u16> = 9000..9008;
+/// How many connections the server serves at a time.
+const THREADS: usize = 2 * 64 + 2;
 const BLOCK: usize = 256 * 1024;
 const PING: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What one window of time saw.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    seconds: f64,
+    /// Bytes that arrived.
+    bytes: u64,
+    /// Operations that ended.
+    operations: u64,
+    /// What the carriers' processes used.
+    cpu_seconds: f64,
+}
+
+impl Window {
+    /// In Gbit/s.
+    pub(super) fn throughput(&self) -> f64 {
+        to_float(self.bytes) * 8.0 / 1e9 / self.seconds
+    }
+
+    /// Per second.
+    pub(super) fn rate(&self) -> f64 {
+        to_float(self.operations) / self.seconds
+    }
+
+    /// CPU seconds per 10,000 operations.
+    pub(super) fn cpu_per_10k(&self) -> f64 {
+        self.cpu_seconds / to_float(self.operations.max(1)) * 1e4
+    }
+
+    /// CPU seconds per 10^9 bytes.
+    pub(super) fn cpu_per_gb(&self) -> f64 {
+        self.cpu_seconds / to_float(self.bytes.max(1)) * 1e9
+    }
+}
+
 /// What one sample found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Sample {
-    /// In the work's unit.
-    pub(super) value: f64,
-    /// Bytes that arrived while measuring.
-    pub(super) bytes: u64,
+    /// One after the other.
+    pub(super) windows: Vec<Window>,
     /// Latency of single operations in nanoseconds, sorted; empty for throughput.
     pub(super) latencies: Vec<u64>,
 }
@@ -45,42 +82,35 @@ impl Sample {
 /// The server of one pod.
 #[derive(Debug)]
 pub(super) struct LoadServer {
-    listeners: Vec<Arc<TcpListener>>,
+    listener: Arc<TcpListener>,
     received: Arc<AtomicU64>,
 }
 
 impl LoadServer {
-    /// Starts with enough threads for this many connections at a time.
-    pub(super) fn start(namespace: &NetNs, connections: usize) -> Result<Self> {
+    /// Starts it at every address of the namespace.
+    pub(super) fn start(namespace: &NetNs, port: u16) -> Result<Self> {
         let received = Arc::new(AtomicU64::new(0));
-        let mut listeners = Vec::new();
-        for port in PORTS {
-            let listener = Arc::new(namespace.run(|| listen(port))?.context("listen")?);
-            for _ in 0..=connections.div_ceil(PORTS.len()) * 2 {
-                let (listener, received) = (Arc::clone(&listener), Arc::clone(&received));
-                let worker = thread::Builder::new().stack_size(512 * 1024);
-                worker.spawn(move || serve(&listener, &received))?;
-            }
-            listeners.push(listener);
+        let listener = Arc::new(namespace.run(|| listen(port))?.context("listen")?);
+        for _ in 0..THREADS {
+            let (listener, received) = (Arc::clone(&listener), Arc::clone(&received));
+            let worker = thread::Builder::new().stack_size(512 * 1024);
+            worker.spawn(move || serve(&listener, &received))?;
         }
-        Ok(Self {
-            listeners,
-            received,
-        })
+        Ok(Self { listener, received })
     }
 }
 
 impl Drop for LoadServer {
     fn drop(&mut self) {
-        for listener in &self.listeners {
-            drop(SockRef::from(&**listener).shutdown(Shutdown::Both));
-        }
+        drop(SockRef::from(&*self.listener).shutdown(Shutdown::Both));
     }
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
+/// Listens at every address of this thread's namespace.
+pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
     socket.listen(4096)?;
     Ok(socket.into())
@@ -123,112 +153,117 @@ fn serve_one(mut stream: TcpStream, block: &mut [u8], received: &AtomicU64) -> i
     }
 }
 
+/// A load with its length and who is watched meanwhile.
+pub(super) struct Load<'a> {
+    /// What the clients do.
+    pub(super) work: Work,
+    /// Where they connect to.
+    pub(super) target: SocketAddr,
+    /// How many windows of which length, after a warm-up of a quarter of one.
+    pub(super) windows: (usize, Duration),
+    /// The processes whose CPU time counts.
+    pub(super) carriers: &'a [u32],
+}
+
 /// What the client's threads share.
 struct Run<'a> {
-    server: IpAddr,
+    target: SocketAddr,
     stop: AtomicBool,
     measuring: AtomicBool,
     received: &'a AtomicU64,
+    finished: AtomicU64,
     latencies: Mutex<Vec<u64>>,
 }
 
 /// Takes one sample.
-pub(super) fn measure(
-    client: &Pod,
-    server: IpAddr,
-    load: &LoadServer,
-    work: Work,
-    length: Duration,
-) -> Result<Sample> {
+pub(super) fn measure(client: &Pod, server: &LoadServer, load: &Load<'_>) -> Result<Sample> {
     let own = AtomicU64::new(0);
-    let received = if matches!(work, Work::Down(_)) {
-        &own
-    } else {
-        &*load.received
-    };
     let run = Run {
-        server,
+        target: load.target,
         stop: AtomicBool::new(false),
         measuring: AtomicBool::new(false),
-        received,
+        received: if matches!(load.work, Work::Down(_)) {
+            &own
+        } else {
+            &server.received
+        },
+        finished: AtomicU64::new(0),
         latencies: Mutex::default(),
     };
-    let (bytes, took) = client.run(|| drive(&run, work, length))??;
+    let windows = client.run(|| drive(&run, load))??;
     let mut latencies = run.latencies.into_inner();
     latencies.sort_unstable();
-    let seconds = took.as_secs_f64();
-    let value = match work {
-        Work::Up(_) | Work::Down(_) => to_float(bytes) * 8.0 / 1e9 / seconds,
-        Work::PingPong(_) | Work::Connect(_) => {
-            ensure!(
-                !latencies.is_empty(),
-                "{work}: not one operation was finished"
-            );
-            to_float(u64::try_from(latencies.len())?) / seconds
-        }
-    };
-    Ok(Sample {
-        value,
-        bytes,
-        latencies,
-    })
+    for window in &windows {
+        ensure!(
+            window.bytes > 0 || window.operations > 0,
+            "nothing was carried"
+        );
+    }
+    Ok(Sample { windows, latencies })
 }
 
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_precision_loss,
-    reason = "counts far below 2^53"
-)]
-pub(super) const fn to_float(count: u64) -> f64 {
-    count as f64
-}
-
-/// Runs the client's threads (which inherit this thread's namespace) and measures in the middle.
-fn drive(run: &Run<'_>, work: Work, length: Duration) -> Result<(u64, Duration)> {
+/// Runs the client's threads (which inherit this thread's namespace) and measures meanwhile.
+fn drive(run: &Run<'_>, load: &Load<'_>) -> Result<Vec<Window>> {
+    let (count, length) = load.windows;
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..work.concurrency())
-            .map(|index| scope.spawn(move || client(run, work, index)))
+        let threads: Vec<_> = (0..load.work.concurrency())
+            .map(|_| {
+                let small = thread::Builder::new().stack_size(128 * 1024);
+                small.spawn_scoped(scope, move || client(run, load.work))
+            })
             .collect();
         thread::sleep(length / 4);
-        let (start, before) = (Instant::now(), run.received.load(Ordering::Relaxed));
         run.measuring.store(true, Ordering::Relaxed);
-        thread::sleep(length);
+        let windows = (0..count).map(|_| run.window(length, load.carriers));
+        let windows: Result<Vec<Window>> = windows.collect();
         run.measuring.store(false, Ordering::Relaxed);
-        let (took, bytes) = (
-            start.elapsed(),
-            run.received.load(Ordering::Relaxed) - before,
-        );
         run.stop.store(true, Ordering::Relaxed);
         for thread in threads {
-            crate::netns::join(thread.join()).with_context(|| format!("a client of {work}"))?;
+            crate::netns::join(thread?.join()).context("a client")?;
         }
-        Ok((bytes, took))
+        windows
     })
 }
 
-fn client(run: &Run<'_>, work: Work, index: usize) -> io::Result<()> {
-    let port = PORTS.start + u16::try_from(index % PORTS.len()).unwrap_or(0);
+impl Run<'_> {
+    /// Waits for the length of a window and tells what happened in it.
+    fn window(&self, length: Duration, carriers: &[u32]) -> Result<Window> {
+        let cpu = cpu_seconds(carriers)?;
+        let (start, bytes) = (Instant::now(), self.received.load(Ordering::Relaxed));
+        let operations = self.finished.load(Ordering::Relaxed);
+        thread::sleep(length);
+        Ok(Window {
+            seconds: start.elapsed().as_secs_f64(),
+            bytes: self.received.load(Ordering::Relaxed) - bytes,
+            operations: self.finished.load(Ordering::Relaxed) - operations,
+            cpu_seconds: cpu_seconds(carriers)? - cpu,
+        })
+    }
+}
+
+fn client(run: &Run<'_>, work: Work) -> io::Result<()> {
     let mut latencies = Vec::new();
     match work {
-        Work::Up(_) => up(run, port)?,
-        Work::Down(_) => down(run, port)?,
-        Work::PingPong(_) => ping_pong(run, port, &mut latencies)?,
-        Work::Connect(_) => connects(run, port, &mut latencies)?,
+        Work::Up(_) => up(run)?,
+        Work::Down(_) => down(run)?,
+        Work::PingPong(_) => ping_pong(run, &mut latencies)?,
+        Work::Connect(_) => connects(run, &mut latencies)?,
     }
     run.latencies.lock().append(&mut latencies);
     Ok(())
 }
 
-fn open(run: &Run<'_>, port: u16, mode: u8) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&(run.server, port).into(), TIMEOUT)?;
+/// Connects and says what the server shall do.
+pub(super) fn open(target: SocketAddr, mode: u8) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&[mode])?;
     Ok(stream)
 }
 
-fn up(run: &Run<'_>, port: u16) -> io::Result<()> {
-    let mut stream = open(run, port, b'u')?;
+fn up(run: &Run<'_>) -> io::Result<()> {
+    let mut stream = open(run.target, b'u')?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let block = vec![7; BLOCK];
     while !run.stop.load(Ordering::Relaxed) {
@@ -237,8 +272,8 @@ fn up(run: &Run<'_>, port: u16) -> io::Result<()> {
     Ok(())
 }
 
-fn down(run: &Run<'_>, port: u16) -> io::Result<()> {
-    let mut stream = open(run, port, b'd')?;
+fn down(run: &Run<'_>) -> io::Result<()> {
+    let mut stream = open(run.target, b'd')?;
     let mut block = vec![0; BLOCK];
     while !run.stop.load(Ordering::Relaxed) {
         let count = stream.read(&mut block)?;
@@ -251,8 +286,8 @@ fn down(run: &Run<'_>, port: u16) -> io::Result<()> {
     Ok(())
 }
 
-fn ping_pong(run: &Run<'_>, port: u16, latencies: &mut Vec<u64>) -> io::Result<()> {
-    let mut stream = open(run, port, b'p')?;
+fn ping_pong(run: &Run<'_>, latencies: &mut Vec<u64>) -> io::Result<()> {
+    let mut stream = open(run.target, b'p')?;
     let mut ping = [7; PING];
     while !run.stop.load(Ordering::Relaxed) {
         let start = Instant::now();
@@ -263,10 +298,10 @@ fn ping_pong(run: &Run<'_>, port: u16, latencies: &mut Vec<u64>) -> io::Result<(
     Ok(())
 }
 
-fn connects(run: &Run<'_>, port: u16, latencies: &mut Vec<u64>) -> io::Result<()> {
+fn connects(run: &Run<'_>, latencies: &mut Vec<u64>) -> io::Result<()> {
     while !run.stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        let mut stream = open(run, port, b'c')?;
+        let mut stream = open(run.target, b'c')?;
         stream.read_exact(&mut [0])?;
         drop(stream);
         keep(run, start, latencies);
@@ -276,6 +311,7 @@ fn connects(run: &Run<'_>, port: u16, latencies: &mut Vec<u64>) -> io::Result<()
 
 fn keep(run: &Run<'_>, start: Instant, latencies: &mut Vec<u64>) {
     if run.measuring.load(Ordering::Relaxed) {
+        run.finished.fetch_add(1, Ordering::Relaxed);
         latencies.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 }

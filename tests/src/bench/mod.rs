@@ -1,18 +1,41 @@
-//! The benchmark: the same work over raw TCP and over the agents, interleaved in one run so that
-//! ratios hold on a noisy machine.
+//! The benchmark: the same work over raw TCP, over the agents and over their peers, interleaved in
+//! one run so that ratios hold on a noisy machine.
 //!
-//! Client, server and both agents share the machine's cores, as they do in the tables of
-//! `docs/`. The raw variant runs between two pods of the same nodes that no manifest mentions; the
-//! agents' connect hooks see their connections, too, and let them be (less than 2 µs each).
+//! ```text
+//!  raw         client ───────────────── TCP ─────────────────▶ server
+//!  same_node   client ─▶ agent of the node ─▶ server           both pods on one node
+//!  cross_node  client ─▶ agent ═══ HBONE, mutual TLS ═══▶ agent ─▶ server
+//!  envoy, …    client ─▶ peer ════════ mutual TLS ═══════▶ peer ─▶ server
+//! ```
+//!
+//! Client, server, agents and peers share the machine's cores. Every variant has pods of its own,
+//! so that none of them lives with another's `TIME_WAIT` sockets. The pods of `raw` and of the peers
+//! are in no manifest: the agents' connect hooks see their connections, too, and let them be (less
+//! than 2 µs each). Peers listen in the client's pod and are dialled there, which spares them the
+//! redirection that a mesh would need: the comparison favours them.
 
+mod churn;
+mod congestion;
+mod figure;
+mod hold;
+mod http;
+mod lane;
 mod load;
+mod peer;
 mod plan;
+mod plots;
+mod policy;
+mod processes;
 mod report;
 mod rig;
+mod table;
 
-pub use plan::{Plan, Work};
+pub use figure::{Figure, Variant};
+pub use peer::Kind;
+pub use plan::{Plan, Step, Work};
+pub use plots::write as write_plots;
 pub use report::Report;
-pub use rig::{Figure, Rig, Variant};
+pub use rig::Rig;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! What is measured: the works and how long each takes.
+//! What is measured: the steps of a round and how long each takes.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,14 +23,6 @@ impl Work {
             Self::Up(n) | Self::Down(n) | Self::PingPong(n) | Self::Connect(n) => n,
         }
     }
-
-    /// The unit of its result.
-    pub const fn unit(self) -> &'static str {
-        match self {
-            Self::Up(_) | Self::Down(_) => "Gbit/s",
-            Self::PingPong(_) | Self::Connect(_) => "1/s",
-        }
-    }
 }
 
 impl fmt::Display for Work {
@@ -44,44 +36,152 @@ impl fmt::Display for Work {
     }
 }
 
+/// What is measured over every variant before the next is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Memory at rest.
+    Idle,
+    /// Memory with this many idle connections.
+    Hold(usize),
+    /// The harness' own load.
+    Work(Work),
+    /// HTTP/1.1 with this many connections kept alive: wrk against nginx.
+    Http(usize),
+    /// Connections that come and go with the kernel's default range of ports.
+    Churn,
+    /// From a policy's change to its effect.
+    Policy,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle => f.write_str("rss_mb_idle"),
+            Self::Hold(n) => write!(f, "rss_mb_{n}"),
+            Self::Work(work) => work.fmt(f),
+            Self::Http(n) => write!(f, "http_{n}"),
+            Self::Churn => f.write_str("churn"),
+            Self::Policy => f.write_str("policy_change_ms"),
+        }
+    }
+}
+
 /// What to measure, how long, how often.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The works in order.
-    pub works: Vec<Work>,
-    /// How long one sample is measured, after a warm-up of a quarter of it.
-    pub sample: Duration,
+    /// Every step there is; which round has it, [`Plan::steps`] says.
+    all: Vec<Step>,
+    /// The longest sample, measured after a warm-up of a quarter of it.
+    longest: Duration,
+    /// What all samples together may take.
+    budget: Option<Duration>,
+    /// Churn: how many windows, and the length of one.
+    pub(super) churn: (usize, Duration),
+    churn_every_round: bool,
     /// How many samples make a median.
     pub rounds: usize,
 }
 
 impl Plan {
-    /// About five minutes.
+    /// A good quarter of an hour with two peers.
     pub fn full() -> Self {
         Self {
-            works: works(),
-            sample: Duration::from_secs(2),
-            rounds: 5,
-        }
-    }
-
-    /// Under two minutes.
-    pub fn quick() -> Self {
-        Self {
-            works: works(),
-            sample: Duration::from_millis(700),
+            all: steps(&[1000, idle_limit()]),
+            longest: Duration::from_secs(2),
+            budget: None,
+            churn: (15, Duration::from_secs(2)),
+            churn_every_round: true,
             rounds: 3,
         }
     }
+
+    /// Under two minutes, with shorter samples the more variants there are.
+    pub fn quick() -> Self {
+        Self {
+            all: steps(&[1000.min(idle_limit())]),
+            longest: Duration::from_millis(700),
+            budget: Some(Duration::from_secs(55)),
+            churn: (3, Duration::from_millis(500)),
+            churn_every_round: false,
+            rounds: 3,
+        }
+    }
+
+    /// Leaves only the steps whose names begin with one of these.
+    pub fn only(&mut self, names: &[String]) {
+        self.all
+            .retain(|step| names.iter().any(|name| step.to_string().starts_with(name)));
+    }
+
+    /// Leaves steps out; tells whether there were any.
+    pub(super) fn without(&mut self, unwanted: impl Fn(Step) -> bool) -> bool {
+        let before = self.all.len();
+        self.all.retain(|step| !unwanted(*step));
+        self.all.len() < before
+    }
+
+    /// The steps of a round, counted from 1.
+    ///
+    /// Memory belongs to the first, while nobody has carried anything yet.
+    pub fn steps(&self, round: usize) -> impl Iterator<Item = Step> {
+        self.all.iter().copied().filter(move |step| match step {
+            Step::Idle | Step::Hold(_) => round == 1,
+            Step::Churn => round == 1 || self.churn_every_round,
+            Step::Work(_) | Step::Http(_) | Step::Policy => true,
+        })
+    }
+
+    /// How long one sample is, if there are that many variants.
+    pub(super) fn sample(&self, variants: usize) -> Duration {
+        let works = self.all.iter().filter(|it| matches!(it, Step::Work(_)));
+        let samples = u32::try_from(works.count() * variants * self.rounds).unwrap_or(u32::MAX);
+        let fair = self.budget.map(|budget| budget * 4 / 5 / samples.max(1));
+        fair.map_or(self.longest, |fair| fair.min(self.longest))
+    }
 }
 
-fn works() -> Vec<Work> {
+fn steps(idle: &[usize]) -> Vec<Step> {
     let streams = [1, 4, 16];
-    let connections = [1, 16, 64];
     let up = streams.map(Work::Up).into_iter();
-    let down = streams.map(Work::Down);
-    up.chain(down)
-        .chain(connections.map(Work::PingPong))
-        .chain(connections.map(Work::Connect))
-        .collect()
+    let works = up
+        .chain(streams.map(Work::Down))
+        .chain([1, 16, 64].map(Work::PingPong))
+        .chain([1, 16, 64, 256, 1000].map(Work::Connect));
+    let mut steps = vec![Step::Idle];
+    steps.extend(idle.iter().copied().map(Step::Hold));
+    steps.extend(works.map(Step::Work));
+    steps.extend([Step::Http(64), Step::Policy, Step::Churn]);
+    steps
+}
+
+/// How many idle connections the limit on open files allows, in thousands: both ends of one are
+/// in this process, and who carries it has two as well.
+fn idle_limit() -> usize {
+    const OTHERS: usize = 2000;
+    let files = crate::settings::raise_open_files();
+    (files.saturating_sub(OTHERS) / 2).min(10_000) / 1000 * 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_run_stays_within_its_budget_whatever_it_measures() {
+        let mut plan = Plan::quick();
+        let all = plan.sample(5);
+        assert!(all < Duration::from_millis(300), "{all:?}");
+        plan.only(&["connect_64".to_owned()]);
+        assert_eq!(plan.sample(5), Duration::from_millis(700));
+    }
+
+    #[test]
+    fn memory_is_measured_before_anything_was_carried() {
+        let plan = Plan::full();
+        assert_eq!(plan.steps(1).next(), Some(Step::Idle));
+        assert!(
+            plan.steps(2)
+                .all(|it| !matches!(it, Step::Idle | Step::Hold(_)))
+        );
+    }
 }

@@ -1,101 +1,138 @@
-//! Medians, as a table for people and as JSON for comparisons.
+//! All figures of a run: medians, ratios, and JSON for comparisons.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::rig::{Figure, Variant};
+use super::figure::{Figure, Variant, median, more_is_better};
 
 /// All figures of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
+    variants: Vec<Variant>,
     /// Works in the order in which they were first measured.
     order: Vec<String>,
     units: BTreeMap<String, &'static str>,
-    figures: BTreeMap<(String, Variant), Vec<f64>>,
+    /// By work and variant: the values by round.
+    figures: BTreeMap<(String, Variant), BTreeMap<usize, f64>>,
+    notes: Vec<String>,
     runs: Vec<Value>,
+    own_failed: bool,
 }
 
 impl Report {
+    /// A report without figures.
+    pub fn new(variants: Vec<Variant>) -> Self {
+        Self {
+            variants,
+            ..Self::default()
+        }
+    }
+
     /// Adds the figures of one sample.
-    pub fn add(&mut self, round: usize, variant: Variant, figures: &[Figure]) {
+    pub fn add(&mut self, round: usize, variant: &Variant, figures: &[Figure]) {
         for Figure { work, unit, value } in figures {
             if !self.order.contains(work) {
                 self.order.push(work.clone());
             }
             self.units.insert(work.clone(), unit);
-            self.figures
-                .entry((work.clone(), variant))
-                .or_default()
-                .push(*value);
+            let key = (work.clone(), variant.clone());
+            self.figures.entry(key).or_default().insert(round, *value);
             self.runs.push(
                 json!({ "round": round, "work": work, "variant": variant.to_string(), "value": value }),
             );
         }
     }
 
-    /// The median of a work over a variant.
-    pub fn median(&self, work: &str, variant: Variant) -> Option<f64> {
-        let mut values = self.figures.get(&(work.to_owned(), variant))?.clone();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        if values.len() % 2 == 1 {
-            return values.get(middle).copied();
-        }
-        Some(f64::midpoint(
-            *values.get(middle.checked_sub(1)?)?,
-            *values.get(middle)?,
-        ))
+    /// Adds what is to be known about the run, such as what was left out.
+    pub fn note(&mut self, note: &str) {
+        self.notes.push(note.to_owned());
+        self.runs.push(json!({ "note": note }));
     }
 
-    /// `{"medians": {WORK: {VARIANT: number}}, "unit": {WORK: text}, "runs": […]}`.
-    pub fn json(&self) -> Value {
-        let mut medians = serde_json::Map::new();
-        for work in &self.order {
-            let mut variants = serde_json::Map::new();
-            for variant in Variant::ALL {
-                if let Some(median) = self.median(work, variant) {
-                    variants.insert(variant.to_string(), json!(median));
-                }
+    /// Adds a sample that could not be taken.
+    pub fn fail(&mut self, round: usize, work: &str, variant: &Variant, error: &anyhow::Error) {
+        self.own_failed |= variant.is_own() || *variant == Variant::Raw;
+        let reason = format!("{error:#}");
+        self.notes.push(format!(
+            "{work} over {variant} failed in round {round}: {reason}"
+        ));
+        self.runs.push(
+            json!({ "round": round, "work": work, "variant": variant.to_string(), "failed": reason }),
+        );
+    }
+
+    /// Whether a sample of raw TCP or of the agents could not be taken.
+    pub const fn own_failed(&self) -> bool {
+        self.own_failed
+    }
+
+    /// The variants by column.
+    pub(super) fn variants(&self) -> &[Variant] {
+        &self.variants
+    }
+
+    /// The works by row.
+    pub(super) fn works(&self) -> &[String] {
+        &self.order
+    }
+
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    pub(super) fn unit(&self, work: &str) -> &'static str {
+        self.units.get(work).copied().unwrap_or_default()
+    }
+
+    /// The median of a work over a variant.
+    pub fn median(&self, work: &str, variant: &Variant) -> Option<f64> {
+        let values = self.rounds(work, variant)?.values();
+        median(&values.copied().collect::<Vec<_>>())
+    }
+
+    /// The median of the ratios, round by round: what disturbs a round disturbs both.
+    pub fn ratio(&self, work: &str, variant: &Variant, to: &Variant) -> Option<f64> {
+        let (values, others) = (self.rounds(work, variant)?, self.rounds(work, to)?);
+        let both = values.iter().filter_map(|(round, value)| {
+            let other = others.get(round).filter(|it| **it > 0.0)?;
+            Some(value / other)
+        });
+        median(&both.collect::<Vec<_>>())
+    }
+
+    /// The peer that does a work best.
+    pub fn best_peer(&self, work: &str) -> Option<&Variant> {
+        let more = more_is_better(self.unit(work));
+        let peers = self.variants.iter();
+        let figures = peers
+            .filter(|it| matches!(it, Variant::Peer(_)))
+            .filter_map(|peer| Some((self.median(work, peer)?, peer)));
+        let best = figures.reduce(|best, next| {
+            if (next.0 > best.0) == more {
+                next
+            } else {
+                best
             }
-            medians.insert(work.clone(), Value::Object(variants));
+        })?;
+        Some(best.1)
+    }
+
+    fn rounds(&self, work: &str, variant: &Variant) -> Option<&BTreeMap<usize, f64>> {
+        self.figures.get(&(work.to_owned(), variant.clone()))
+    }
+
+    /// `{"medians": {WORK: {VARIANT: number}}, "unit": {WORK: text}, "runs": […]}`; among the runs
+    /// are what failed and what was left out.
+    pub fn json(&self) -> Value {
+        let mut medians = Map::new();
+        for work in &self.order {
+            let figures = self.variants.iter().filter_map(|variant| {
+                Some((variant.to_string(), json!(self.median(work, variant)?)))
+            });
+            medians.insert(work.clone(), Value::Object(figures.collect()));
         }
         json!({ "medians": medians, "unit": self.units, "runs": self.runs })
-    }
-
-    /// A table: a row per work, a column per variant, and what part of raw the agents reach.
-    pub fn table(&self) -> String {
-        let mut table = format!(
-            "{:<24}{:>7}{:>12}{:>13}{:>9}\n",
-            "work", "unit", "raw", "cross-node", "ratio"
-        );
-        for work in &self.order {
-            let unit = self.units.get(work).copied().unwrap_or_default();
-            let [raw, cross] = Variant::ALL.map(|variant| self.median(work, variant));
-            let ratio = raw
-                .zip(cross)
-                .map_or(String::new(), |(raw, cross)| format!("{:.2}", cross / raw));
-            // Writing to a String cannot fail.
-            writeln!(
-                table,
-                "{work:<24}{unit:>7}{:>12}{:>13}{ratio:>9}",
-                number(raw),
-                number(cross)
-            )
-            .unwrap_or_default();
-        }
-        table
-    }
-}
-
-/// Three significant places, as far as noise allows to say more.
-fn number(value: Option<f64>) -> String {
-    match value {
-        None => "–".to_owned(),
-        Some(value) if value >= 100.0 => format!("{value:.0}"),
-        Some(value) if value >= 10.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.2}"),
     }
 }
 
@@ -103,38 +140,43 @@ fn number(value: Option<f64>) -> String {
 mod tests {
     use super::*;
 
-    fn report() -> Report {
-        let mut report = Report::default();
-        for (round, (raw, cross)) in [(30.0, 9.0), (36.0, 12.0), (33.0, 10.0)]
-            .into_iter()
-            .enumerate()
-        {
-            let figure = |value| Figure {
-                work: "throughput_up_4".to_owned(),
-                unit: "Gbit/s",
-                value,
-            };
-            report.add(round, Variant::Raw, &[figure(raw)]);
-            report.add(round, Variant::CrossNode, &[figure(cross)]);
-        }
-        report
-    }
-
     #[test]
     fn the_json_has_medians_by_work_and_variant() {
-        let json = report().json();
+        let json = super::super::tests::report().json();
         assert_eq!(
             json["medians"]["throughput_up_4"],
-            json!({ "raw": 33.0, "cross_node": 10.0 })
+            json!({ "raw": 33.0, "cross_node": 10.0, "envoy": 11.0, "haproxy": 5.0 })
         );
         assert_eq!(json["unit"]["throughput_up_4"], "Gbit/s");
-        assert_eq!(json["runs"].as_array().map(Vec::len), Some(6));
+        assert_eq!(json["runs"][0]["value"], 30.0);
+        assert_eq!(json.as_object().map(Map::len), Some(3));
     }
 
     #[test]
-    fn the_table_has_the_ratio_to_raw() {
-        let expected = "work                       unit         raw   cross-node    ratio\n\
-                        throughput_up_4          Gbit/s        33.0         10.0     0.30\n";
-        assert_eq!(report().table(), expected);
+    fn what_is_missing_is_among_the_runs() {
+        let mut report = Report::new(vec![Variant::Raw]);
+        report.note("http_64 skipped: not installed: wrk");
+        report.fail(1, "connect_1", &Variant::Raw, &anyhow::anyhow!("refused"));
+        let runs = json!([
+            { "note": "http_64 skipped: not installed: wrk" },
+            { "round": 1, "work": "connect_1", "variant": "raw", "failed": "refused" },
+        ]);
+        assert_eq!(report.json()["runs"], runs);
+        assert!(report.own_failed());
+    }
+
+    #[test]
+    fn the_best_peer_is_the_fastest_or_the_cheapest() {
+        let report = super::super::tests::report();
+        let best = |work| report.best_peer(work).map(ToString::to_string);
+        assert_eq!(best("throughput_up_4").as_deref(), Some("envoy"));
+        assert_eq!(best("rss_mb_idle").as_deref(), Some("haproxy"));
+    }
+
+    #[test]
+    fn a_ratio_is_taken_round_by_round() {
+        let report = super::super::tests::report();
+        let ratio = report.ratio("throughput_up_4", &Variant::CrossNode, &Variant::Raw);
+        assert_eq!(ratio, Some(10.0 / 33.0));
     }
 }

@@ -1,197 +1,251 @@
-//! The machine that the benchmark runs on: two nodes, two agents, an enrolled pair of pods and a
-//! raw pair.
+//! The machine that the benchmark runs on: two nodes, two agents, and a lane for every variant.
 
-use std::fmt;
-use std::fs;
-use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use super::load::{LoadServer, Sample, measure, to_float};
-use super::plan::{Plan, Work};
-use crate::agent::Setup;
+use super::figure::{Figure, Variant};
+use super::lane::{Lane, PORT, Parts};
+use super::load::{Load, Sample, measure};
+use super::peer::Kind;
+use super::plan::{Plan, Step, Work};
+use super::processes::resident_mib;
+use super::{churn, congestion, hold, http, policy};
+use crate::agent::{Agent, Setup};
+use crate::fabric::Fabric;
+use crate::manifests::{self, AuthorizationPolicy, Manifest, NAMESPACE, Namespace, Rule};
+use crate::node::Node;
 use crate::pod::Pod;
-use crate::world::{Ground, World};
+use crate::world::Ground;
 
-/// How the bytes travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Variant {
-    /// TCP between pods that the mesh does not know.
-    Raw,
-    /// Captured, carried over mTLS between the nodes.
-    CrossNode,
-}
-
-impl Variant {
-    /// All of them, in the order in which they alternate.
-    pub const ALL: [Self; 2] = [Self::Raw, Self::CrossNode];
-}
-
-impl fmt::Display for Variant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Raw => "raw",
-            Self::CrossNode => "cross_node",
-        })
-    }
-}
-
-/// One measured number with its name in the report.
-#[derive(Clone, Debug)]
-pub struct Figure {
-    /// The name of the work, such as `pingpong_p99_us_64`.
-    pub work: String,
-    /// Its unit.
-    pub unit: &'static str,
-    /// The number.
-    pub value: f64,
-}
-
-impl Figure {
-    const fn new(work: String, unit: &'static str, value: f64) -> Self {
-        Self { work, unit, value }
-    }
-}
-
-/// Nodes, agents and load, ready to be measured.
+/// Nodes, agents and lanes, ready to be measured.
 #[derive(Debug)]
 pub struct Rig {
-    // Field order is drop order.
-    enrolled_load: LoadServer,
-    raw_load: LoadServer,
-    raw_caller: Pod,
-    raw_server: Pod,
-    world: World,
+    // Field order is drop order: agents before what they run in.
+    near: Agent,
+    far: Agent,
+    lanes: Vec<Lane>,
+    _nodes: [Node; 2],
+    _fabric: Fabric,
+    manifests: String,
+    notes: Vec<String>,
+    sample: Duration,
+    churn: (usize, Duration),
 }
 
 impl Rig {
-    /// Builds it.
+    /// Builds it, and leaves out of the plan what this machine cannot do.
     ///
     /// # Errors
     ///
-    /// Fails where this machine does not allow it, or if an agent does not become ready.
-    pub fn new(plan: &Plan) -> Result<Self> {
+    /// Fails where this machine does not allow it, or if an agent or a peer does not come up.
+    pub fn new(plan: &mut Plan, peers: &[(String, Kind)]) -> Result<Self> {
         let ground = Ground::new()?.context("the benchmark needs root and iproute2")?;
-        let (raw_caller, raw_server) = (ground.a.pod("raw-caller")?, ground.b.pod("raw-server")?);
+        let Ground {
+            caller,
+            server,
+            a,
+            b,
+            fabric,
+        } = ground;
+        let [here, there] = [a.pod("here-caller")?, a.pod("here-server")?];
+        let mut outside = vec![(Variant::Raw, None, pods(&a, &b, "raw")?)];
+        for (name, kind) in peers {
+            let variant = Variant::Peer(name.clone());
+            outside.push((variant, Some(kind.clone()), pods(&a, &b, name)?));
+        }
+        let mut namespaces = vec![a.namespace().as_ref(), b.namespace().as_ref()];
+        let enrolled = [&caller, &server, &here, &there];
+        let others = outside.iter().flat_map(|(_, _, pods)| pods);
+        namespaces.extend(enrolled.into_iter().chain(others).map(Pod::namespace));
+        let mut notes = vec![congestion::pin(&namespaces)];
+        let manifests = mesh(&enrolled);
         let setup = Setup {
-            manifests: ground.manifests(&[]),
+            manifests: manifests.clone(),
             ..Setup::default()
         };
-        let world = ground.start(&setup)?;
-        for pod in [&world.caller, &world.server, &raw_caller, &raw_server] {
-            pod.run(ease_ports)??;
+        let (mut near, mut far) = (a.agent_unready(&setup)?, b.agent_unready(&setup)?);
+        near.wait_ready()?;
+        far.wait_ready()?;
+        let ids = [&near, &far].map(|agent| agent.process().context("an agent ended"));
+        let [near_id, far_id] = ids;
+        let (near_id, far_id) = (near_id?, far_id?);
+        let own = |variant, pods, agents| Parts {
+            variant,
+            pods,
+            agents,
+            kind: None,
+        };
+        let same = own(Variant::SameNode, [here, there], vec![near_id]);
+        let cross = own(Variant::CrossNode, [caller, server], vec![near_id, far_id]);
+        let mut parts: Vec<Parts> = outside
+            .into_iter()
+            .map(|(variant, kind, pods)| Parts {
+                variant,
+                pods,
+                agents: Vec::new(),
+                kind,
+            })
+            .collect();
+        parts.splice(1..1, [same, cross]);
+        let http = plan.steps(1).any(|it| matches!(it, Step::Http(_)));
+        let missing = http::missing().filter(|_| http);
+        if let Some(missing) = &missing {
+            plan.without(|it| matches!(it, Step::Http(_)));
+            notes.push(format!("http_64 skipped: {missing}"));
         }
-        let most = plan
-            .works
-            .iter()
-            .map(|work| work.concurrency())
-            .max()
-            .unwrap_or(1);
-        let enrolled_load = LoadServer::start(world.server.namespace(), most)?;
-        let raw_load = LoadServer::start(raw_server.namespace(), most)?;
+        let web = http && missing.is_none();
+        let lanes = parts
+            .into_iter()
+            .map(|it| Lane::start(it, fabric.folder(), web));
+        let lanes = lanes.collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            enrolled_load,
-            raw_load,
-            raw_caller,
-            raw_server,
-            world,
+            sample: plan.sample(lanes.len()),
+            churn: plan.churn,
+            near,
+            far,
+            lanes,
+            _nodes: [a, b],
+            _fabric: fabric,
+            manifests,
+            notes,
         })
     }
 
-    /// Figures of the agents at rest.
-    ///
-    /// # Errors
-    ///
-    /// Fails if an agent has ended.
-    pub fn idle(&self) -> Result<Vec<Figure>> {
-        let bytes = self.world.near.resident_bytes()?;
-        Ok(vec![Figure::new(
-            "rss_mb_idle".to_owned(),
-            "MiB",
-            to_float(bytes) / 1024.0 / 1024.0,
-        )])
+    /// The variants in the order in which they alternate.
+    pub fn variants(&self) -> Vec<Variant> {
+        self.lanes.iter().map(|lane| lane.variant.clone()).collect()
     }
 
-    /// Measures one work over one variant once.
+    /// What is to be known about this run.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Measures one step over one variant once; nothing if it is of no meaning there.
     ///
     /// # Errors
     ///
     /// Fails if a connection does: a benchmark with errors measures something else.
-    pub fn sample(&self, work: Work, variant: Variant, plan: &Plan) -> Result<Vec<Figure>> {
-        let (client, server, load) = match variant {
-            Variant::Raw => (&self.raw_caller, &self.raw_server, &self.raw_load),
-            Variant::CrossNode => (&self.world.caller, &self.world.server, &self.enrolled_load),
+    pub fn measure(&self, step: Step, variant: &Variant) -> Result<Vec<Figure>> {
+        let mut lanes = self.lanes.iter();
+        let lane = lanes.find(|lane| lane.variant == *variant);
+        let lane = lane.with_context(|| format!("no variant {variant}"))?;
+        match step {
+            Step::Idle => memory(lane, step, 0),
+            Step::Hold(count) => memory(lane, step, count),
+            Step::Work(work) => {
+                let sample = load(lane, work, (1, self.sample))?;
+                work_figures(work, &sample, !lane.carriers().is_empty())
+            }
+            Step::Http(connections) => {
+                let pair = lane.carry(http::PORT)?;
+                let carriers = lane.ends(pair.as_ref()).concat();
+                let target = lane.target(http::PORT);
+                http::measure(&lane.client, target, &carriers, (connections, self.sample))
+            }
+            Step::Churn => lane.with_default_ports(|| {
+                let sample = load(lane, Work::Connect(churn::IN_FLIGHT), self.churn)?;
+                churn::figures(&sample.windows)
+            }),
+            Step::Policy if variant.is_own() => self.policy(lane),
+            Step::Policy => Ok(Vec::new()),
+        }
+    }
+
+    /// A policy that refuses this lane's client, written to both agents.
+    fn policy(&self, lane: &Lane) -> Result<Vec<Figure>> {
+        let deny = AuthorizationPolicy::deny("bench")
+            .selecting(lane.server.name())
+            .rule(&Rule::from(lane.client.name()));
+        let denied = format!("{}---\n{}", self.manifests, manifests::yaml(&[&deny]));
+        let write = |text: &str| {
+            self.near.write_mesh(text)?;
+            self.far.write_mesh(text)
         };
-        let before = self.agents_cpu_seconds()?;
-        let sample = measure(client, server.v4(), load, work, plan.sample)
-            .with_context(|| format!("{work} over {variant}"))?;
-        let cpu = self.agents_cpu_seconds()? - before;
-        Ok(figures(work, variant, &sample, cpu))
-    }
-
-    fn agents_cpu_seconds(&self) -> Result<f64> {
-        let mut ticks = 0;
-        for agent in [&self.world.near, &self.world.far] {
-            let id = agent.process().context("an agent ended")?;
-            ticks += cpu_ticks(&fs::read_to_string(format!("/proc/{id}/stat"))?)
-                .context("read the agent's CPU time")?;
-        }
-        // USER_HZ is 100 on every architecture that we build for.
-        Ok(to_float(ticks) / 100.0)
+        let taken = policy::time_to_effect(
+            &lane.client,
+            lane.target(PORT),
+            || write(&denied),
+            || write(&self.manifests),
+        )?;
+        Ok(vec![Figure::new("policy_change_ms", "ms", taken)])
     }
 }
 
-fn figures(work: Work, variant: Variant, sample: &Sample, cpu: f64) -> Vec<Figure> {
-    let mut figures = vec![Figure::new(work.to_string(), work.unit(), sample.value)];
-    let n = work.concurrency();
-    let kind = match work {
-        Work::PingPong(_) => "pingpong",
-        Work::Connect(_) => "connect",
-        Work::Up(4) if variant == Variant::CrossNode && sample.bytes > 0 => {
-            // The warm-up's bytes are not counted but its CPU time is: a fifth of the whole.
-            let per_gb = cpu * 0.8 / (to_float(sample.bytes) / 1e9);
-            figures.push(Figure::new("cpu_s_per_gb".to_owned(), "s", per_gb));
-            return figures;
-        }
-        Work::Up(_) | Work::Down(_) => return figures,
+fn pods(a: &Node, b: &Node, name: &str) -> Result<[Pod; 2]> {
+    Ok([
+        a.pod(&format!("{name}-caller"))?,
+        b.pod(&format!("{name}-server"))?,
+    ])
+}
+
+/// The enrolled pods, and a policy that admits each client to its server by identity.
+fn mesh(pods: &[&Pod; 4]) -> String {
+    let namespace = Namespace::enrolled(NAMESPACE);
+    let objects = pods.map(Pod::manifest);
+    let allow = AuthorizationPolicy::allow("callers")
+        .rule(&Rule::from("caller"))
+        .rule(&Rule::from("here-caller"));
+    let mut all: Vec<&dyn Manifest> = vec![&namespace, &allow];
+    all.extend(objects.iter().map(|it| -> &dyn Manifest { it }));
+    manifests::yaml(&all)
+}
+
+fn load(lane: &Lane, work: Work, windows: (usize, Duration)) -> Result<Sample> {
+    let carriers = lane.carriers();
+    let load = Load {
+        work,
+        target: lane.target(PORT),
+        windows,
+        carriers: &carriers,
     };
-    for quantile in [50, 99] {
-        if let Some(value) = sample.quantile_us(quantile) {
-            figures.push(Figure::new(
-                format!("{kind}_p{quantile}_us_{n}"),
-                "µs",
-                value,
-            ));
-        }
-    }
-    figures
+    measure(&lane.client, &lane.load, &load)
 }
 
-/// User and system time out of `/proc/PID/stat`.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    // The name in parentheses may hold spaces; what follows it does not.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+/// Memory of the larger end with this many idle connections.
+fn memory(lane: &Lane, step: Step, count: usize) -> Result<Vec<Figure>> {
+    if matches!(lane.variant, Variant::Raw | Variant::SameNode) {
+        return Ok(Vec::new());
+    }
+    let _keeper = hold::Keeper::start(&lane.server)?;
+    let pair = lane.carry(hold::PORT)?;
+    let open = hold::open_all(&lane.client, lane.target(hold::PORT), count)?;
+    ensure!(open.len() == count, "{} of {count} opened", open.len());
+    let ends = lane.ends(pair.as_ref());
+    let sizes = ends.iter().map(|end| resident_mib(end));
+    let sizes = sizes.collect::<Result<Vec<_>>>()?;
+    let most = sizes.into_iter().fold(0.0, f64::max);
+    Ok(vec![Figure::new(step.to_string(), "MiB", most)])
 }
 
-/// Lets a pod open more connections per minute than the default range of ports allows, which
-/// raw TCP would exhaust first.
-fn ease_ports() -> Result<()> {
-    for (key, value) in [("ip_local_port_range", "1024 65535"), ("tcp_tw_reuse", "1")] {
-        fs::write(Path::new("/proc/sys/net/ipv4").join(key), value)?;
+fn work_figures(work: Work, sample: &Sample, carried: bool) -> Result<Vec<Figure>> {
+    let window = sample.windows.first().context("no window")?;
+    let (n, name) = (work.concurrency(), work.to_string());
+    let cost = match work {
+        Work::Up(4) => Some(("cpu_s_per_gb".to_owned(), window.cpu_per_gb())),
+        Work::Down(4) => Some(("cpu_s_per_gb_down".to_owned(), window.cpu_per_gb())),
+        Work::PingPong(64) => Some(("cpu_s_per_10k_requests".to_owned(), window.cpu_per_10k())),
+        Work::Connect(64) => Some(("cpu_s_per_10k_connections".to_owned(), window.cpu_per_10k())),
+        _ => None,
+    };
+    let (kind, main) = match work {
+        Work::Up(_) | Work::Down(_) => (None, Figure::new(name, "Gbit/s", window.throughput())),
+        Work::PingPong(_) => (Some("pingpong"), Figure::new(name, "1/s", window.rate())),
+        Work::Connect(_) => (Some("connect"), Figure::new(name, "1/s", window.rate())),
+    };
+    let mut figures = vec![main];
+    for (kind, quantile) in kind.into_iter().flat_map(|kind| [(kind, 50), (kind, 99)]) {
+        let value = sample.quantile_us(quantile).context("no latencies")?;
+        figures.push(Figure::new(
+            format!("{kind}_p{quantile}_us_{n}"),
+            "µs",
+            value,
+        ));
     }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::cpu_ticks;
-
-    #[test]
-    fn cpu_time_is_read_past_a_name_with_spaces() {
-        let stat = "7 (tokio rt (w)) S 1 7 7 0 -1 4194304 1 2 3 4 250 50 0 0 20 0 9 0";
-        assert_eq!(cpu_ticks(stat), Some(300));
-    }
+    figures.extend(
+        cost.filter(|_| carried)
+            .map(|(name, value)| Figure::new(name, "s", value)),
+    );
+    Ok(figures)
 }

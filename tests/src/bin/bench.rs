@@ -1,20 +1,22 @@
-//! `cargo xtask bench`: what the agents cost, against raw TCP in the same run.
+//! `cargo xtask bench`: what the agents cost, against raw TCP and against peers in the same run.
 #![forbid(unsafe_code)]
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use interceptor_tests::bench::{Plan, Report, Rig, Variant};
+use interceptor_tests::bench::{Kind, Plan, Report, Rig, Variant, write_plots};
+use interceptor_tests::settings;
 
-/// Measures throughput, latency and connections per second between two simulated nodes: raw TCP
-/// and captured traffic over mTLS, interleaved, medians of several rounds.
+/// Measures throughput, latency, connections per second, memory and CPU time between two simulated
+/// nodes: raw TCP, captured traffic, and peers, interleaved, medians of several rounds. Needs root.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// Shorter samples and fewer rounds: under two minutes.
+    /// Shorter samples, less churn: under two minutes.
     #[arg(long)]
     quick: bool,
     /// Rounds that make a median.
@@ -23,12 +25,33 @@ struct Arguments {
     /// Works to measure, by the beginning of their names, such as `throughput_up` or `connect_64`.
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
+    /// One more peer: a command for the shell that is run in the client's and in the server's pod.
+    /// `ROLE` is `client` or `server`; it carries from `LISTEN` to `CONNECT` with `CERTIFICATE`,
+    /// `KEY` and `CA` (PEM files), on `WORKERS` threads, and keeps its files in `FOLDER`.
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
+    peer: Vec<(String, Kind)>,
+    /// Do not measure Envoy and haproxy, even if they are there.
+    #[arg(long)]
+    no_peers: bool,
     /// Also write medians and single results to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also draw `docs/bench/*.svg`.
+    #[arg(long)]
+    plots: bool,
 }
 
-fn main() -> Result<()> {
+fn peer(text: &str) -> Result<(String, Kind)> {
+    let (name, command) = text.split_once('=').context("not NAME=COMMAND")?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let taken = ["raw", "same_node", "cross_node", "envoy", "haproxy", "here"];
+    if name.is_empty() || !name.chars().all(plain) || taken.contains(&name) {
+        bail!("a name of a-z, 0-9 and _ that no other variant has is wanted");
+    }
+    Ok((name.to_owned(), Kind::Command(command.to_owned())))
+}
+
+fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let mut plan = if arguments.quick {
         Plan::quick()
@@ -39,44 +62,81 @@ fn main() -> Result<()> {
         plan.rounds = rounds.max(1);
     }
     if !arguments.only.is_empty() {
-        plan.works.retain(|work| {
-            arguments
-                .only
-                .iter()
-                .any(|it| work.to_string().starts_with(it))
-        });
+        plan.only(&arguments.only);
     }
-    let rig = Rig::new(&plan)?;
-    let report = run(&rig, &plan)?;
+    let (mut peers, missing) = found(arguments.no_peers);
+    peers.extend(arguments.peer);
+    let rig = Rig::new(&mut plan, &peers)?;
+    let mut report = Report::new(rig.variants());
+    for note in missing.iter().chain(rig.notes()) {
+        report.note(note);
+    }
+    run(&rig, &plan, &mut report)?;
     drop(rig);
+    conclude(&mut report);
     write!(io::stdout(), "{}", report.table())?;
     if let Some(file) = arguments.json {
         fs::write(&file, format!("{:#}\n", report.json()))
             .with_context(|| format!("write {}", file.display()))?;
     }
-    Ok(())
+    if arguments.plots {
+        write_plots(&report, &settings::repository().join("docs/bench"))?;
+    }
+    Ok(ExitCode::from(u8::from(report.own_failed())))
 }
 
-fn run(rig: &Rig, plan: &Plan) -> Result<Report> {
-    let mut report = Report::default();
-    report.add(0, Variant::CrossNode, &rig.idle()?);
-    let total = plan.rounds * plan.works.len() * Variant::ALL.len();
+/// The usual peers that are there, and what is to be said of the others.
+fn found(none: bool) -> (Vec<(String, Kind)>, Vec<String>) {
+    let (mut peers, mut missing) = (Vec::new(), Vec::new());
+    if none {
+        return (peers, vec!["envoy, haproxy skipped: --no-peers".to_owned()]);
+    }
+    match settings::envoy_binary() {
+        Ok(_) => peers.push(("envoy".to_owned(), Kind::Envoy)),
+        Err(error) => missing.push(format!("envoy skipped: {error:#}")),
+    }
+    if settings::is_installed("haproxy") {
+        peers.push(("haproxy".to_owned(), Kind::Haproxy));
+    } else {
+        missing.push("haproxy skipped: not installed".to_owned());
+    }
+    (peers, missing)
+}
+
+fn run(rig: &Rig, plan: &Plan, report: &mut Report) -> Result<()> {
+    let mut variants = rig.variants();
+    let steps: usize = (1..=plan.rounds).map(|it| plan.steps(it).count()).sum();
+    let total = steps * variants.len();
     let mut done = 0;
     for round in 1..=plan.rounds {
-        for work in &plan.works {
-            for variant in Variant::ALL {
-                progress(
-                    done,
-                    total,
-                    &format!("round {round}/{} {work} {variant}", plan.rounds),
-                )?;
-                report.add(round, variant, &rig.sample(*work, variant, plan)?);
+        for step in plan.steps(round) {
+            for variant in &variants {
+                let what = format!("round {round}/{} {step} {variant}", plan.rounds);
+                progress(done, total, &what)?;
+                match rig.measure(step, variant) {
+                    Ok(figures) => report.add(round, variant, &figures),
+                    Err(error) => report.fail(round, &step.to_string(), variant, &error),
+                }
                 done += 1;
             }
         }
+        // Nobody always comes after the same one.
+        variants.rotate_left(1);
     }
-    progress(total, total, "")?;
-    Ok(report)
+    progress(total, total, "")
+}
+
+/// Says how the bytes between pods of one node went: by what it cost the agent.
+fn conclude(report: &mut Report) {
+    const NOTHING: f64 = 0.05;
+    let note = match report.median("cpu_s_per_gb", &Variant::SameNode) {
+        Some(cost) if cost > NOTHING => {
+            "same_node: carried by the node's agent, not by the kernel alone"
+        }
+        Some(_) => "same_node: carried by the kernel alone",
+        None => return,
+    };
+    report.note(note);
 }
 
 /// One line on a terminal that is written over; nothing elsewhere.

@@ -66,9 +66,7 @@ impl Envoy {
         listen: SocketAddr,
         app: SocketAddr,
     ) -> Result<Self> {
-        let files = config::Files::write(place.folder, place.ca, party)?;
-        let config = config::server(&files, party, listen, app);
-        Self::start(place, &config)
+        Self::start(place, &server_config(place, party, listen, app)?)
     }
 
     /// Listens for plain TCP at `listen` and carries it through `tunnel`.
@@ -82,9 +80,7 @@ impl Envoy {
         listen: SocketAddr,
         tunnel: Tunnel,
     ) -> Result<Self> {
-        let files = config::Files::write(place.folder, place.ca, party)?;
-        let config = config::client(&files, party, listen, tunnel);
-        Self::start(place, &config)
+        Self::start(place, &client_config(place, party, listen, tunnel)?)
     }
 
     fn start(place: Place<'_>, config: &Value) -> Result<Self> {
@@ -157,8 +153,38 @@ impl Drop for Envoy {
     }
 }
 
+/// What [`Envoy::server`] runs; the files that it names are written.
+///
+/// # Errors
+///
+/// Fails if they cannot be.
+pub fn server_config(
+    place: Place<'_>,
+    party: Party<'_>,
+    listen: SocketAddr,
+    app: SocketAddr,
+) -> Result<Value> {
+    let files = config::Files::write(place.folder, place.ca, party)?;
+    Ok(config::server(&files, party, listen, app))
+}
+
+/// What [`Envoy::client`] runs; the files that it names are written.
+///
+/// # Errors
+///
+/// Fails if they cannot be.
+pub fn client_config(
+    place: Place<'_>,
+    party: Party<'_>,
+    listen: SocketAddr,
+    tunnel: Tunnel,
+) -> Result<Value> {
+    let files = config::Files::write(place.folder, place.ca, party)?;
+    Ok(config::client(&files, party, listen, tunnel))
+}
+
 /// A certificate of the CA in `ca`, as PEM: chain and key.
-fn credentials(ca: &Path, identity: &str) -> Result<(String, String)> {
+pub(crate) fn credentials(ca: &Path, identity: &str) -> Result<(String, String)> {
     let credentials = Forge::of(ca)?.issue(&[identity], Validity::Now)?;
     Ok((credentials.chain_pem(), credentials.key_pem()))
 }

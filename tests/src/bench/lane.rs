@@ -1,0 +1,134 @@
+//! One variant with its pods, its server and whatever carries the bytes.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::figure::Variant;
+use super::load::LoadServer;
+use super::peer::{Kind, Pair, Process, Site, local};
+use crate::pod::Pod;
+
+/// Where the load's server listens.
+pub(super) const PORT: u16 = 9000;
+
+/// A variant, ready to be measured.
+#[derive(Debug)]
+pub(super) struct Lane {
+    // Field order is drop order.
+    pub(super) variant: Variant,
+    pair: Option<Pair>,
+    pub(super) load: LoadServer,
+    _web: Option<Process>,
+    pub(super) client: Pod,
+    pub(super) server: Pod,
+    /// The agents that carry it, the client's first.
+    agents: Vec<u32>,
+    kind: Option<Kind>,
+    folder: PathBuf,
+    ca: PathBuf,
+}
+
+/// What a lane is made of.
+pub(super) struct Parts {
+    pub(super) variant: Variant,
+    /// The client's and the server's.
+    pub(super) pods: [Pod; 2],
+    pub(super) agents: Vec<u32>,
+    pub(super) kind: Option<Kind>,
+}
+
+impl Lane {
+    /// Starts its server, and nginx if that is to be measured, and the peer if it is one.
+    pub(super) fn start(parts: Parts, fabric: &Path, http: bool) -> Result<Self> {
+        let Parts {
+            variant,
+            pods: [client, server],
+            agents,
+            kind,
+        } = parts;
+        let folder = fabric.join(format!("bench-{variant}"));
+        fs::create_dir_all(&folder)?;
+        set_ports(&client, EASY_PORTS)?;
+        set_ports(&server, EASY_PORTS)?;
+        let web = http.then(|| super::http::serve(&server, &folder.join("nginx")));
+        let mut lane = Self {
+            variant,
+            pair: None,
+            load: LoadServer::start(server.namespace(), PORT)?,
+            _web: web.transpose()?,
+            client,
+            server,
+            agents,
+            kind,
+            folder,
+            ca: fabric.join("ca"),
+        };
+        lane.pair = lane.carry(PORT)?;
+        Ok(lane)
+    }
+
+    /// Where the client connects to.
+    pub(super) fn target(&self, port: u16) -> SocketAddr {
+        if self.kind.is_some() {
+            return local(port);
+        }
+        self.server.at(port)
+    }
+
+    /// A peer's pair for one more port; nothing if this is none.
+    pub(super) fn carry(&self, port: u16) -> Result<Option<Pair>> {
+        let Some(kind) = &self.kind else {
+            return Ok(None);
+        };
+        let site = Site {
+            client: &self.client,
+            server: &self.server,
+            folder: &self.folder,
+            ca: &self.ca,
+        };
+        let pair = Pair::start(kind, site, port);
+        pair.map(Some)
+            .with_context(|| format!("start {}", self.variant))
+    }
+
+    /// The processes that carry, by end: of a pair, or the agents.
+    pub(super) fn ends(&self, pair: Option<&Pair>) -> Vec<Vec<u32>> {
+        if let Some(pair) = pair {
+            return pair.processes().into();
+        }
+        self.agents.iter().map(|id| vec![*id]).collect()
+    }
+
+    /// The processes that carry the load.
+    pub(super) fn carriers(&self) -> Vec<u32> {
+        self.ends(self.pair.as_ref()).concat()
+    }
+
+    /// Does something with the kernel's default range of ports.
+    pub(super) fn with_default_ports<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        for pod in [&self.client, &self.server] {
+            set_ports(pod, super::churn::DEFAULT_PORTS)?;
+        }
+        let done = work();
+        for pod in [&self.client, &self.server] {
+            set_ports(pod, EASY_PORTS)?;
+        }
+        done
+    }
+}
+
+/// More connections per minute than the default range allows, which raw TCP would exhaust first;
+/// above the ports on which anything listens.
+const EASY_PORTS: &str = "20000 65535";
+
+fn set_ports(pod: &Pod, range: &str) -> Result<()> {
+    pod.run(|| {
+        for (key, value) in [("ip_local_port_range", range), ("tcp_tw_reuse", "1")] {
+            fs::write(Path::new("/proc/sys/net/ipv4").join(key), value)?;
+        }
+        Ok(())
+    })?
+}
