@@ -11,5 +11,6 @@ mod identity;
 mod peers;
 mod policy;
 mod restart;
+mod shadow;
 mod telemetry;
 mod uninstall;

@@ -71,7 +71,7 @@ impl Random {
         usize::try_from(number).unwrap_or_default()
     }
 
-    fn byte(&mut self) -> u8 {
+    const fn byte(&mut self) -> u8 {
         self.next().to_le_bytes()[0]
     }
 }

@@ -74,6 +74,25 @@ impl Agent {
         self.ask(&["status"])
     }
 
+    /// `interceptor policy shadow`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command does.
+    pub fn shadow(&self) -> Result<Value> {
+        self.ask(&["policy", "shadow"])
+    }
+
+    /// `interceptor policy suggest`, for what is open now.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command does.
+    pub fn suggest(&self) -> Result<Value> {
+        let manifests = self.manifests().to_str().context("a path is not text")?;
+        self.ask(&["policy", "suggest", "--node", "any", "-f", manifests])
+    }
+
     /// `interceptor connections`.
     ///
     /// # Errors

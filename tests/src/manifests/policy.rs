@@ -11,6 +11,7 @@ pub struct AuthorizationPolicy {
     action: &'static str,
     app: Option<String>,
     rules: Vec<Value>,
+    dry_run: bool,
 }
 
 impl AuthorizationPolicy {
@@ -21,6 +22,7 @@ impl AuthorizationPolicy {
             action: "ALLOW",
             app: None,
             rules: Vec::new(),
+            dry_run: false,
         }
     }
 
@@ -30,6 +32,21 @@ impl AuthorizationPolicy {
             action: "DENY",
             ..Self::allow(name)
         }
+    }
+
+    /// An AUDIT policy of namespace `demo` for all of its pods.
+    pub fn audit(name: &str) -> Self {
+        Self {
+            action: "AUDIT",
+            ..Self::allow(name)
+        }
+    }
+
+    /// Lets it report only.
+    #[must_use]
+    pub const fn dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
     }
 
     /// Selects pods labelled `app: <app>`.
@@ -60,10 +77,15 @@ impl Manifest for AuthorizationPolicy {
         if !self.rules.is_empty() {
             spec.insert("rules".to_owned(), json!(self.rules));
         }
+        let mut metadata = metadata(&self.name, NAMESPACE);
+        if self.dry_run {
+            let annotations = json!({ "istio.io/dry-run": "true" });
+            metadata.insert("annotations".to_owned(), annotations);
+        }
         json!({
             "apiVersion": "security.istio.io/v1",
             "kind": "AuthorizationPolicy",
-            "metadata": metadata(&self.name, NAMESPACE),
+            "metadata": metadata,
             "spec": spec,
         })
     }
