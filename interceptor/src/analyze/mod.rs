@@ -28,7 +28,7 @@ mod finding;
 mod model;
 mod protocol;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub use catalogue::{CATALOGUE, Check, Severity, documentation};
 pub use finding::{Finding, Suppression};
 
 use crate::workload::MeshSettings;
-use crate::workload::objects::{Meta, Objects};
+use crate::workload::objects::{Ignored, Meta, Objects};
 use crate::workload::source::directory::{DirectoryLimits, load_trees};
 use crate::yaml::{self, Mistake};
 use extra::Extra;
@@ -202,12 +202,13 @@ fn report_duplicates(objects: &mut Objects, findings: &mut Findings) {
 
 /// One note per kind of Istio's that this release does not read.
 fn report_kinds_not_read(objects: &Objects, extra: &Extra, findings: &mut Findings) {
-    let mut seen = BTreeSet::new();
-    for ignored in &objects.ignored {
-        let istio = ignored.kind.contains(".istio.io/");
-        if !istio || !seen.insert(&ignored.kind) {
-            continue;
-        }
+    let mut kinds: BTreeMap<&str, (&Ignored, usize)> = BTreeMap::new();
+    let ignored = objects.ignored.iter();
+    for ignored in ignored.filter(|one| one.kind.contains(".istio.io/")) {
+        let (_, count) = kinds.entry(&ignored.kind).or_insert((ignored, 0));
+        *count = count.saturating_add(1);
+    }
+    for (ignored, count) in kinds.into_values() {
         let origin = &ignored.origin;
         let place = Place {
             object: extra.object_at(&origin.file, origin.at.line),
@@ -215,17 +216,12 @@ fn report_kinds_not_read(objects: &Objects, extra: &Extra, findings: &mut Findin
             at: origin.at,
             key: origin.key.to_string(),
         };
-        let others = objects
-            .ignored
-            .iter()
-            .filter(|other| other.kind == ignored.kind);
         findings.add(
             &catalogue::NOT_READ,
             &place,
             format!(
-                "{} ({} here) has no effect on this agent",
-                ignored.kind,
-                others.count()
+                "{} ({count} here) has no effect on this agent",
+                ignored.kind
             ),
             "keep it for Istio's own proxies; do not count on it here",
         );

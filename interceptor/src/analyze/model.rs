@@ -1,14 +1,22 @@
 //! What the checks look at: the objects, the mesh that they make, and what Pods declare.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use interceptor_policy::{Effective, Policy, PolicyMeta, PolicyName};
+use interceptor_policy::{Effective, PlaintextAt, Policy, PolicyMeta, PolicyName};
 
 use super::extra::Extra;
-use crate::workload::objects::{AuthorizationPolicy, Meta, Objects, Template};
-use crate::workload::{Enrolment, Mesh, MeshSettings, Workload, WorkloadId};
-use crate::yaml::Mistake;
+use crate::workload::objects::{AuthorizationPolicy, Meta, Objects, PeerAuthentication, Template};
+use crate::workload::{Enrolment, Mesh, MeshSettings, ServiceName, Workload, WorkloadId};
+use crate::yaml::{Mistake, nearest};
+
+/// More pairs of a workload and a policy that holds for it are not worked out: each costs memory.
+const MAX_HELD: usize = 500_000;
+/// So many ports of a workload are asked whether plaintext comes through.
+pub(super) const MAX_ASKED: usize = 8;
+/// So many words are compared to find out what was meant.
+const MAX_SUGGESTED: usize = 200_000;
 
 /// Everything that is known of the manifests.
 pub(super) struct Model<'a> {
@@ -23,6 +31,10 @@ pub(super) struct Model<'a> {
     pub(super) held: BTreeMap<PolicyName, Vec<usize>>,
     /// Namespaces with an object of their own.
     pub(super) namespaces: BTreeMap<&'a str, &'a Meta>,
+    /// How many workloads were left out, because too many policies hold for them.
+    pub(super) left_out: usize,
+    suggestions: Cell<usize>,
+    modes: HashMap<(&'a str, &'a str), usize>,
 }
 
 /// A workload and what its manifest declares.
@@ -32,6 +44,8 @@ pub(super) struct Known<'a> {
     pub(super) effective: Effective,
     /// The ports that it is known to have: declared, named, or led to by a Service.
     pub(super) ports: BTreeSet<u16>,
+    /// One at which a caller without mutual TLS may come through.
+    pub(super) open: Option<u16>,
 }
 
 /// Whether the agent (or a sidecar) enforces anything at a workload.
@@ -54,10 +68,17 @@ impl<'a> Model<'a> {
     ) -> (Self, Vec<Mistake>) {
         let (mesh, mistakes) = Mesh::build(objects, settings);
         let templates = extra.templates_by_id();
-        let workloads: Vec<Known<'a>> = mesh
-            .workloads()
-            .map(|workload| Known::new(workload, templates.get(&workload.id).copied(), &mesh))
-            .collect();
+        let mut workloads: Vec<Known<'a>> = Vec::new();
+        let (mut pairs, mut left_out) = (0_usize, 0_usize);
+        for workload in mesh.workloads() {
+            if pairs > MAX_HELD {
+                left_out = left_out.saturating_add(1);
+                continue;
+            }
+            let known = Known::new(workload, templates.get(&workload.id).copied(), &mesh);
+            pairs = pairs.saturating_add(known.effective.policies().count());
+            workloads.push(known);
+        }
         let mut held: BTreeMap<PolicyName, Vec<usize>> = BTreeMap::new();
         for (index, known) in workloads.iter().enumerate() {
             for policy in known.effective.policies() {
@@ -77,8 +98,27 @@ impl<'a> Model<'a> {
             held,
             namespaces: namespaces.map(|n| (&*n.meta.name, &n.meta)).collect(),
             mesh,
+            left_out,
+            suggestions: Cell::new(MAX_SUGGESTED),
+            modes: (objects.peer_authentications.iter().enumerate())
+                .map(|(at, object)| ((&*object.meta.namespace, &*object.meta.name), at))
+                .collect(),
         };
         (model, mistakes)
+    }
+
+    /// What was probably meant by a word; nothing once so much was compared that nobody reads on.
+    pub(super) fn meant<'c>(
+        &self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'c str>,
+    ) -> Option<&'c str> {
+        let counted = candidates.into_iter().take_while(|_| {
+            let left = self.suggestions.get();
+            self.suggestions.set(left.saturating_sub(1));
+            left > 0
+        });
+        nearest(word, counted)
     }
 
     /// The workloads that a policy holds for.
@@ -89,6 +129,24 @@ impl<'a> Model<'a> {
 
     pub(super) fn known(&self, id: &WorkloadId) -> Option<&Known<'a>> {
         self.workloads.get(*self.by_id.get(id)?)
+    }
+
+    /// Where the ports of a Service lead at one of its workloads.
+    pub(super) fn targets(
+        &self,
+        service: &ServiceName,
+        id: &WorkloadId,
+    ) -> Option<&BTreeMap<u16, u16>> {
+        let service = self.mesh.service(&service.namespace, &service.name)?;
+        let mut endpoints = service.endpoints.iter();
+        let own = endpoints.find(|endpoint| endpoint.workload.id == *id)?;
+        Some(&own.target_ports)
+    }
+
+    /// A `PeerAuthentication` by name.
+    pub(super) fn modes(&self, name: &PolicyName) -> Option<&'a PeerAuthentication> {
+        let at = self.modes.get(&(&*name.namespace, &*name.name))?;
+        self.objects.peer_authentications.get(*at)
     }
 
     pub(super) fn membership(&self, known: &Known<'_>) -> Membership {
@@ -126,10 +184,13 @@ impl<'a> Known<'a> {
             let own = endpoints.filter(|endpoint| endpoint.workload.id == workload.id);
             ports.extend(own.flat_map(|endpoint| endpoint.target_ports.values()));
         }
+        let effective = mesh.policies(workload);
+        let mut asked = ports.iter().copied().take(MAX_ASKED);
         Self {
             workload: Arc::clone(workload),
             template,
-            effective: mesh.policies(workload),
+            open: asked.find(|port| effective.plaintext_at(*port) == PlaintextAt::Possible),
+            effective,
             ports,
         }
     }
@@ -140,6 +201,7 @@ impl<'a> Known<'a> {
         declared.is_some_and(|ports| ports.iter().any(|port| !port.udp))
     }
 
+    /// Whether its manifest declares a number.
     pub(super) fn declares(&self, number: u16) -> bool {
         let declared = self.template.map(|template| &template.declared);
         self.workload.ports.values().any(|port| *port == number)

@@ -10,7 +10,6 @@ use super::super::finding::{Findings, Place};
 use super::super::model::{Known, Membership, Model, several};
 use super::in_policy;
 use crate::workload::MeshSettings;
-use crate::yaml::nearest;
 
 /// Namespaces that are rarely among people's own manifests.
 const SYSTEM: [&str; 4] = ["istio-system", "kube-system", "istio-ingress", "monitoring"];
@@ -42,7 +41,7 @@ pub(super) fn check(model: &Model<'_>, settings: &MeshSettings, findings: &mut F
                 let base = format!("spec.rules[{index}].from[{at}].source");
                 for named in named(source, &base, &object.meta.namespace, settings) {
                     let place = in_policy(object, &named.path);
-                    callers.report_unknown(&named, &place, findings);
+                    callers.report_unknown(model, &named, &place, findings);
                     if policy.action() == Action::Allow {
                         callers.report_not_enrolled(model, &named, &place, findings);
                     }
@@ -116,7 +115,23 @@ impl<'m> Callers<'m> {
         callers
     }
 
-    fn report_unknown(&self, named: &Named<'_>, place: &Place, findings: &mut Findings) {
+    /// The service accounts of a namespace, with their workloads.
+    fn of_namespace<'s>(
+        &'s self,
+        namespace: &'s str,
+    ) -> impl Iterator<Item = (&'s str, &'s Vec<&'m Known<'m>>)> {
+        let from = self.accounts.range((namespace, "")..);
+        let own = from.take_while(move |((of, _), _)| *of == namespace);
+        own.map(|((_, account), workloads)| (*account, workloads))
+    }
+
+    fn report_unknown(
+        &self,
+        model: &Model<'_>,
+        named: &Named<'_>,
+        place: &Place,
+        findings: &mut Findings,
+    ) {
         let Named {
             namespace, account, ..
         } = named;
@@ -124,13 +139,13 @@ impl<'m> Callers<'m> {
             return;
         }
         let (what, meant) = if !self.namespaces.contains(namespace) {
-            let meant = nearest(namespace, self.namespaces.iter().copied());
+            let meant = model.meant(namespace, self.namespaces.iter().copied());
             (format!("no namespace {namespace}"), meant)
         } else if let Some(account) = account
             && !self.accounts.contains_key(&(*namespace, account.as_str()))
         {
-            let there = self.accounts.keys().filter(|(of, _)| of == namespace);
-            let meant = nearest(account, there.map(|(_, account)| *account));
+            let there = self.of_namespace(namespace).map(|(account, _)| account);
+            let meant = model.meant(account, there);
             (
                 format!("no service account {account} in namespace {namespace}"),
                 meant,
@@ -161,12 +176,16 @@ impl<'m> Callers<'m> {
         place: &Place,
         findings: &mut Findings,
     ) {
-        let meant = |(namespace, account): &(&str, &str)| {
-            let own = named.account.as_deref();
-            *namespace == named.namespace && own.is_none_or(|own| own == *account)
+        let workloads: Vec<_> = match named.account.as_deref() {
+            Some(account) => {
+                let exact = self.accounts.get(&(named.namespace, account));
+                exact.into_iter().flatten().collect()
+            }
+            None => self
+                .of_namespace(named.namespace)
+                .flat_map(|(_, known)| known)
+                .collect(),
         };
-        let accounts = self.accounts.iter().filter(|(key, _)| meant(key));
-        let workloads: Vec<_> = accounts.flat_map(|(_, workloads)| workloads).collect();
         let outside = |known: &&Known<'_>| model.membership(known) == Membership::Outside;
         if workloads.is_empty() || !workloads.iter().all(|known| outside(known)) {
             return;

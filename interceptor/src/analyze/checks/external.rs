@@ -2,22 +2,33 @@
 
 use std::collections::HashMap;
 
+use ipnet::IpNet;
+
 use super::super::catalogue::EXTERNAL_OVERLAP;
 use super::super::extra::ServiceEntry;
 use super::super::finding::Findings;
 use super::super::model::Model;
 
-/// More entries than this are not compared by address: pairs grow with the square.
-const MAX_COMPARED: usize = 2000;
+/// More entries with one address, and more hosts of one entry, are not compared.
+const MAX_COMPARED: usize = 16;
 
 pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
     let entries = &model.extra.service_entries;
     same_host(entries, findings);
-    for (index, entry) in entries.iter().enumerate().take(MAX_COMPARED) {
-        let before = entries.iter().take(index);
-        let overlap = before
-            .into_iter()
-            .find_map(|other| Some((other, entry.overlap(other)?)));
+    let mut by_address: HashMap<&IpNet, Vec<&ServiceEntry>> = HashMap::new();
+    for entry in entries {
+        let mut own = entry.addresses.iter();
+        let overlap = own.find_map(|address| {
+            let mut others = by_address.get(address)?.iter();
+            let other = others.find(|other| entry.overlaps(other))?;
+            Some((*other, address))
+        });
+        for address in &entry.addresses {
+            let there = by_address.entry(address).or_default();
+            if there.len() < MAX_COMPARED {
+                there.push(entry);
+            }
+        }
         if let Some((other, what)) = overlap {
             findings.add(
                 &EXTERNAL_OVERLAP,
@@ -80,16 +91,11 @@ impl ServiceEntry {
             || self.ports.iter().any(|port| other.ports.contains(port))
     }
 
-    /// An address that both claim at a common port, for different hosts.
-    fn overlap(&self, other: &Self) -> Option<String> {
+    /// Whether both can be seen, and are for different hosts at a common port.
+    fn overlaps(&self, other: &Self) -> bool {
         let visible = self.namespace == other.namespace || !(self.private || other.private);
-        let shares_host = self.hosts.iter().any(|host| other.hosts.contains(host));
-        if !visible || shares_host || !self.same_port(other) {
-            return None;
-        }
-        let mut own = self.addresses.iter();
-        // A narrower range within a wider one is a choice: the longest prefix counts.
-        own.find(|address| other.addresses.contains(address))
-            .map(ToString::to_string)
+        let own = self.hosts.iter().take(MAX_COMPARED);
+        let shares_host = own.into_iter().any(|host| other.hosts.contains(host));
+        visible && !shares_host && self.same_port(other)
     }
 }

@@ -3,14 +3,26 @@
 //! Read for analysis only: enforcing them is the network's business. They add up, so a workload is
 //! cut off from the mesh only if none of those that select it lets the tunnel's port through.
 
+use std::collections::HashMap;
+
 use super::super::catalogue::TUNNEL_BLOCKED;
 use super::super::extra::{AllowedPort, NetworkPolicy};
 use super::super::finding::Findings;
 use super::super::model::{Known, Membership, Model};
 use crate::workload::{Enrolment, MeshSettings};
 
+/// More policies of one namespace than this are not looked at.
+const MAX_POLICIES: usize = 1000;
+
 pub(super) fn check(model: &Model<'_>, settings: &MeshSettings, findings: &mut Findings) {
     let tunnel = settings.ports.hbone;
+    let mut by_namespace: HashMap<&str, Vec<&NetworkPolicy>> = HashMap::new();
+    for policy in &model.extra.network_policies {
+        let own = by_namespace.entry(&policy.namespace).or_default();
+        if own.len() < MAX_POLICIES {
+            own.push(policy);
+        }
+    }
     for known in &model.workloads {
         // Sidecars take mutual TLS at the application's own port.
         let enrolled = matches!(
@@ -20,9 +32,13 @@ pub(super) fn check(model: &Model<'_>, settings: &MeshSettings, findings: &mut F
         if !enrolled || model.membership(known) != Membership::Member {
             continue;
         }
-        let policies = model.extra.network_policies.iter();
-        let selecting: Vec<&NetworkPolicy> =
-            policies.filter(|policy| policy.selects(known)).collect();
+        let own = by_namespace.get(&*known.workload.id.namespace);
+        let selecting: Vec<&NetworkPolicy> = own
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|policy| policy.selects(known))
+            .collect();
         for (direction, rules_of) in DIRECTIONS {
             let limiting: Vec<(&NetworkPolicy, &[Rule])> = selecting
                 .iter()

@@ -1,9 +1,10 @@
 //! Rules that never match, that another rule makes pointless, that L4 cannot decide, and that
 //! callers without mutual TLS pass.
 
+use std::collections::HashMap;
+
 use interceptor_policy::{
-    Action, Dead, Enforcement, Fidelity, Liveness, PlaintextAt, Policy, PolicyName, ShadowEffect,
-    shadows,
+    Action, Dead, Enforcement, Fidelity, Liveness, Policy, PolicyName, ShadowEffect, shadows,
 };
 
 use super::super::catalogue::{
@@ -17,10 +18,13 @@ use crate::workload::objects::AuthorizationPolicy;
 
 pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
     for (object, policy) in &model.policies {
+        let open = open_to_plaintext(model, policy.name());
         for rule in 0..policy.rule_count() {
             liveness(object, policy, rule, findings);
             beyond_l4(object, policy, rule, findings);
-            plaintext(model, object, policy, rule, findings);
+            if let Some((known, port)) = open {
+                plaintext((object, policy, rule), known, port, findings);
+            }
         }
     }
     shadowed(model, findings);
@@ -104,10 +108,9 @@ fn beyond_l4(object: &AuthorizationPolicy, policy: &Policy, rule: usize, finding
 
 /// Who comes in, or gets away, by not using mutual TLS.
 fn plaintext(
-    model: &Model<'_>,
-    object: &AuthorizationPolicy,
-    policy: &Policy,
-    rule: usize,
+    (object, policy, rule): (&AuthorizationPolicy, &Policy, usize),
+    known: &Known<'_>,
+    port: u16,
     findings: &mut Findings,
 ) {
     let live = matches!(policy.liveness(rule), Some(Liveness::Live(_)));
@@ -115,9 +118,6 @@ fn plaintext(
         return;
     }
     let place = in_policy(object, &path(rule));
-    let Some((known, port)) = open_to_plaintext(model, policy.name()) else {
-        return;
-    };
     let id = &known.workload.id;
     let mode = known.effective.mtls(port);
     let open = format!("port {port} of {id} is {} ({})", mode.mode, mode.origin);
@@ -159,25 +159,19 @@ fn open_to_plaintext<'m>(
     model: &'m Model<'_>,
     policy: &PolicyName,
 ) -> Option<(&'m Known<'m>, u16)> {
-    let held = model
+    let mut held = model
         .held_by(policy)
         .filter(|known| model.may_enforce(known));
-    held.into_iter().find_map(|known| {
-        let mut ports = known.ports.iter().copied();
-        let open = |port: &u16| known.effective.plaintext_at(*port) == PlaintextAt::Possible;
-        Some((known, ports.find(open)?))
-    })
+    held.find_map(|known| Some((known, known.open?)))
 }
 
 fn shadowed(model: &Model<'_>, findings: &mut Findings) {
     let found = shadows(model.policies.iter().map(|(_, policy)| policy));
+    let by_name: HashMap<&PolicyName, &AuthorizationPolicy> = (model.policies.iter())
+        .map(|(object, policy)| (policy.name(), *object))
+        .collect();
     for shadow in &found.list {
-        let of = |name: &PolicyName| {
-            let mut policies = model.policies.iter();
-            policies
-                .find(|(_, policy)| policy.name() == name)
-                .map(|(object, _)| *object)
-        };
+        let of = |name: &PolicyName| by_name.get(name).copied();
         let (Some(object), Some(by)) = (of(&shadow.rule.policy), of(&shadow.by.policy)) else {
             continue;
         };
@@ -203,6 +197,17 @@ fn shadowed(model: &Model<'_>, findings: &mut Findings) {
                 "delete the rule, or narrow the other one",
             ),
         }
+    }
+    if let (1.., Some((object, _))) = (model.left_out, model.policies.first()) {
+        findings.add(
+            &NOT_COMPARED,
+            &in_policy(object, "spec"),
+            format!(
+                "{} workloads were not looked at: too many policies hold for the others",
+                model.left_out
+            ),
+            "analyze one namespace at a time",
+        );
     }
     if let (1.., Some((object, _))) = (found.skipped, model.policies.first()) {
         findings.add(

@@ -1,5 +1,7 @@
 //! Selectors that select nothing, references to nothing, objects that another one replaces.
 
+use std::collections::BTreeSet;
+
 use interceptor_policy::spec::{SelectorSpec, TargetRefSpec};
 
 use super::super::catalogue::{MODE_IGNORED, NO_PODS, NO_WORKLOADS, REFERENCE_NOT_FOUND};
@@ -8,7 +10,6 @@ use super::super::model::Model;
 use super::{in_modes, in_policy};
 use crate::workload::MeshSettings;
 use crate::workload::objects::{AuthorizationPolicy, Meta};
-use crate::yaml::nearest;
 
 const LABELS: &str = "spec.selector.matchLabels";
 
@@ -123,7 +124,7 @@ fn nearest_labels(model: &Model<'_>, meta: &Meta, selector: &SelectorSpec) -> Op
         .workloads
         .iter()
         .filter(|known| known.workload.id.namespace == meta.namespace);
-    let labels: Vec<String> = own
+    let labels: BTreeSet<String> = own
         .flat_map(|known| &known.workload.labels)
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
@@ -132,7 +133,7 @@ fn nearest_labels(model: &Model<'_>, meta: &Meta, selector: &SelectorSpec) -> Op
         if labels.contains(&written) {
             return None;
         }
-        let meant = nearest(&written, labels.iter().map(String::as_str))?;
+        let meant = model.meant(&written, labels.iter().map(String::as_str))?;
         Some(format!("did you mean {meant}?"))
     })
 }
@@ -169,7 +170,7 @@ fn report_targets(model: &Model<'_>, object: &AuthorizationPolicy, findings: &mu
             .services
             .iter()
             .filter(|s| *s.meta.namespace == *own);
-        let meant = nearest(&target.name, there.map(|service| &*service.meta.name));
+        let meant = model.meant(&target.name, there.map(|service| &*service.meta.name));
         let fix = meant.map_or_else(
             || "correct the name, or add the Service".to_owned(),
             |meant| format!("did you mean {meant}?"),

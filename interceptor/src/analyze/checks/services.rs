@@ -8,7 +8,6 @@ use super::super::finding::{Findings, Place};
 use super::super::model::{Known, Model, several};
 use super::super::protocol::{self, Named};
 use crate::workload::objects::{Service, ServicePort, TargetPort};
-use crate::yaml::nearest;
 
 const KIND: &str = "Service";
 
@@ -109,12 +108,17 @@ fn selector(model: &Model<'_>, service: &Service, findings: &mut Findings) {
         return;
     }
     for port in &service.ports {
-        target(service, port, &selected, findings);
+        target(model, (service, port), &selected, findings);
     }
 }
 
 /// Where a port leads at the selected workloads.
-fn target(service: &Service, port: &ServicePort, selected: &[&Known<'_>], findings: &mut Findings) {
+fn target(
+    model: &Model<'_>,
+    (service, port): (&Service, &ServicePort),
+    selected: &[&Known<'_>],
+    findings: &mut Findings,
+) {
     let place = Place::at(KIND, &service.meta, &port.target.origin);
     let number = port.port.value;
     match &port.target.value {
@@ -131,7 +135,7 @@ fn target(service: &Service, port: &ServicePort, selected: &[&Known<'_>], findin
             let there = selected
                 .iter()
                 .flat_map(|known| known.workload.ports.keys());
-            let meant = nearest(name, there.map(String::as_str));
+            let meant = model.meant(name, there.map(String::as_str));
             let fix = meant.map_or_else(
                 || format!("name a container port {name:?}, or write the number"),
                 |meant| format!("did you mean {meant}?"),

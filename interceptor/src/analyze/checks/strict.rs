@@ -8,7 +8,7 @@ use super::super::catalogue::{
     MODE_CONTRADICTION, STRICT_NOT_CAPTURED, STRICT_NOT_ENROLLED, STRICT_REFUSES, STRICT_UDP,
 };
 use super::super::finding::{Findings, Place};
-use super::super::model::{Known, Membership, Model, several};
+use super::super::model::{Known, MAX_ASKED, Membership, Model, several};
 use super::in_modes;
 use crate::workload::objects::{Meta, PeerAuthentication};
 use crate::workload::{PortSelection, WorkloadId};
@@ -53,16 +53,18 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
             contradictions(model, known, findings);
         }
     }
-    for (name, reach) in &reach {
-        if let Some(object) = object(model, name) {
-            report_reach(model, object, reach, findings);
+    let mut outside: BTreeMap<&str, Vec<&WorkloadId>> = BTreeMap::new();
+    for known in &model.workloads {
+        if model.membership(known) == Membership::Outside {
+            let id = &known.workload.id;
+            outside.entry(&id.namespace).or_default().push(id);
         }
     }
-}
-
-fn object<'m>(model: &'m Model<'_>, name: &PolicyName) -> Option<&'m PeerAuthentication> {
-    let mut objects = model.objects.peer_authentications.iter();
-    objects.find(|o| *o.meta.namespace == *name.namespace && *o.meta.name == *name.name)
+    for (name, reach) in &reach {
+        if let Some(object) = model.modes(name) {
+            report_reach(object, reach, &outside, findings);
+        }
+    }
 }
 
 /// Ports that are STRICT, and that an annotation keeps the agent away from.
@@ -130,21 +132,21 @@ fn udp(known: &Known<'_>, findings: &mut Findings) {
 /// DISABLE tells callers to send plaintext; ALLOW policies that all ask for an identity refuse it.
 fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings) {
     let mut reported = BTreeSet::new();
-    for port in &known.ports {
+    // Asking what the policies refuse is dear.
+    for port in known.ports.iter().take(MAX_ASKED) {
         let mtls = known.effective.mtls(*port);
-        let PlaintextAt::RefusedByPolicy(policies) = known.effective.plaintext_at(*port) else {
+        let Some(name) = mtls.origin.policy() else {
             continue;
         };
-        let Some(name) = mtls
-            .origin
-            .policy()
-            .filter(|_| mtls.mode == MtlsMode::Disable)
+        if mtls.mode != MtlsMode::Disable || reported.contains(name) {
+            continue;
+        }
+        let refused = known.effective.plaintext_at(*port);
+        let (PlaintextAt::RefusedByPolicy(policies), Some(object)) = (refused, model.modes(name))
         else {
             continue;
         };
-        let Some(object) = object(model, name).filter(|_| reported.insert(name)) else {
-            continue;
-        };
+        reported.insert(name);
         findings.add(
             &MODE_CONTRADICTION,
             &in_modes(object, "spec"),
@@ -160,9 +162,9 @@ fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings)
 }
 
 fn report_reach(
-    model: &Model<'_>,
     object: &PeerAuthentication,
     reach: &Reach<'_>,
+    outside: &BTreeMap<&str, Vec<&WorkloadId>>,
     findings: &mut Findings,
 ) {
     let place = in_modes(object, "spec");
@@ -187,11 +189,8 @@ fn report_reach(
             "enrol: label the namespace istio.io/dataplane-mode=ambient",
         );
     }
-    let outside = model.workloads.iter().filter(|known| {
-        let namespace = &*known.workload.id.namespace;
-        reach.enforced.contains(namespace) && model.membership(known) == Membership::Outside
-    });
-    let outside: Vec<_> = outside.map(|known| &known.workload.id).collect();
+    let own = reach.enforced.iter().filter_map(|own| outside.get(own));
+    let outside: Vec<_> = own.flatten().collect();
     if !outside.is_empty() {
         findings.add(
             &STRICT_REFUSES,

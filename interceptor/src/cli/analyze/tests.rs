@@ -75,3 +75,14 @@ fn json_has_the_findings_at_the_top() {
     assert_eq!(json["findings"][0]["code"], "INT0002");
     assert_eq!(json["findings"][0]["severity"], "note");
 }
+
+#[test]
+fn the_configuration_of_the_agent_is_read_back() {
+    let config = Config::for_node("one");
+    let text = config.to_json().to_string();
+    let again = Config::parse("the agent", text.as_bytes(), None).unwrap();
+    assert_eq!(
+        (again.mesh, again.manifests),
+        (config.mesh, config.manifests)
+    );
+}
