@@ -249,7 +249,7 @@ impl Report for Results {
         let Coverage { exercised, rules } = self.coverage;
         let all = human::count(self.cases.len(), "case");
         let first = match self.failed {
-            0 => style.paint(Tone::Good, &format!("all of {all} as expected")),
+            0 => style.paint(Tone::Good, &format!("{all}, all as expected")),
             failed => style.paint(Tone::Bad, &format!("{failed} of {all} NOT as expected")),
         };
         let mut text = format!(
