@@ -31,6 +31,7 @@ pub mod envoy;
 pub mod fabric;
 pub mod host;
 pub mod http;
+pub mod interruption;
 pub mod manifests;
 pub mod metrics;
 pub mod netns;

@@ -14,8 +14,9 @@ use crate::toolchain::tools::{Need, offer};
 
 /// Measures.
 pub(crate) fn task(project: &Project, args: &Args) -> Result<()> {
-    let mut program = program::built(project, "bench")?;
+    // First, because building takes minutes and whoever wants to install something stops here.
     offer(&[Need::Peers])?;
+    let mut program = program::built(project, "bench")?;
     match envoy::obtain(project) {
         Ok(envoy) => drop(program.env(envoy::VARIABLE, envoy)),
         Err(error) => say(format_args!("no Envoy to compare with: {error:#}")),

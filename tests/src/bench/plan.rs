@@ -131,6 +131,17 @@ impl Plan {
         })
     }
 
+    /// With how many idle connections memory is measured, and why not with more.
+    pub(super) fn idle_connections(&self) -> String {
+        let held = self.all.iter().filter_map(|step| match step {
+            Step::Hold(count) => Some(count.to_string()),
+            _ => None,
+        });
+        let held = held.collect::<Vec<_>>().join(", ");
+        let files = crate::settings::raise_open_files();
+        format!("idle connections: {held} (open files per process: {files})")
+    }
+
     /// How long one sample is, if there are that many variants.
     pub(super) fn sample(&self, variants: usize) -> Duration {
         let works = self.all.iter().filter(|it| matches!(it, Step::Work(_)));

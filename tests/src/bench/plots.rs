@@ -52,8 +52,8 @@ const CHARTS: [Chart; 6] = [
     ("cost", "CPU seconds: less is better", &["cpu_s"]),
     (
         "memory",
-        "Memory of an agent, MiB: less is better",
-        &["rss_mb"],
+        "Memory of an agent, MiB, and KiB per idle connection: less is better",
+        &["rss_"],
     ),
 ];
 

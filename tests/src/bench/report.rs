@@ -62,6 +62,38 @@ impl Report {
         );
     }
 
+    /// Adds what follows from the figures: memory per idle connection, and how the bytes between
+    /// pods of one node went.
+    pub fn conclude(&mut self) {
+        /// CPU seconds per GB that are measurement error.
+        const NOTHING: f64 = 0.05;
+        for variant in self.variants.clone() {
+            let Some(idle) = self.median("rss_mb_idle", &variant) else {
+                continue;
+            };
+            let held: Vec<(f64, f64)> = self
+                .order
+                .iter()
+                .filter_map(|work| {
+                    let count: f64 = work.strip_prefix("rss_mb_")?.parse().ok()?;
+                    Some((count, self.median(work, &variant)?))
+                })
+                .collect();
+            for (count, size) in held {
+                let each = (size - idle) * 1024.0 / count;
+                let work = format!("rss_kb_per_connection_{count}");
+                self.add(1, &variant, &[Figure::new(work, "KiB", each)]);
+            }
+        }
+        match self.median("cpu_s_per_gb", &Variant::SameNode) {
+            Some(cost) if cost > NOTHING => {
+                self.note("same_node: carried by the node's agent, not by the kernel alone");
+            }
+            Some(_) => self.note("same_node: carried by the kernel alone"),
+            None => {}
+        }
+    }
+
     /// Whether a sample of raw TCP or of the agents could not be taken.
     pub const fn own_failed(&self) -> bool {
         self.own_failed
@@ -171,6 +203,17 @@ mod tests {
         let best = |work| report.best_peer(work).map(ToString::to_string);
         assert_eq!(best("throughput_up_4").as_deref(), Some("envoy"));
         assert_eq!(best("rss_mb_idle").as_deref(), Some("haproxy"));
+    }
+
+    #[test]
+    fn memory_per_connection_follows_from_idle_and_held() {
+        let mut report = Report::new(vec![Variant::CrossNode]);
+        let figures = [("rss_mb_idle", 14.0), ("rss_mb_1000", 24.0)];
+        let figures = figures.map(|(work, value)| Figure::new(work, "MiB", value));
+        report.add(1, &Variant::CrossNode, &figures);
+        report.conclude();
+        let each = report.median("rss_kb_per_connection_1000", &Variant::CrossNode);
+        assert_eq!(each, Some(10.24));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Rig {
         let enrolled = [&caller, &server, &here, &there];
         let others = outside.iter().flat_map(|(_, _, pods)| pods);
         namespaces.extend(enrolled.into_iter().chain(others).map(Pod::namespace));
-        let mut notes = vec![congestion::pin(&namespaces)];
+        let mut notes = vec![congestion::pin(&namespaces), plan.idle_connections()];
         let manifests = mesh(&enrolled);
         let setup = Setup {
             manifests: manifests.clone(),

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use interceptor_tests::bench::{Kind, Plan, Report, Rig, Variant, write_plots};
+use interceptor_tests::bench::{Kind, Plan, Report, Rig, write_plots};
+use interceptor_tests::interruption::Interruption;
 use interceptor_tests::settings;
 
 /// Measures throughput, latency, connections per second, memory and CPU time between two simulated
@@ -66,14 +67,15 @@ fn main() -> Result<ExitCode> {
     }
     let (mut peers, missing) = found(arguments.no_peers);
     peers.extend(arguments.peer);
+    let interruption = Interruption::watch()?;
     let rig = Rig::new(&mut plan, &peers)?;
     let mut report = Report::new(rig.variants());
     for note in missing.iter().chain(rig.notes()) {
         report.note(note);
     }
-    run(&rig, &plan, &mut report)?;
+    run(&rig, &plan, &mut report, &interruption)?;
     drop(rig);
-    conclude(&mut report);
+    report.conclude();
     write!(io::stdout(), "{}", report.table())?;
     if let Some(file) = arguments.json {
         fs::write(&file, format!("{:#}\n", report.json()))
@@ -103,7 +105,7 @@ fn found(none: bool) -> (Vec<(String, Kind)>, Vec<String>) {
     (peers, missing)
 }
 
-fn run(rig: &Rig, plan: &Plan, report: &mut Report) -> Result<()> {
+fn run(rig: &Rig, plan: &Plan, report: &mut Report, interruption: &Interruption) -> Result<()> {
     let mut variants = rig.variants();
     let steps: usize = (1..=plan.rounds).map(|it| plan.steps(it).count()).sum();
     let total = steps * variants.len();
@@ -115,8 +117,11 @@ fn run(rig: &Rig, plan: &Plan, report: &mut Report) -> Result<()> {
                 progress(done, total, &what)?;
                 match rig.measure(step, variant) {
                     Ok(figures) => report.add(round, variant, &figures),
+                    // Ctrl-C at a terminal ends the agents, too: what failed says nothing.
+                    Err(_) if interruption.came() => {}
                     Err(error) => report.fail(round, &step.to_string(), variant, &error),
                 }
+                interruption.check()?;
                 done += 1;
             }
         }
@@ -124,19 +129,6 @@ fn run(rig: &Rig, plan: &Plan, report: &mut Report) -> Result<()> {
         variants.rotate_left(1);
     }
     progress(total, total, "")
-}
-
-/// Says how the bytes between pods of one node went: by what it cost the agent.
-fn conclude(report: &mut Report) {
-    const NOTHING: f64 = 0.05;
-    let note = match report.median("cpu_s_per_gb", &Variant::SameNode) {
-        Some(cost) if cost > NOTHING => {
-            "same_node: carried by the node's agent, not by the kernel alone"
-        }
-        Some(_) => "same_node: carried by the kernel alone",
-        None => return,
-    };
-    report.note(note);
 }
 
 /// One line on a terminal that is written over; nothing elsewhere.

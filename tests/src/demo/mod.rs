@@ -9,14 +9,11 @@ mod show;
 mod stage;
 mod stay;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use anyhow::{Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::Result;
 
 pub use show::Show;
 
+use crate::interruption::Interruption;
 use stage::{Lock, Stage};
 
 /// What follows the scenes.
@@ -49,54 +46,4 @@ pub fn play(show: &mut Show, afterwards: Afterwards) -> Result<bool> {
     stage.strike(show)?;
     drop(lock);
     show.summary()
-}
-
-/// Ctrl-C, as a value to look at: an interrupted demonstration must still remove its traces.
-#[derive(Clone, Debug)]
-pub(crate) struct Interruption(Arc<AtomicBool>);
-
-impl Interruption {
-    /// Takes the signals that would end this process. They are handled, not blocked: children
-    /// would inherit what is blocked, and an agent that cannot be asked to stop is of no use.
-    fn watch() -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let came = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&came);
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
-        let guard = runtime.enter();
-        let [interrupt, terminate, hangup] = kinds.map(signal);
-        drop(guard);
-        let (mut interrupt, mut terminate, mut hangup) = (interrupt?, terminate?, hangup?);
-        std::thread::spawn(move || {
-            runtime.block_on(async {
-                loop {
-                    tokio::select! {
-                        _ = interrupt.recv() => {}
-                        _ = terminate.recv() => {}
-                        _ = hangup.recv() => {}
-                    }
-                    flag.store(true, Ordering::Relaxed);
-                }
-            });
-        });
-        Ok(Self(came))
-    }
-
-    /// Whether it came.
-    pub(crate) fn came(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.came() {
-            bail!("interrupted; everything is removed");
-        }
-        Ok(())
-    }
 }

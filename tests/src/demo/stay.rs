@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Interruption;
 use super::scenes::{binary, plain};
 use super::show::{Ink, Show};
 use super::stage::{ADMIN, ECHO, Stage, service};
+use crate::interruption::Interruption;
 use crate::pod::Pod;
 
 const EVERY: Duration = Duration::from_secs(1);
