@@ -87,6 +87,14 @@ counters! {
     RefusedHiddenPacket = "refused_hidden_packet",
     /// Dropped at a workload's interface: packets of SCTP and DCCP.
     RefusedProtocolPacket = "refused_protocol_packet",
+    /// Datagrams sent and UDP sockets connected by workloads whose UDP is asked about, except QUIC.
+    UdpObserved = "udp_observed",
+    /// The same to port 443, which is QUIC's.
+    UdpQuicObserved = "udp_quic_observed",
+    /// Refused: UDP other than QUIC, as the workload's owner wants it.
+    RefusedUdp = "refused_udp",
+    /// Refused: UDP to port 443, which is QUIC's, as the workload's owner wants it.
+    RefusedQuic = "refused_quic",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

@@ -69,6 +69,22 @@ impl RuleKey {
     }
 }
 
+/// What becomes of a workload's datagrams: the kinds that are refused, or zero if nobody asks.
+/// What is asked about and not refused is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Udp;
+
+impl Udp {
+    /// Nothing is refused, everything counted.
+    pub const OBSERVED: u32 = 1;
+    /// QUIC: port 443.
+    pub const QUIC: u32 = 2;
+    /// DNS: port 53.
+    pub const DNS: u32 = 4;
+    /// Every other port.
+    pub const OTHER: u32 = 8;
+}
+
 /// A workload, by its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -80,8 +96,8 @@ pub struct WorkloadEntry {
     /// For the host's namespace: bit `n` is set if some workload's cgroup is `n` levels below
     /// the root.
     pub levels: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// What becomes of its datagrams: [`Udp`].
+    pub udp: u32,
     /// A local IPv4 address: what captured IPv4 connections are rewritten to. [`Address::NONE`]
     /// if there is none.
     pub address4: Address,

@@ -22,6 +22,7 @@ use interceptor_common::{
     Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, RuleKey, TCP,
 };
 
+use crate::datagram;
 use crate::field::low_half;
 use crate::flow::{forget, recall, remember};
 use crate::log;
@@ -61,6 +62,9 @@ fn ic_connect6(ctx: SockAddrContext) -> i32 {
 #[inline]
 fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     let protocol = protocol(ctx);
+    if datagram::is_asked_about(protocol) {
+        return datagram::decide::<FAMILY>(ctx);
+    }
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_MPTCP {
         return PROCEED;
     }
@@ -161,7 +165,7 @@ fn refuse(socket: *mut bpf_sock, outcome: Counter, errno: i32) -> i32 {
 
 /// Whether `address` is one of the workload's own.
 #[inline]
-fn is_own_address(source: &Source, address: Address) -> bool {
+pub(crate) fn is_own_address(source: &Source, address: Address) -> bool {
     if address == source.entry.address4 || address == source.entry.address6 {
         return true;
     }

@@ -25,6 +25,7 @@
 )]
 
 mod connect;
+mod datagram;
 mod field;
 mod flow;
 mod getname;

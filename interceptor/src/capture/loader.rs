@@ -29,7 +29,7 @@ use super::object::OBJECT;
 use crate::net::bpf::Target;
 
 /// The programs that are attached to the cgroup root.
-pub(super) const CGROUP_PROGRAMS: [&str; 8] = [
+pub(super) const CGROUP_PROGRAMS: [&str; 10] = [
     // The flows first: nothing is redirected before it can be published and handed over.
     "ic_sock_ops",
     "ic_getsockname4",
@@ -39,6 +39,8 @@ pub(super) const CGROUP_PROGRAMS: [&str; 8] = [
     "ic_connect4",
     "ic_connect6",
     "ic_sock_create",
+    "ic_sendmsg4",
+    "ic_sendmsg6",
 ];
 
 /// The program for the namespaces of workloads.

@@ -168,6 +168,38 @@ pub struct CaptureRules {
     pub included_outbound_ports: Vec<OutboundPort>,
     /// Destinations that are captured; `None` means all.
     pub included_outbound_ranges: Option<Vec<IpNet>>,
+    /// What becomes of its datagrams, which cannot be captured.
+    pub udp: UdpRule,
+}
+
+/// What becomes of the datagrams that a workload sends: `interceptor.dev/udp`. Those to itself
+/// are always left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UdpRule {
+    /// Nothing: they leave as they are.
+    #[default]
+    Allow,
+    /// They leave and are counted, QUIC on its own.
+    Observe,
+    /// Those to port 443 are refused, so that clients fall back to TCP, which is captured.
+    DenyQuic,
+    /// All but those to port 53 are refused.
+    DenyExceptDns,
+    /// All are refused.
+    Deny,
+}
+
+impl fmt::Display for UdpRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Observe => "observe",
+            Self::DenyQuic => "deny-quic",
+            Self::DenyExceptDns => "deny-except-dns",
+            Self::Deny => "deny",
+        })
+    }
 }
 
 /// A selection of a workload's own ports, names already resolved.

@@ -122,7 +122,7 @@ fn its_connections_are_captured_by_cgroup_and_nobody_elses_are() {
                     .iter()
                     .all(|it| it.name == "FLOWS" || it.entries == 0)
             );
-            assert_eq!(status.programs.len(), 8);
+            assert_eq!(status.programs.len(), 10);
         });
         drop(cgroup);
     };

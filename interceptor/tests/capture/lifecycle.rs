@@ -66,7 +66,7 @@ async fn an_agent_that_comes_back_adopts_what_is_pinned() {
         programs.into_iter().map(|it| (it.name, it.link)).collect()
     };
     let before = links(&capture);
-    assert_eq!(before.len(), 9, "{before:?}");
+    assert_eq!(before.len(), 11, "{before:?}");
     kill(capture, enrolled);
 
     let (capture, enrolled) = enrol(&node, &workload);
@@ -143,7 +143,7 @@ async fn un_enrolling_leaves_no_trace() {
         "{:?}",
         status.maps
     );
-    assert_eq!(status.programs.len(), 8, "the cgroup's own");
+    assert_eq!(status.programs.len(), 10, "the cgroup's own");
     assert!(status.workloads.is_empty());
     let again = capture.unenrol(&workload.id).unwrap_err();
     assert_eq!(again.reason(), "not_enrolled");
@@ -300,7 +300,7 @@ async fn an_uninstalled_node_leaves_plain_networking() {
     let pinned = |left: &Leftover| matches!(left, Leftover::Pinned(_));
     assert!(verify_removed(&node.config).unwrap().iter().any(pinned));
     let removed = uninstall(&node.config).unwrap();
-    assert_eq!((removed.links, removed.maps), (9, 9));
+    assert_eq!((removed.links, removed.maps), (11, 9));
     // Other tests run beside this one: what matters is that nothing of this node is left.
     let left = verify_removed(&node.config).unwrap();
     let ours = |it: &Leftover| match it {

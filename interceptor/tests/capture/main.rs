@@ -5,6 +5,8 @@
 //! the agent: the programs recognise sockets, not processes.
 
 #[cfg(test)]
+mod datagram;
+#[cfg(test)]
 mod evasion;
 #[cfg(test)]
 mod frames;

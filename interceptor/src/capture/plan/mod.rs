@@ -4,14 +4,14 @@
 use std::io;
 use std::net::IpAddr;
 
-use interceptor_common::{Action, Address, Inbound, InboundPortKey, WorkloadEntry};
+use interceptor_common::{Action, Address, Inbound, InboundPortKey, Udp, WorkloadEntry};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 use super::maps::Entries;
 use super::rules::Compiled;
 use crate::net::mapped;
-use crate::workload::Workload;
+use crate::workload::{UdpRule, Workload};
 
 /// What a workload's entries depend on besides the workload itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Place {
                 flags: 0,
                 outbound: rules.outbound_default.code(),
                 levels: 0,
-                reserved: 0,
+                udp: refused_udp(workload.capture.udp),
                 address4: self.target(workload, IpAddr::is_ipv4),
                 address6: self.target(workload, IpAddr::is_ipv6),
             }),
@@ -75,6 +75,17 @@ impl Place {
             }
         }
         entries
+    }
+}
+
+/// The kinds of datagrams that are refused, as the kernel reads it.
+const fn refused_udp(rule: UdpRule) -> u32 {
+    match rule {
+        UdpRule::Allow => 0,
+        UdpRule::Observe => Udp::OBSERVED,
+        UdpRule::DenyQuic => Udp::QUIC,
+        UdpRule::DenyExceptDns => Udp::QUIC | Udp::OTHER,
+        UdpRule::Deny => Udp::QUIC | Udp::DNS | Udp::OTHER,
     }
 }
 

@@ -187,6 +187,8 @@ fn purpose(hook: &str) -> &'static str {
         "telling the agent the original destination"
     } else if hook == "guard" {
         "stopping hand-made packets at a workload's interface"
+    } else if hook.starts_with("sendmsg") {
+        "refusing or counting UDP of workloads"
     } else if hook == "sock_create" {
         "refusing raw sockets in workloads"
     } else if hook.starts_with("sock_ops") {

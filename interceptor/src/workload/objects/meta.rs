@@ -21,8 +21,9 @@ pub(in crate::workload) const NETWORK_NAMESPACE: &str = "interceptor.dev/network
 pub(in crate::workload) const CGROUP: &str = "interceptor.dev/cgroup";
 pub(in crate::workload) const NODE: &str = "interceptor.dev/node";
 pub(in crate::workload) const UNKNOWN_DESTINATIONS: &str = "interceptor.dev/unknown-destinations";
+pub(in crate::workload) const UDP: &str = "interceptor.dev/udp";
 
-const OURS: [&str; 4] = [NETWORK_NAMESPACE, CGROUP, NODE, UNKNOWN_DESTINATIONS];
+const OURS: [&str; 5] = [NETWORK_NAMESPACE, CGROUP, NODE, UNKNOWN_DESTINATIONS, UDP];
 
 /// The prefixes of annotations that may have a meaning for us; others are not kept.
 const KEPT: [&str; 5] = [

@@ -253,7 +253,10 @@ fn draft<'o>(
         protocol: membership.protocol,
         enrolment: membership.enrolment,
         healthy: parts.healthy,
-        capture: CaptureRules::default(),
+        capture: CaptureRules {
+            udp: membership.udp,
+            ..CaptureRules::default()
+        },
         binding: membership.binding,
         unknown_destinations,
         canonical: canonical(meta),

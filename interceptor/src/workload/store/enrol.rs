@@ -10,10 +10,10 @@ use std::sync::Arc;
 use super::MeshSettings;
 use super::build::Findings;
 use crate::workload::objects::{
-    CGROUP, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, UNKNOWN_DESTINATIONS,
+    CGROUP, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, UDP, UNKNOWN_DESTINATIONS,
     WorkloadEntry, Written,
 };
-use crate::workload::{Binding, Enrolment, TunnelProtocol, UnknownDestinations};
+use crate::workload::{Binding, Enrolment, TunnelProtocol, UdpRule, UnknownDestinations};
 use crate::yaml::nearest;
 
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -29,6 +29,7 @@ pub(super) struct Membership {
     pub(super) enrolment: Enrolment,
     pub(super) binding: Option<Binding>,
     pub(super) protocol: TunnelProtocol,
+    pub(super) udp: UdpRule,
 }
 
 /// What the labels ask for.
@@ -85,6 +86,7 @@ pub(super) fn pod(
         binding: used(written, enrolment, meta, findings),
         enrolment,
         protocol: protocol(tunnel),
+        udp: udp(meta, namespace, findings),
     }
 }
 
@@ -121,6 +123,7 @@ pub(super) fn workload_entry(
         binding: used(written, enrolment, meta, findings),
         enrolment,
         protocol: protocol((member && !on_host) || has_tunnel(meta)),
+        udp: udp(meta, namespace, findings),
     }
 }
 
@@ -145,20 +148,50 @@ pub(super) fn unknown_destinations(
     namespace: Option<&Meta>,
     findings: &mut Findings,
 ) -> Option<UnknownDestinations> {
-    let on = |meta: &Meta| meta.annotations.get(UNKNOWN_DESTINATIONS).cloned();
+    let choices = [
+        ("passthrough", UnknownDestinations::Passthrough),
+        ("refuse", UnknownDestinations::Refuse),
+    ];
+    chosen(UNKNOWN_DESTINATIONS, &choices, meta, namespace, findings)
+}
+
+/// What becomes of datagrams: as the workload says, else as its namespace says.
+fn udp(meta: &Meta, namespace: Option<&Meta>, findings: &mut Findings) -> UdpRule {
+    let choices = [
+        ("allow", UdpRule::Allow),
+        ("observe", UdpRule::Observe),
+        ("deny-quic", UdpRule::DenyQuic),
+        ("deny-except-dns", UdpRule::DenyExceptDns),
+        ("deny", UdpRule::Deny),
+    ];
+    chosen(UDP, &choices, meta, namespace, findings).unwrap_or_default()
+}
+
+/// What the annotation `key` of the workload chooses, else its namespace's; `None` if neither says
+/// anything. What is no choice is an error and means the last, the strictest.
+fn chosen<T: Clone>(
+    key: &str,
+    choices: &[(&'static str, T)],
+    meta: &Meta,
+    namespace: Option<&Meta>,
+    findings: &mut Findings,
+) -> Option<T> {
+    let on = |meta: &Meta| meta.annotations.get(key).cloned();
     let written = on(meta).or_else(|| on(namespace?))?;
-    Some(match written.value.as_str() {
-        "passthrough" => UnknownDestinations::Passthrough,
-        "refuse" => UnknownDestinations::Refuse,
-        other => {
-            let hint = nearest(other, ["passthrough", "refuse"])
-                .map(|word| format!("; did you mean {word}?"))
-                .unwrap_or_default();
-            let message = format!("must be passthrough or refuse{hint}");
-            findings.add(written.origin.error(message));
-            UnknownDestinations::Refuse
-        }
-    })
+    let value = written.value.as_str();
+    if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == value) {
+        return Some(choice.clone());
+    }
+    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+    let hint = nearest(value, words.iter().copied())
+        .map(|word| format!("; did you mean {word}?"))
+        .unwrap_or_default();
+    let list = match words.split_last() {
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    };
+    findings.add(written.origin.error(format!("must be {list}{hint}")));
+    choices.last().map(|(_, strictest)| strictest.clone())
 }
 
 /// The pod's label beats the namespace's.

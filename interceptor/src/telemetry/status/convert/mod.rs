@@ -1,6 +1,7 @@
 //! Making the parts of a [`Status`](super::Status) from what the other modules know.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use interceptor_policy::{MtlsMode, MtlsOrigin};
@@ -13,7 +14,7 @@ use super::{
 use crate::capture;
 use crate::identity::SvidStatus;
 use crate::workload::source::LoadState;
-use crate::workload::{CaptureRules, Mesh, OutboundPort, PortSelection, Workload};
+use crate::workload::{CaptureRules, Mesh, OutboundPort, PortSelection, UdpRule, Workload};
 use crate::yaml::Mistake;
 
 impl From<&SvidStatus> for Certificate {
@@ -127,7 +128,36 @@ impl Unprotected {
             excluded(workload, &mut entries);
             plaintext(mesh, workload, &mut entries);
         }
+        entries.extend(Self::by_udp(mesh));
         entries
+    }
+
+    /// The workloads whose datagrams leave, in one line: it is what most of them have in common.
+    fn by_udp(mesh: &Mesh) -> Option<Self> {
+        let rule = |workload: &Workload| workload.capture.udp;
+        let all = mesh.local().filter(|it| rule(it) != UdpRule::Deny);
+        let quiet = |workload: &&Arc<Workload>| rule(workload) == UdpRule::Allow;
+        let (allowed, in_part): (Vec<_>, Vec<_>) = all.partition(quiet);
+        let subject = match (allowed.as_slice(), in_part.as_slice()) {
+            ([], []) => return None,
+            ([one], []) | ([], [one]) => one.id.to_string(),
+            (allowed, in_part) => format!("{} workloads", allowed.len() + in_part.len()),
+        };
+        let why = if in_part.is_empty() {
+            "no tunnel carries it; annotation interceptor.dev/udp can refuse it".to_owned()
+        } else {
+            let word = |it: &&Arc<Workload>| format!("{} of {}", rule(it), it.id);
+            format!(
+                "annotation interceptor.dev/udp: {}",
+                list(in_part.iter().map(word))
+            )
+        };
+        Some(Self {
+            subject,
+            what: "UDP".to_owned(),
+            why,
+            connections: None,
+        })
     }
 
     /// The interfaces of an enrolled workload at which hand-made packets are not stopped.

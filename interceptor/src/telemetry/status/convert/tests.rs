@@ -3,6 +3,7 @@
 use super::*;
 use crate::workload::MeshSettings;
 use crate::workload::source::directory::load_mesh;
+use rstest::rstest;
 
 const MANIFESTS: &str = r#"
 apiVersion: v1
@@ -64,8 +65,37 @@ fn what_is_not_protected_by_configuration_is_listed_with_its_reason() {
              traffic.sidecar.istio.io/excludeInboundPorts",
             "demo/server: outbound to 10.9.0.0/16: annotation \
              traffic.sidecar.istio.io/excludeOutboundIPRanges",
+            "demo/server: UDP: no tunnel carries it; annotation interceptor.dev/udp can refuse it",
         ]
     );
+}
+
+#[rstest]
+#[case::refused("deny", "deny", None)]
+#[case::in_part(
+    "deny-quic",
+    "deny",
+    Some("demo/server: UDP: annotation interceptor.dev/udp: deny-quic of demo/server")
+)]
+#[case::several(
+    "observe",
+    "allow",
+    Some("2 workloads: UDP: annotation interceptor.dev/udp: observe of demo/server")
+)]
+fn udp_that_leaves_is_one_line(
+    #[case] server: &str,
+    #[case] batch: &str,
+    #[case] expected: Option<&str>,
+) {
+    let manifests = MANIFESTS
+        .replace("  annotations:\n", &format!("  annotations:\n    interceptor.dev/udp: {server}\n"))
+        .replace(
+            "labels: {istio.io/dataplane-mode: none}",
+            &format!("annotations: {{interceptor.dev/udp: {batch}, interceptor.dev/network-namespace: batch}}"),
+        );
+    let entries = lines(&Unprotected::by_configuration(&mesh(&manifests)));
+    let udp: Vec<_> = entries.iter().filter(|it| it.contains(": UDP: ")).collect();
+    assert_eq!(udp, expected.as_slice());
 }
 
 #[test]

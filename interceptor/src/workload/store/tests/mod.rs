@@ -8,7 +8,7 @@ use rstest::rstest;
 
 use super::MeshSettings;
 use crate::workload::fixtures::{good_mesh, mesh, shown, workload};
-use crate::workload::{Binding, Enrolment, TunnelProtocol, UnknownDestinations};
+use crate::workload::{Binding, Enrolment, TunnelProtocol, UdpRule, UnknownDestinations};
 
 /// A Pod of namespace `demo`, which is enrolled.
 fn pod(name: &str, metadata: &str, spec: &str, status: &str) -> String {
@@ -70,7 +70,7 @@ kind: Pod
 metadata:
   name: d
   namespace: demo
-  annotations: {interceptor.dev/cgroup: ../x, interceptor.dev/unknown-destinations: refused}
+  annotations: {interceptor.dev/cgroup: ../x, interceptor.dev/unknown-destinations: refused, interceptor.dev/udp: block}
 spec: {nodeName: one}
 ---
 apiVersion: v1
@@ -130,6 +130,7 @@ fn contradictions_name_both_places() {
     demo.yaml:34:43: spec.serviceAccountName: makes no identity: "a/b" is not a path segment (letters, digits, '.', '-', '_', not '.' or '..'); correct the service account's name
     demo.yaml:41:41: metadata.annotations["interceptor.dev/cgroup"]: must be the path of a cgroup below the root of cgroup2, such as system.slice/web.service
     demo.yaml:41:85: metadata.annotations["interceptor.dev/unknown-destinations"]: must be passthrough or refuse; did you mean refuse?
+    demo.yaml:41:115: metadata.annotations["interceptor.dev/udp"]: must be allow, observe, deny-quic, deny-except-dns or deny
     demo.yaml:50:34: warning: spec.ports[0].targetPort: 1 of 2 selected workloads have no TCP port named "http": connections to port 80 never reach them
     demo.yaml:50:48: spec.ports[1].port: is there twice, first in line 50
     demo.yaml:50:73: warning: spec.ports[1].targetPort: 1 of 2 selected workloads have no TCP port named "admin": connections to port 80 never reach them
@@ -317,6 +318,21 @@ metadata: {name: demo, annotations: {interceptor.dev/unknown-destinations: refus
     let of = |id| workload(&mesh, id).unknown_destinations.clone();
     assert_eq!(of("demo/a"), UnknownDestinations::Refuse);
     assert_eq!(of("demo/b"), UnknownDestinations::Passthrough);
+}
+
+#[test]
+fn the_workload_says_what_becomes_of_its_datagrams_else_its_namespace() {
+    let namespace = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: demo, annotations: {interceptor.dev/udp: deny-quic}}
+";
+    let own = "annotations: {interceptor.dev/udp: observe}";
+    let (a, b) = (pod("a", "", "", ""), pod("b", own, "", ""));
+    let mesh = good_mesh(&format!("{namespace}{a}{b}"));
+    let of = |id| workload(&mesh, id).capture.udp;
+    assert_eq!(of("demo/a"), UdpRule::DenyQuic);
+    assert_eq!(of("demo/b"), UdpRule::Observe);
 }
 
 #[test]
