@@ -1,6 +1,8 @@
-//! Which protocol a port's name or `appProtocol` tells, as Istio chooses it, and what was probably
-//! meant if it tells none.
+//! What a port's name or `appProtocol` that tells no protocol was probably meant to be.
+//!
+//! Which protocol it tells is [`protocol::select`]'s answer, the same that `interceptor ports` gives.
 
+use crate::workload::protocol::{self, Port, Protocol};
 use crate::yaml::nearest;
 
 /// What Istio knows, in its own spelling.
@@ -18,37 +20,31 @@ const KNOWN: [&str; 12] = [
     "redis",
     "mysql",
 ];
-/// Kubernetes' own values of `appProtocol`.
-const KUBERNETES: [&str; 3] = ["kubernetes.io/h2c", "kubernetes.io/ws", "kubernetes.io/wss"];
 
-/// What a name says about the protocol.
+/// What a port says about its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub(super) enum Told {
     /// This one.
-    Protocol(&'static str),
+    Protocol(Protocol),
     /// None, but almost: this name would.
     Nearly(String),
     /// None.
     Unknown,
 }
 
-/// What a port's name (or, if `is_app_protocol`, its `appProtocol`) says.
-pub(super) fn of(text: &str, is_app_protocol: bool) -> Named {
-    let lower = text.to_ascii_lowercase();
-    if is_app_protocol && let Some(known) = KUBERNETES.into_iter().find(|known| *known == lower) {
-        return Named::Protocol(known);
+/// What a port says about its protocol.
+pub(super) fn of(port: &Port<'_>) -> Told {
+    let (protocol, _) = protocol::select(port);
+    if protocol != Protocol::Unknown {
+        return Told::Protocol(protocol);
     }
-    if lower.starts_with("grpc-web") {
-        return Named::Protocol("grpc-web");
-    }
+    let said = port.app_protocol.or(port.name).unwrap_or_default();
+    let lower = said.to_ascii_lowercase();
     let (first, rest) = match lower.split_once('-') {
         Some((first, rest)) => (first, Some(rest)),
         None => (lower.as_str(), None),
     };
-    if let Some(known) = KNOWN.into_iter().find(|known| *known == first) {
-        return Named::Protocol(known);
-    }
-    meant(first, rest).map_or(Named::Unknown, Named::Nearly)
+    meant(first, rest).map_or(Told::Unknown, Told::Nearly)
 }
 
 /// The name that would have told the protocol.
@@ -76,34 +72,43 @@ fn meant(first: &str, rest: Option<&str>) -> Option<String> {
 mod tests {
     use rstest::rstest;
 
-    use super::{Named, of};
+    use super::{Port, Protocol, Told, of};
+
+    fn nearly(name: &str) -> Told {
+        Told::Nearly(name.to_owned())
+    }
 
     #[rstest]
-    #[case("http", Named::Protocol("http"))]
-    #[case("HTTP-api", Named::Protocol("http"))]
-    #[case("grpc-web-x", Named::Protocol("grpc-web"))]
-    #[case("tcp-mysql", Named::Protocol("tcp"))]
-    #[case("htpp", Named::Nearly("http".to_owned()))]
-    #[case("htpp-api", Named::Nearly("http-api".to_owned()))]
-    #[case("httpapi", Named::Nearly("http-api".to_owned()))]
-    #[case("http_api", Named::Nearly("http-api".to_owned()))]
-    #[case("grcp", Named::Nearly("grpc".to_owned()))]
-    #[case("grpcweb-x", Named::Nearly("grpc-web-x".to_owned()))]
-    #[case("mysql8", Named::Nearly("mysql-8".to_owned()))]
-    #[case("metrics", Named::Unknown)]
-    #[case("web", Named::Unknown)]
-    #[case("dns-tcp", Named::Unknown)]
-    #[case("kubernetes.io/h2c", Named::Unknown)]
-    fn a_name_tells_a_protocol_or_what_was_meant(#[case] name: &str, #[case] expected: Named) {
-        assert_eq!(of(name, false), expected);
+    #[case("http", Told::Protocol(Protocol::Http))]
+    #[case("grpc-web-x", Told::Protocol(Protocol::GrpcWeb))]
+    #[case("tcp-mysql", Told::Protocol(Protocol::Tcp))]
+    #[case("htpp", nearly("http"))]
+    #[case("htpp-api", nearly("http-api"))]
+    #[case("httpapi", nearly("http-api"))]
+    #[case("http_api", nearly("http-api"))]
+    #[case("grcp", nearly("grpc"))]
+    #[case("grpcweb-x", nearly("grpc-web-x"))]
+    #[case("mysql8", nearly("mysql-8"))]
+    #[case("metrics", Told::Unknown)]
+    #[case("web", Told::Unknown)]
+    #[case("dns-tcp", Told::Unknown)]
+    fn a_name_tells_a_protocol_or_what_was_meant(#[case] name: &str, #[case] expected: Told) {
+        let port = Port {
+            name: Some(name),
+            number: 8080,
+            ..Port::default()
+        };
+        assert_eq!(of(&port), expected);
     }
 
     #[test]
-    fn app_protocol_knows_more_values() {
-        assert_eq!(
-            of("kubernetes.io/ws", true),
-            Named::Protocol("kubernetes.io/ws")
-        );
-        assert_eq!(of("htttp", true), Named::Nearly("http".to_owned()));
+    fn app_protocol_wins_even_if_it_is_misspelt() {
+        let port = Port {
+            app_protocol: Some("htttp"),
+            name: Some("http"),
+            number: 8080,
+            ..Port::default()
+        };
+        assert_eq!(of(&port), nearly("http"));
     }
 }

@@ -1,4 +1,7 @@
 //! What is proved about rules: dead, live, shadowed, open to plaintext.
+//!
+//! A million cases by hand: `PROPTEST_CASES=1000000 PROPTEST_MAX_LOCAL_REJECTS=100000000 cargo test
+//! --release -p interceptor-policy --test policy analysis::a_dead_rule`.
 
 #![expect(
     clippy::unwrap_used,

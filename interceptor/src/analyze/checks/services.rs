@@ -6,8 +6,9 @@ use super::super::catalogue::{
 };
 use super::super::finding::{Findings, Place};
 use super::super::model::{Known, Model, several};
-use super::super::protocol::{self, Named};
+use super::super::protocol::{self, Told};
 use crate::workload::objects::{Service, ServicePort, TargetPort};
+use crate::workload::protocol::{Port, Protocol};
 
 const KIND: &str = "Service";
 
@@ -19,8 +20,11 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
         selector(model, service, findings);
     }
     for (place, name) in &model.extra.external_ports {
-        let told = name.as_deref().map(|name| protocol::of(name, false));
-        if !matches!(told, Some(Named::Protocol(protocol)) if protocol != "tcp") {
+        let told = protocol::of(&Port {
+            name: name.as_deref(),
+            ..Port::default()
+        });
+        if !matches!(told, Told::Protocol(protocol) if protocol != Protocol::Tcp) {
             findings.add(
                 &EXTERNAL_NAME_PORT,
                 place,
@@ -46,9 +50,15 @@ fn name(service: &Service, port: &ServicePort, findings: &mut Findings) {
     };
     let place = Place::at(KIND, &service.meta, &port.port.origin);
     let number = port.port.value;
-    match protocol::of(text, is_app_protocol) {
-        Named::Protocol(_) => {}
-        Named::Nearly(meant) => findings.add(
+    let told = protocol::of(&Port {
+        transport: None,
+        app_protocol: port.app_protocol.as_deref(),
+        name: port.name.as_deref(),
+        number,
+    });
+    match told {
+        Told::Protocol(_) => {}
+        Told::Nearly(meant) => findings.add(
             &PORT_TYPO,
             &place,
             format!(
@@ -57,7 +67,7 @@ fn name(service: &Service, port: &ServicePort, findings: &mut Findings) {
             ),
             format!("did you mean {meant}?"),
         ),
-        Named::Unknown => findings.add(
+        Told::Unknown => findings.add(
             &PORT_NAME,
             &place,
             format!("the {what} {text:?} of port {number} tells no protocol: carried as TCP here, guessed by Istio"),

@@ -194,11 +194,31 @@ proptest! {
 #[case::laughs("a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c,*c]\n".repeat(2000))]
 #[case::a_huge_scalar(format!("apiVersion: v1\nkind: {}\n", "x".repeat(5_000_000)))]
 #[case::many_documents("apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\n".repeat(20_000))]
-#[case::many_kinds((0..20_000).map(|n| format!("apiVersion: a.istio.io/v1\nkind: K{n}\n---\n")).collect::<String>())]
-#[case::many_policies_and_pods((0..400).map(|n| format!(
-    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p{n}}}\nspec: {{rules: [{{from: [{{source: {{namespaces: [n{n}]}}}}]}}]}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}, labels: {{l{n}: v{n}}}}}\nspec: {{containers: [{{name: x}}]}}\n---\n"
-)).collect::<String>())]
+#[case::many_kinds(repeated(20_000, "apiVersion: a.istio.io/v1\nkind: K{n}\n---\n"))]
+#[case::many_policies_and_pods(repeated(
+    400,
+    "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p{n}}
+spec: {rules: [{from: [{source: {namespaces: [n{n}]}}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p{n}, labels: {l{n}: v{n}}}
+spec: {containers: [{name: x}]}
+---
+"
+))]
 fn hostile_files_give_findings_in_bounded_time(#[case] text: String) {
     let analysis = of_text(&text);
     assert!(analysis.findings.len() <= 1001);
+}
+
+/// A text again and again, with a number of its own each time.
+fn repeated(times: usize, text: &str) -> String {
+    let copies: Vec<String> = (0..times)
+        .map(|n| text.replace("{n}", &n.to_string()))
+        .collect();
+    copies.concat()
 }
