@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: how fast the path is, against raw TCP and against peers, in one run.
 //!
 //! The workloads are in `tests/src/bench/`. Envoy comes from where the tests' Envoy does; haproxy,
-//! nginx and wrk are the system's, and installed only with `--install-tools`. What is not there is
-//! not measured, and the report says so.
+//! nginx and wrk are the system's, and installed only with `--install-tools`: where an init system
+//! runs, Debian starts their services. What is not there is not measured, and the report says so.
 
 use anyhow::Result;
 

@@ -100,7 +100,7 @@ impl Plan {
         Self {
             all: steps(&[1000.min(idle_limit())]),
             longest: Duration::from_millis(700),
-            budget: Some(Duration::from_secs(55)),
+            budget: Some(Duration::from_secs(45)),
             churn: (3, Duration::from_millis(500)),
             churn_every_round: false,
             rounds: 3,

@@ -141,7 +141,7 @@ pub(crate) fn offer(needs: &[Need]) -> Result<()> {
         return require(needs);
     }
     say(format_args!(
-        "not there, and left out: {} (packages {}; --install-tools installs them)",
+        "not there, and left out: {} (packages {}; `cargo xtask --install-tools …` installs them)",
         names(&lacking),
         packages(&lacking)
     ));
