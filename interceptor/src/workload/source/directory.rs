@@ -12,6 +12,7 @@
 //!
 //! Not here: watching (`watch`).
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
@@ -57,6 +58,10 @@ pub struct Loaded {
     pub mistakes: Vec<Mistake>,
     /// How many manifests there were.
     pub files: usize,
+    /// Those of them that say nothing.
+    pub empty: BTreeSet<Arc<str>>,
+    /// Those that say something.
+    pub filled: BTreeSet<Arc<str>>,
     /// A number that changes with the content.
     pub digest: u64,
 }
@@ -238,6 +243,8 @@ impl<'l> Folder<'l> {
                 objects: Objects::default(),
                 mistakes: Vec::new(),
                 files: 0,
+                empty: BTreeSet::new(),
+                filled: BTreeSet::new(),
                 digest: 0,
             },
         }
@@ -258,6 +265,11 @@ impl<'l> Folder<'l> {
             }
         };
         bytes.hash(&mut self.digest);
+        if bytes.trim_ascii().is_empty() {
+            self.loaded.empty.insert(Arc::clone(&file));
+        } else {
+            self.loaded.filled.insert(Arc::clone(&file));
+        }
         let Some(left) = self.left.checked_sub(bytes.len()) else {
             let message = format!(
                 "is not read: the manifests before it fill the limit of {} bytes",

@@ -10,6 +10,7 @@
 //! seconds catches what they miss: files behind links, a folder that was replaced as a whole,
 //! network file systems.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Publisher;
-use super::directory::{self, DirectoryLimits};
+use super::directory::{self, DirectoryLimits, Loaded};
 use crate::drain::Tasks;
 use crate::workload::MeshSettings;
 use crate::yaml::{Mistake, Severity};
@@ -48,16 +49,16 @@ pub struct DirectorySource {
     settings: MeshSettings,
     limits: DirectoryLimits,
     publisher: Publisher,
-    last: Option<Last>,
+    last: Last,
     look: Duration,
 }
 
 /// What was loaded last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Last {
-    digest: u64,
-    /// Whether the mesh in force came from at least one manifest.
-    had_manifests: bool,
+    digest: Option<u64>,
+    /// The manifests that the mesh in force came from.
+    filled: BTreeSet<Arc<str>>,
 }
 
 impl DirectorySource {
@@ -68,7 +69,7 @@ impl DirectorySource {
             settings,
             limits: DirectoryLimits::default(),
             publisher,
-            last: None,
+            last: Last::default(),
             look: LOOK,
         }
     }
@@ -105,51 +106,45 @@ impl DirectorySource {
     /// Loads the folder and publishes the outcome, if it is another than before.
     pub async fn reload(&mut self) {
         let (path, limits, settings) = (self.directory.clone(), self.limits, self.settings.clone());
+        let (directory, had) = (self.directory.clone(), self.last.filled.clone());
         let work = move || {
-            let loaded = directory::load(&path, &limits);
-            let (digest, files) = (loaded.digest, loaded.files);
-            (digest, files, directory::build(loaded, &settings))
+            let mut loaded = directory::load(&path, &limits);
+            // First, because it is the cause of what else seems to be missing.
+            let lost = lost(&directory, &had, &loaded);
+            loaded.mistakes.splice(0..0, lost);
+            let seen = Seen {
+                digest: loaded.digest,
+                files: loaded.files,
+                filled: std::mem::take(&mut loaded.filled),
+            };
+            (seen, directory::build(loaded, &settings))
         };
         let now = SystemTime::now();
-        let Ok((digest, files, outcome)) = tokio::task::spawn_blocking(work).await else {
-            self.fail(
-                vec![self.mistake("reading the manifests failed: a bug, please report it")],
-                now,
-            );
+        let Ok((seen, outcome)) = tokio::task::spawn_blocking(work).await else {
+            let message = "reading the manifests failed: a bug, please report it";
+            let file = Arc::from(self.directory.to_string_lossy());
+            self.fail(vec![Mistake::in_file(&file, message)], now);
             return;
         };
-        if self.last.as_ref().is_some_and(|last| last.digest == digest) {
+        let Seen {
+            digest,
+            files,
+            filled,
+        } = seen;
+        if self.last.digest.replace(digest) == Some(digest) {
             return;
         }
-        let had_manifests = self.last.as_ref().is_some_and(|last| last.had_manifests);
-        let published = match outcome {
-            Ok(_) if files == 0 && had_manifests => {
-                let message = "holds no manifests any more; if nothing is to be enrolled, leave one \
-                               with a Namespace in it";
-                self.fail(vec![self.mistake(message)], now);
-                false
-            }
+        match outcome {
             Ok((mesh, mistakes)) => {
                 log_warnings(&mistakes);
                 let workloads = mesh.workloads().count();
                 let services = mesh.services().count();
                 let version = self.publisher.publish(mesh, mistakes, now);
                 tracing::info!(version, files, workloads, services, "configuration loaded");
-                true
+                self.last.filled = filled;
             }
-            Err(mistakes) => {
-                self.fail(mistakes, now);
-                false
-            }
-        };
-        self.last = Some(Last {
-            digest,
-            had_manifests: had_manifests || (published && files > 0),
-        });
-    }
-
-    fn mistake(&self, message: &str) -> Mistake {
-        Mistake::in_file(&Arc::from(self.directory.to_string_lossy()), message)
+            Err(mistakes) => self.fail(mistakes, now),
+        }
     }
 
     fn fail(&self, mistakes: Vec<Mistake>, now: SystemTime) {
@@ -171,6 +166,31 @@ impl DirectorySource {
         );
         self.publisher.fail(mistakes, now);
     }
+}
+
+/// What one look at the folder has seen.
+struct Seen {
+    digest: u64,
+    files: usize,
+    filled: BTreeSet<Arc<str>>,
+}
+
+/// Objects that went without anybody having removed their manifest: a file that is being written,
+/// or a folder that is not there any more. Taking them for deletions would open what they protect.
+fn lost(directory: &Path, had: &BTreeSet<Arc<str>>, loaded: &Loaded) -> Vec<Mistake> {
+    if loaded.files == 0 && !had.is_empty() {
+        let message = "holds no manifests any more; if nothing is to be enrolled, leave one \
+                       with a Namespace in it";
+        return vec![Mistake::in_file(
+            &Arc::from(directory.to_string_lossy()),
+            message,
+        )];
+    }
+    let emptied = had.intersection(&loaded.empty);
+    let message = "is empty and was not before; remove the file if its objects are to go";
+    emptied
+        .map(|file| Mistake::in_file(file, message))
+        .collect()
 }
 
 fn log_warnings(mistakes: &[Mistake]) {

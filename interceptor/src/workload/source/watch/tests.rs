@@ -40,6 +40,32 @@ fn messages(published: &Published) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_file_that_becomes_empty_is_being_written_and_one_that_goes_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut source, published) = source(folder.path());
+    let (one, two) = (folder.path().join("1.yaml"), folder.path().join("2.yaml"));
+    fs::write(&one, pod("one")).unwrap();
+    fs::write(&two, "\n").unwrap();
+    source.reload().await;
+    assert_eq!(
+        names(&published),
+        ["demo/one"],
+        "it may be empty from the start"
+    );
+
+    fs::write(&two, pod("two")).unwrap();
+    source.reload().await;
+    fs::write(&two, "").unwrap();
+    source.reload().await;
+    assert_eq!(names(&published), ["demo/one", "demo/two"]);
+    assert!(messages(&published)[0].contains("is empty and was not before"));
+
+    fs::remove_file(&two).unwrap();
+    source.reload().await;
+    assert_eq!(names(&published), ["demo/one"]);
+}
+
+#[tokio::test]
 async fn a_wrong_file_keeps_the_last_good_mesh_and_shows_all_mistakes() {
     let folder = tempfile::tempdir().unwrap();
     let (mut source, published) = source(folder.path());
