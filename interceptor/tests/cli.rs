@@ -30,7 +30,7 @@ fn path(path: &Path) -> &str {
 fn without_an_agent_the_answer_is_2_and_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("interceptor.sock");
-    for command in ["status", "connections", "certificates"] {
+    for command in ["status", "connections", "certificates", "ports"] {
         let output = run(&[command, "--socket", path(&socket)]);
         assert_eq!(output.status.code(), Some(2), "{command}");
         assert!(output.stdout.is_empty(), "{command}");
@@ -143,6 +143,68 @@ fn manifests_are_judged_without_an_agent() {
     .unwrap();
     let right = run(&["validate", "-f", path(&file)]);
     assert_eq!(right.status.code(), Some(0), "{}", text(&right.stdout));
+}
+
+fn examples() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    path(&folder).to_owned()
+}
+
+#[test]
+fn explain_answers_with_its_exit_code() {
+    for (from, to, code, first) in [
+        ("demo/caller", "demo/server:80", 0, "ALLOWED  "),
+        ("demo/intruder", "demo/server:80", 1, "DENIED  "),
+        ("demo/caler", "demo/server:80", 2, "UNCLEAR  "),
+    ] {
+        let said = run(&["explain", "-f", &examples(), "--from", from, "--to", to]);
+        assert_eq!(said.status.code(), Some(code), "{from} {to}");
+        assert!(
+            text(&said.stdout).starts_with(first),
+            "{}",
+            text(&said.stdout)
+        );
+    }
+    let nothing = run(&["explain", "-f", &examples()]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(text(&nothing.stderr).contains("say --from WHO --to WHAT"));
+}
+
+#[test]
+fn explain_answers_batches_line_by_line() {
+    use std::io::Write as _;
+
+    let mut child = interceptor(&["explain", "-f", &examples(), "--batch", "-o", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut questions = child.stdin.take().unwrap();
+    for from in ["demo/caller", "demo/intruder"] {
+        writeln!(questions, r#"{{"from": "{from}", "to": "demo/server:80"}}"#).unwrap();
+    }
+    drop(questions);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "one of them is denied");
+    let answers: Vec<Value> = text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let outcomes: Vec<_> = answers
+        .iter()
+        .map(|answer| answer["outcome"].as_str())
+        .collect();
+    assert_eq!(outcomes, [Some("allowed"), Some("denied")]);
+}
+
+#[test]
+fn ports_are_shown_from_manifests() {
+    let said = run(&["ports", "-f", &examples(), "demo/server:tcp-echo"]);
+    assert_eq!(said.status.code(), Some(0), "{}", text(&said.stderr));
+    assert!(text(&said.stdout).starts_with("plaintext does not get through"));
+    let none = run(&["ports", "-f", &examples(), "demo/sever"]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(text(&none.stderr).contains("did you mean demo/server?"));
 }
 
 #[test]

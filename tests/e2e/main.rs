@@ -5,6 +5,7 @@ mod capture;
 mod config;
 mod envoy;
 mod exceptions;
+mod explain;
 mod faults;
 mod harness;
 mod identity;

@@ -120,6 +120,11 @@ async fn a_modern_scraper_gets_the_modern_type() {
 #[case::connections("/connections", "\"live\"")]
 #[case::certificates("/certificates", "\"renewAt\"")]
 #[case::config("/config_dump", "\"inForce\"")]
+#[case::explain("/explain?from=demo%2Fa&to=demo/b:80", "there is no workload demo/a")]
+#[case::explain_without_a_question("/explain?from=demo/a", "GET /explain?from=")]
+#[case::explain_from_no_address("/explain?from=a/b&to=c/d&sourceIp=x", "GET /explain?from=")]
+#[case::ports("/ports", "[]")]
+#[case::ports_of_nothing("/ports?service=demo/b", "there is no Service demo/b")]
 #[case::help("/", "GET  /status")]
 #[tokio::test]
 async fn administration_answers_on_loopback_and_socket(#[case] path: &str, #[case] expected: &str) {

@@ -12,8 +12,8 @@ pub(super) use crate::workload::Mesh;
 /// Manifests to read instead of asking the running agent.
 #[derive(Debug, clap::Args)]
 pub(super) struct Manifests {
-    /// Manifests to read instead of asking the agent: folders or files, several by repetition.
-    #[arg(short, long, value_name = "PATH", num_args = 1..)]
+    /// A folder of manifests, or one file, to read instead of asking the agent; may be repeated.
+    #[arg(short, long, value_name = "PATH")]
     file: Vec<PathBuf>,
 
     /// The agent's configuration file, which says what the mesh's trust domain and root namespace

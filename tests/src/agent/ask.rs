@@ -102,6 +102,24 @@ impl Agent {
         self.ask(&["connections"])
     }
 
+    /// `interceptor explain` with these arguments.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command does.
+    pub fn explain(&self, arguments: &[&str]) -> Result<Value> {
+        self.ask(&[&["explain"], arguments].concat())
+    }
+
+    /// `interceptor ports` of one Service.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command does.
+    pub fn ports(&self, service: &str) -> Result<Value> {
+        self.ask(&["ports", service])
+    }
+
     fn ask(&self, arguments: &[&str]) -> Result<Value> {
         let socket = self.socket();
         let socket = socket.to_str().context("the socket's path is not text")?;

@@ -18,6 +18,9 @@ use crate::{Attempt, Effective, PolicyName, SpiffeId, Target, Verdict};
 /// How many changes are added up before the search gives up.
 const MAX_STEPS: usize = 64;
 
+/// How many combinations are tried on the way: each costs as much as indexing the policies.
+const MAX_TRIALS: usize = 400;
+
 /// A workload, a caller, and everything that decides between them.
 #[derive(Clone)]
 pub(super) struct Situation<'a> {
@@ -74,6 +77,7 @@ pub(super) fn flips(
 fn add_up(start: &Situation<'_>, verdict: &Verdict, identity: Option<&SpiffeId>) -> Option<Flip> {
     let mut changes: Vec<Change> = Vec::new();
     let mut now = start.clone();
+    let mut trials = MAX_TRIALS;
     for _ in 0..MAX_STEPS {
         let (effective, current) = now.judge();
         if current.decision != verdict.decision {
