@@ -95,6 +95,8 @@ counters! {
     RefusedUdp = "refused_udp",
     /// Refused: UDP to port 443, which is QUIC's, as the workload's owner wants it.
     RefusedQuic = "refused_quic",
+    /// Connections from before their workload was enrolled that the agent has reset.
+    ResetOlder = "reset_older",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

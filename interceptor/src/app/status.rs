@@ -64,6 +64,7 @@ impl Watch {
         let kernel = self.observer.status();
         let mut unprotected = Unprotected::by_configuration(&self.published.mesh());
         unprotected.extend(kernel.workloads.iter().flat_map(Unprotected::by_interfaces));
+        unprotected.extend(kernel.workloads.iter().filter_map(Unprotected::by_age));
         unprotected.extend(self.plane.telemetry.ledger.entries());
         Status {
             node: self.config.mesh.node.to_string(),

@@ -16,11 +16,13 @@ use super::links::{self, attach_to_namespace};
 use super::listeners::{Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
 use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source};
 use super::maps::{Entries, WriteError};
+use super::older;
 use super::origin::Origin;
 use super::plan::{Interfaces, Place};
 use super::site::{Site, locate};
 use super::{Capture, Enrolled};
-use crate::net::{Dialer, unmapped};
+use crate::net::diag::Connection;
+use crate::net::{Dialer, Namespace, unmapped};
 use crate::workload::{Workload, WorkloadId};
 
 /// An enrolled workload.
@@ -29,6 +31,7 @@ pub(super) struct Enrolment {
     entries: Entries,
     origin: Origin,
     unguarded: Vec<Unguarded>,
+    older: Vec<Connection>,
 }
 
 impl Enrolment {
@@ -45,6 +48,16 @@ impl Enrolment {
     /// Its interfaces that have no guard.
     pub(super) fn unguarded(&self) -> &[Unguarded] {
         &self.unguarded
+    }
+
+    /// Its connections from before the enrolment, and where they are.
+    pub(super) fn older(&self) -> Option<(Namespace, Vec<Connection>)> {
+        match &self.site {
+            Site::Namespace { namespace, .. } if !self.older.is_empty() => {
+                Some((namespace.clone(), self.older.clone()))
+            }
+            _ => None,
+        }
     }
 
     /// Its addresses in the maps.
@@ -120,10 +133,15 @@ fn enrol_at(
         entries,
         origin: origin.clone(),
         unguarded: Vec::new(),
+        older: Vec::new(),
     };
     capture.enrolled.insert(id.clone(), enrolment);
     let listeners = write(capture, id, &old, &opened).and_then(|()| {
         guard_interfaces(capture, id);
+        // An agent that comes back finds connections that it captured before.
+        if old.workload.is_none() {
+            settle_older(capture, workload);
+        }
         let listeners = opened.into_listeners();
         listeners.map_err(|error| step(id, "start the listeners", error))
     });
@@ -303,6 +321,17 @@ fn guard_interfaces(capture: &mut Capture, id: &WorkloadId) {
             }
             Site::Cgroup { .. } => guard::of_the_host(),
         };
+    }
+}
+
+/// Lists or resets the connections that a workload had before it was enrolled.
+fn settle_older(capture: &mut Capture, workload: &Workload) {
+    let (id, rule) = (&workload.id, workload.capture.existing);
+    if let Some(enrolment) = capture.enrolled.get_mut(id)
+        && let Site::Namespace { namespace, .. } = &enrolment.site
+    {
+        let (pins, entries) = (&capture.loaded.pins, &enrolment.entries);
+        enrolment.older = older::settle(pins, id, namespace, entries, rule);
     }
 }
 

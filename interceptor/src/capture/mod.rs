@@ -35,6 +35,7 @@ mod listeners;
 mod loader;
 mod maps;
 mod object;
+mod older;
 mod origin;
 mod plan;
 mod rules;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +17,13 @@ use super::enrol::Enrolment;
 use super::guard::Unguarded;
 use super::loader::Loaded;
 use super::maps::SHAPES;
-use crate::net::bpf;
+use super::older;
+use crate::net::diag::Connection;
+use crate::net::{Namespace, bpf};
 use crate::workload::WorkloadId;
+
+/// By workload: where its older connections are, and which they are.
+type Older = HashMap<WorkloadId, (Namespace, Vec<Connection>)>;
 
 /// Reads counters and status without access to [`super::Capture`]. Clones share it.
 #[derive(Clone)]
@@ -27,6 +32,8 @@ pub struct Observer {
     pins: Pins,
     cgroup_root: PathBuf,
     workloads: Arc<ArcSwap<Vec<WorkloadStatus>>>,
+    /// Connections from before the enrolment, where there are any.
+    older: Arc<ArcSwap<Older>>,
 }
 
 /// Outcomes of the kernel programs since they were first loaded, summed over all CPUs.
@@ -72,6 +79,8 @@ pub struct WorkloadStatus {
     pub addresses: Vec<IpAddr>,
     /// Interfaces at which nothing stops packets made by hand.
     pub unguarded: Vec<Unguarded>,
+    /// Open connections from before it was enrolled: its own end, and the other.
+    pub older: Vec<(SocketAddr, SocketAddr)>,
 }
 
 /// How full one map is.
@@ -108,6 +117,7 @@ impl Observer {
             pins: loaded.pins.clone(),
             cgroup_root: loaded.hierarchy.root.clone(),
             workloads: Arc::default(),
+            older: Arc::default(),
         }
     }
 
@@ -120,10 +130,15 @@ impl Observer {
                 key: enrolment.key(),
                 addresses: sorted(enrolment.addresses()),
                 unguarded: enrolment.unguarded().to_vec(),
+                older: Vec::new(),
             })
             .collect();
         workloads.sort_by(|left, right| left.id.cmp(&right.id));
         self.workloads.store(Arc::new(workloads));
+        let older = enrolled
+            .iter()
+            .filter_map(|(id, enrolment)| Some((id.clone(), enrolment.older()?)));
+        self.older.store(Arc::new(older.collect()));
     }
 
     /// Outcomes so far.
@@ -140,12 +155,25 @@ impl Observer {
     pub fn status(&self) -> Status {
         Status {
             programs: self.programs(),
-            workloads: self.workloads.load().as_ref().clone(),
+            workloads: self.workloads(),
             maps: SHAPES
                 .iter()
                 .filter_map(|it| self.fill(it.name, it.holds))
                 .collect(),
         }
+    }
+
+    /// The workloads, with those of their older connections that still live.
+    fn workloads(&self) -> Vec<WorkloadStatus> {
+        let mut workloads = self.workloads.load().as_ref().clone();
+        let older = self.older.load();
+        for workload in &mut workloads {
+            if let Some((namespace, connections)) = older.get(&workload.id) {
+                let alive = older::alive(namespace, connections);
+                workload.older = alive.iter().map(|it| (it.local, it.remote)).collect();
+            }
+        }
+        workloads
     }
 
     /// The programs behind the pinned links.

@@ -7,6 +7,7 @@
 //! Not here: which socket to open and why (`capture`, `transport`, `connection`).
 
 pub(crate) mod bpf;
+pub(crate) mod diag;
 pub mod dial;
 mod listen;
 mod namespace;

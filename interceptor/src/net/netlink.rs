@@ -13,7 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// `NLM_F_REQUEST`.
 const REQUEST: u16 = 0x1;
 /// `NLM_F_ROOT | NLM_F_MATCH`: everything.
-const DUMP: u16 = 0x300;
+pub(super) const DUMP: u16 = 0x300;
+/// `NLM_F_ACK`: say so when it is done.
+pub(super) const ACKNOWLEDGE: u16 = 0x4;
 /// `NLMSG_ERROR`.
 const ERROR: u16 = 2;
 /// `NLMSG_DONE`.
@@ -104,7 +106,7 @@ fn link(message: &[u8]) -> Option<Link> {
 }
 
 /// Asks one question and returns the bodies of the answers.
-fn ask(family: i32, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+pub(super) fn ask(family: i32, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let socket = Socket::new(
         Domain::from(libc::AF_NETLINK),
         Type::RAW.cloexec(),
@@ -146,6 +148,9 @@ fn take(mut read: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
             Some(ERROR) => {
                 let errno = body.get(..4).and_then(number).ok_or_else(cut_short)?;
                 let errno = errno.cast_signed().saturating_neg();
+                if errno == 0 {
+                    return Ok(true);
+                }
                 return Err(io::Error::from_raw_os_error(errno));
             }
             _ => answers.push(body.to_vec()),
@@ -178,7 +183,7 @@ const fn aligned(length: usize) -> usize {
 }
 
 /// A number in the order of this machine.
-fn number(bytes: &[u8]) -> Option<u32> {
+pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 

@@ -170,6 +170,20 @@ pub struct CaptureRules {
     pub included_outbound_ranges: Option<Vec<IpNet>>,
     /// What becomes of its datagrams, which cannot be captured.
     pub udp: UdpRule,
+    /// What becomes of connections that it had before it was enrolled.
+    pub existing: ExistingConnections,
+}
+
+/// What becomes of the connections that a workload had before it was enrolled:
+/// `interceptor.dev/existing-connections`. They cannot be captured any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExistingConnections {
+    /// They stay as they are and are listed.
+    #[default]
+    Keep,
+    /// They are reset, so that they are made again and captured.
+    Reset,
 }
 
 /// What becomes of the datagrams that a workload sends: `interceptor.dev/udp`. Those to itself

@@ -21,6 +21,8 @@ mod lifecycle;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod older;
+#[cfg(test)]
 mod outbound;
 #[cfg(test)]
 mod support;

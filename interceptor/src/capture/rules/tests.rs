@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::workload::UdpRule;
 
 /// The order, read literally: first match wins.
 fn captured(rules: &CaptureRules, to: SocketAddr) -> bool {
@@ -197,7 +196,7 @@ fn rules() -> impl Strategy<Value = CaptureRules> {
                 excluded_outbound_ranges: excluded,
                 included_outbound_ports: included_ports,
                 included_outbound_ranges: included,
-                udp: UdpRule::default(),
+                ..CaptureRules::default()
             },
         )
 }

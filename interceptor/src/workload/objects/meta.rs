@@ -22,8 +22,16 @@ pub(in crate::workload) const CGROUP: &str = "interceptor.dev/cgroup";
 pub(in crate::workload) const NODE: &str = "interceptor.dev/node";
 pub(in crate::workload) const UNKNOWN_DESTINATIONS: &str = "interceptor.dev/unknown-destinations";
 pub(in crate::workload) const UDP: &str = "interceptor.dev/udp";
+pub(in crate::workload) const EXISTING: &str = "interceptor.dev/existing-connections";
 
-const OURS: [&str; 5] = [NETWORK_NAMESPACE, CGROUP, NODE, UNKNOWN_DESTINATIONS, UDP];
+const OURS: [&str; 6] = [
+    NETWORK_NAMESPACE,
+    CGROUP,
+    NODE,
+    UNKNOWN_DESTINATIONS,
+    UDP,
+    EXISTING,
+];
 
 /// The prefixes of annotations that may have a meaning for us; others are not kept.
 const KEPT: [&str; 5] = [

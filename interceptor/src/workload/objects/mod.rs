@@ -35,7 +35,9 @@ use super::external::{Location, Resolution};
 use crate::yaml::{Mistake, Node, Position, Severity};
 
 pub use meta::Ignored;
-pub(in crate::workload) use meta::{CGROUP, NETWORK_NAMESPACE, NODE, UDP, UNKNOWN_DESTINATIONS};
+pub(in crate::workload) use meta::{
+    CGROUP, EXISTING, NETWORK_NAMESPACE, NODE, UDP, UNKNOWN_DESTINATIONS,
+};
 pub use template::{DeclaredPort, Template, templates};
 
 /// Everything that a source knows, before it is put together.

@@ -255,6 +255,7 @@ fn draft<'o>(
         healthy: parts.healthy,
         capture: CaptureRules {
             udp: membership.udp,
+            existing: membership.existing,
             ..CaptureRules::default()
         },
         binding: membership.binding,

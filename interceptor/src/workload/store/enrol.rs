@@ -10,10 +10,12 @@ use std::sync::Arc;
 use super::MeshSettings;
 use super::build::Findings;
 use crate::workload::objects::{
-    CGROUP, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, UDP, UNKNOWN_DESTINATIONS,
-    WorkloadEntry, Written,
+    CGROUP, EXISTING, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, UDP,
+    UNKNOWN_DESTINATIONS, WorkloadEntry, Written,
 };
-use crate::workload::{Binding, Enrolment, TunnelProtocol, UdpRule, UnknownDestinations};
+use crate::workload::{
+    Binding, Enrolment, ExistingConnections, TunnelProtocol, UdpRule, UnknownDestinations,
+};
 use crate::yaml::nearest;
 
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -30,6 +32,7 @@ pub(super) struct Membership {
     pub(super) binding: Option<Binding>,
     pub(super) protocol: TunnelProtocol,
     pub(super) udp: UdpRule,
+    pub(super) existing: ExistingConnections,
 }
 
 /// What the labels ask for.
@@ -87,6 +90,7 @@ pub(super) fn pod(
         enrolment,
         protocol: protocol(tunnel),
         udp: udp(meta, namespace, findings),
+        existing: existing(meta, namespace, findings),
     }
 }
 
@@ -124,6 +128,7 @@ pub(super) fn workload_entry(
         enrolment,
         protocol: protocol((member && !on_host) || has_tunnel(meta)),
         udp: udp(meta, namespace, findings),
+        existing: existing(meta, namespace, findings),
     }
 }
 
@@ -165,6 +170,16 @@ fn udp(meta: &Meta, namespace: Option<&Meta>, findings: &mut Findings) -> UdpRul
         ("deny", UdpRule::Deny),
     ];
     chosen(UDP, &choices, meta, namespace, findings).unwrap_or_default()
+}
+
+/// What becomes of connections from before the enrolment: as the workload says, else as its
+/// namespace says.
+fn existing(meta: &Meta, namespace: Option<&Meta>, findings: &mut Findings) -> ExistingConnections {
+    let choices = [
+        ("keep", ExistingConnections::Keep),
+        ("reset", ExistingConnections::Reset),
+    ];
+    chosen(EXISTING, &choices, meta, namespace, findings).unwrap_or_default()
 }
 
 /// What the annotation `key` of the workload chooses, else its namespace's; `None` if neither says

@@ -1,6 +1,7 @@
 //! Making the parts of a [`Status`](super::Status) from what the other modules know.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -169,6 +170,23 @@ impl Unprotected {
             connections: None,
         };
         workload.unguarded.iter().map(entry).collect()
+    }
+
+    /// The connections that an enrolled workload still has from before.
+    pub fn by_age(workload: &capture::WorkloadStatus) -> Option<Self> {
+        const SHOWN: usize = 3;
+        let count = workload.older.len();
+        let show = |(local, remote): &(SocketAddr, SocketAddr)| format!("{local} with {remote}");
+        let mut why = list(workload.older.iter().take(SHOWN).map(show));
+        if count > SHOWN {
+            write!(why, " and {} more", count - SHOWN).unwrap_or_default();
+        }
+        (count > 0).then(|| Self {
+            subject: workload.id.to_string(),
+            what: "connections from before it was enrolled".to_owned(),
+            why: format!("interceptor.dev/existing-connections is not reset: {why}"),
+            connections: u64::try_from(count).ok(),
+        })
     }
 
     fn new(workload: &Workload, what: impl Into<String>, why: impl Into<String>) -> Self {
