@@ -31,6 +31,7 @@ pub(super) fn arrive(mesh: &Mesh, arrival: &Arrival<'_>, path: Step) -> Journey 
             };
             let received = Step::new(StepName::Arrives, sense, told.clone());
             Journey {
+                captured: None,
                 outcome,
                 reason: reason.to_owned(),
                 summary: told,
@@ -102,6 +103,7 @@ impl Arrival<'_> {
             mesh.flips(self.destination, &attempt, would_prove.map(|(id, _)| id))
         };
         Journey {
+            captured: None,
             outcome,
             reason: if unknown_address {
                 "source_address_unknown".to_owned()

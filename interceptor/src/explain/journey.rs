@@ -14,6 +14,8 @@ const MAX_ENDPOINTS: usize = 64;
 
 /// One way to one endpoint.
 pub(super) struct Journey {
+    /// Whether the caller's agent takes it, if the caller has one.
+    pub(super) captured: Option<Step>,
     pub(super) outcome: Outcome,
     pub(super) reason: String,
     pub(super) summary: String,
@@ -40,15 +42,21 @@ fn follow(mesh: &Mesh, question: &Question) -> Result<Answer, String> {
     let called = resolve::called(mesh, &own_namespace, &question.to)?;
     let Called { addresses, told } = called;
     let mut steps = Vec::new();
-    let mut source = source::of(mesh, caller, question.source_ip, &mut steps)?;
-    if let Some(first) = addresses.first() {
-        source.capture(*first, &mut steps);
-    }
+    let source = source::of(mesh, caller, question.source_ip, &mut steps)?;
     let mut journeys: Vec<(String, Journey)> = Vec::new();
     for original in addresses {
+        let (source, captured) = source.on_the_way_to(original);
         for choice in decide::choices(mesh, &source.workload, original) {
             if journeys.len() < MAX_ENDPOINTS {
-                journeys.push(journey(mesh, &source, original, choice));
+                let (name, journey) = journey(mesh, &source, original, choice);
+                let captured = captured.clone();
+                journeys.push((
+                    name,
+                    Journey {
+                        captured,
+                        ..journey
+                    },
+                ));
             }
         }
     }
@@ -88,6 +96,7 @@ fn answer(
             resolves = resolves.note(format!("{name} is {label}"));
         }
     }
+    steps.extend(journey.captured);
     steps.push(resolves);
     steps.extend(journey.steps);
     Answer {
@@ -189,6 +198,7 @@ fn passed(
     );
     let nobody = "no agent judges it at the other end: whatever listens there gets it";
     Journey {
+        captured: None,
         outcome: Outcome::Allowed,
         reason: why.reason().to_owned(),
         summary,
@@ -208,6 +218,7 @@ fn refused(
 ) -> Journey {
     let told = format!("refused by the caller's own agent: {refusal}");
     Journey {
+        captured: None,
         outcome: Outcome::Denied,
         reason: refusal.reason().to_owned(),
         summary: refusal.to_string(),
@@ -258,6 +269,7 @@ fn relaxed(
 fn beyond_us(source: &Source, original: SocketAddr, refusal: &OutboundRefusal) -> Journey {
     let told = format!("to {original} past the agent: {}", source.plaintext);
     Journey {
+        captured: None,
         outcome: Outcome::Unclear,
         reason: refusal.reason().to_owned(),
         summary: format!("goes {told}; where it ends, the mesh cannot tell: {refusal}"),

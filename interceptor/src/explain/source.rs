@@ -15,6 +15,7 @@ use crate::workload::{
 };
 
 /// The caller as the rest of the way needs to know it.
+#[derive(Clone)]
 pub(super) struct Source {
     /// A workload of the mesh, or one made up for somebody who has none.
     pub(super) workload: Arc<Workload>,
@@ -127,28 +128,45 @@ fn stranger(nobody: SpiffeId, address: Option<IpAddr>, steps: &mut Vec<Step>) ->
 }
 
 impl Source {
-    /// Asks whether the caller's agent takes a connection to `to`.
-    pub(super) fn capture(&mut self, to: SocketAddr, steps: &mut Vec<Step>) {
+    /// The caller as it comes with a connection to `to`, and whether its agent takes that; nothing
+    /// is asked of a caller that has no agent.
+    pub(super) fn on_the_way_to(&self, to: SocketAddr) -> (Self, Option<Step>) {
         if self.workload.enrolment != Enrolment::Enrolled {
-            return;
+            return (self.past_the_agent(), None);
         }
         let captured = outbound_captured(&self.workload.capture, to);
         let why = &captured.why;
         if captured.captured {
-            let told = format!("yes: {why}");
-            steps.push(Step::new(StepName::Captured, Sense::Good, told));
-            return;
+            let step = Step::new(StepName::Captured, Sense::Good, format!("yes: {why}"));
+            return (self.clone(), Some(step));
         }
-        let told = format!("no: {why}");
-        steps.push(Step::new(StepName::Captured, Sense::Warning, told));
-        self.captured = false;
-        self.plaintext = format!("it is not captured ({why})");
-        self.would_prove = self.identity.take().map(|identity| {
+        let step = Step::new(StepName::Captured, Sense::Warning, format!("no: {why}"));
+        let would_prove = self.identity.clone().map(|identity| {
             let told = format!(
                 "let it be captured ({why}), so that it comes as {identity} over mutual TLS"
             );
             (identity, told)
         });
+        let source = Self {
+            captured: false,
+            identity: None,
+            plaintext: format!("it is not captured ({why})"),
+            would_prove,
+            ..self.past_the_agent()
+        };
+        (source, Some(step))
+    }
+
+    /// What its owner said about unknown destinations binds only the agent, which does not see it.
+    fn past_the_agent(&self) -> Self {
+        let workload = Workload {
+            unknown_destinations: UnknownDestinations::Passthrough,
+            ..(*self.workload).clone()
+        };
+        Self {
+            workload: Arc::new(workload),
+            ..self.clone()
+        }
     }
 }
 

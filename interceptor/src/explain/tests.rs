@@ -25,7 +25,9 @@ items:
   metadata:
     name: past
     namespace: demo
-    annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: '80'}
+    annotations:
+      traffic.sidecar.istio.io/excludeOutboundPorts: '80'
+      interceptor.dev/unknown-destinations: refuse
   spec: {nodeName: two, serviceAccountName: caller}
   status: {podIP: 10.0.0.2}
 - apiVersion: v1
@@ -234,6 +236,11 @@ fn asked_of(manifests: &str, from: &str, to: &str) -> Answer {
     "demo/shut",
     "192.0.2.1:443",
     "denied unknown_destination: no workload or service of the mesh has the address 192.0.2.1:443, and interceptor.dev/unknown-destinations is refuse"
+)]
+#[case::what_goes_past_the_agent_is_not_refused_by_it(
+    "demo/past",
+    "192.0.2.1:80",
+    "allowed unknown_destination: goes to 192.0.2.1:80 past the agent: it is not captured (traffic.sidecar.istio.io/excludeOutboundPorts has 80)"
 )]
 #[case::nobody_judges_outside(
     "demo/caller",

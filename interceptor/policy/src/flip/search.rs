@@ -88,6 +88,7 @@ fn add_up(start: &Situation<'_>, verdict: &Verdict, identity: Option<&SpiffeId>)
         let step = candidates
             .into_iter()
             .find_map(|Candidate { changes, .. }| {
+                trials = trials.checked_sub(1)?;
                 let (next, after) = now.after(&changes)?;
                 (after.cause != current.cause).then_some((next, changes))
             });
