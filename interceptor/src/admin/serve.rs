@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,14 +15,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use super::State;
 use super::routes::{self, Session, Surface};
 use crate::drain::Tasks;
+use crate::net::Gate;
 
 /// Connections per listener. A scraper, a probe and a few people need a handful.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
+
+/// Of these, how many one address may have, so that nobody can shut others out. What comes beyond
+/// is closed at once. The unix socket has no addresses, and only the agent's own user.
+const CONNECTIONS_PER_ADDRESS: usize = 32;
 
 /// The whole head of a request must arrive within this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,16 +82,16 @@ pub(super) trait Accept: Send + Sync + 'static {
     /// What it accepts.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// The next connection of somebody who may ask.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next connection of somebody who may ask, and where it comes from.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, IpAddr)>> + Send;
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _peer) = Self::accept(self).await?;
-        Ok(stream)
+    async fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
+        Ok((stream, peer.ip()))
     }
 }
 
@@ -97,7 +101,7 @@ pub(super) struct Server {
     state: Arc<State>,
     surface: Surface,
     tasks: Tasks,
-    permits: Arc<Semaphore>,
+    gate: Gate,
 }
 
 impl Server {
@@ -106,27 +110,26 @@ impl Server {
             state,
             surface,
             tasks,
-            permits: Arc::new(Semaphore::new(CONNECTIONS)),
+            gate: Gate::new(CONNECTIONS, CONNECTIONS_PER_ADDRESS),
         }
     }
 
     pub(super) async fn run(self, listener: impl Accept) {
         loop {
-            let next = async {
-                let permit = Arc::clone(&self.permits).acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = self.tasks.stopping() => return,
-                accepted = next => accepted,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok(stream) => {
+                Ok((stream, from)) => {
+                    let Some(place) = self.gate.enter(from) else {
+                        continue;
+                    };
                     let server = self.clone();
                     self.tasks.spawn("admin-connection", async move {
                         server.connection(stream).await;
-                        drop(permit);
+                        drop(place);
                     });
                 }
                 Err(error) => {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -42,11 +43,11 @@ impl Socket {
 impl Accept for Socket {
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<UnixStream> {
+    async fn accept(&self) -> io::Result<(UnixStream, IpAddr)> {
         loop {
             let (stream, _peer) = self.listener.accept().await?;
             if may_ask(&stream) {
-                return Ok(stream);
+                return Ok((stream, IpAddr::V4(Ipv4Addr::LOCALHOST)));
             }
             tracing::warn!("refused a process of another user on the socket");
         }

@@ -63,7 +63,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         let agent = Agent::start(config, data.handle().clone())?;
         let signal = wait_for_signal().await?;
         tracing::info!(signal, "stopping");
-        agent.stop().await;
+        tokio::select! {
+            () = agent.stop() => {}
+            again = wait_for_signal() => tracing::warn!(signal = again?, "stopping at once"),
+        }
+        agent.flush();
         anyhow::Ok(())
     });
     data.shutdown_timeout(CONTROL_DEADLINE);
@@ -155,8 +159,9 @@ impl Agent {
         })
     }
 
-    /// Stops accepting, lets connections end until the deadline, then ends everything.
-    async fn stop(self) {
+    /// Stops accepting, lets connections end until the deadline, then ends everything. A second
+    /// signal ends the waiting.
+    async fn stop(&self) {
         let cut = self.data.finish(self.config.drain_deadline).await;
         let left = self.control.finish(CONTROL_DEADLINE).await;
         tracing::info!(
@@ -164,6 +169,10 @@ impl Agent {
             left,
             "stopped; the ports of enrolled workloads stay closed"
         );
+    }
+
+    /// Waits until what has been logged is written.
+    fn flush(&self) {
         self.telemetry.access.flush(CONTROL_DEADLINE);
         self.logging.flush(CONTROL_DEADLINE);
     }

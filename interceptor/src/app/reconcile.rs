@@ -70,6 +70,8 @@ pub(super) enum State {
     Failed {
         /// Why, with all sources.
         error: String,
+        /// Whether its ports refuse meanwhile, because an earlier agent had captured them.
+        closed: bool,
         /// How often it was tried.
         attempts: u32,
         /// When to try again.
@@ -276,7 +278,8 @@ impl Reconciler {
         let id = workload.id.clone();
         let error = chain(error);
         let pause = INTERVAL.saturating_mul(1 << attempts.min(5)).min(MAX_PAUSE);
-        if self.capture.keep_closed(workload) {
+        let closed = self.capture.keep_closed(workload);
+        if closed {
             tracing::warn!(workload = %id, error, ?pause, "cannot enrol; its ports stay closed");
         } else {
             tracing::warn!(workload = %id, error, ?pause, "cannot enrol; its ports are not captured");
@@ -287,6 +290,7 @@ impl Reconciler {
             id,
             State::Failed {
                 error,
+                closed,
                 attempts,
                 retry_at,
             },

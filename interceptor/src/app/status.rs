@@ -63,6 +63,7 @@ impl Watch {
     fn status(&self) -> Status {
         let kernel = self.observer.status();
         let mut unprotected = Unprotected::by_configuration(&self.published.mesh());
+        unprotected.extend(self.not_captured());
         unprotected.extend(kernel.workloads.iter().flat_map(Unprotected::by_interfaces));
         unprotected.extend(kernel.workloads.iter().filter_map(Unprotected::by_age));
         unprotected.extend(self.plane.telemetry.ledger.entries());
@@ -116,6 +117,27 @@ impl Watch {
                 EnrolledWorkload::new(workload, state)
             })
             .collect()
+    }
+
+    /// Workloads that should be captured and are open instead.
+    fn not_captured(&self) -> Vec<Unprotected> {
+        let states = self.enrolled.snapshot();
+        let open = states.into_iter().filter_map(|(id, state)| match state {
+            State::Failed {
+                error,
+                closed: false,
+                ..
+            } => Some(Unprotected {
+                subject: id.to_string(),
+                what: "everything".to_owned(),
+                why: format!("it cannot be enrolled: {error}"),
+                connections: None,
+            }),
+            State::Failed { .. } | State::Enrolled { .. } => None,
+        });
+        let mut open: Vec<_> = open.collect();
+        open.sort();
+        open
     }
 
     fn connections(&self) -> Vec<ConnectionView> {

@@ -89,6 +89,12 @@ impl<'a> Story<'a> {
         }
     }
 
+    /// The same story, which began earlier.
+    pub(super) const fn since(mut self, since: Instant) -> Self {
+        self.since = since;
+        self
+    }
+
     /// The record so far, to add facts to.
     pub(super) const fn facts(&mut self) -> &mut Record {
         &mut self.record

@@ -9,6 +9,7 @@
 pub(crate) mod bpf;
 pub(crate) mod diag;
 pub mod dial;
+mod gate;
 mod listen;
 mod namespace;
 pub(crate) mod netlink;
@@ -17,6 +18,7 @@ pub mod traffic;
 
 pub(crate) use dial::Mark;
 pub use dial::{Dialer, Purpose};
+pub(crate) use gate::Gate;
 pub use listen::listen;
 pub use namespace::Namespace;
 pub use socket::{close_in_order, raise_file_limit, reset_on_close};

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
@@ -35,6 +36,7 @@ pub(in crate::connection) async fn serve(
         local,
         caller,
         gateway,
+        since: Instant::now(),
     };
     let identity = (door.plane.mesh.load())
         .workload(&door.local.id)
@@ -93,6 +95,7 @@ struct Door {
     local: Arc<Local>,
     caller: SocketAddr,
     gateway: SocketAddr,
+    since: Instant,
 }
 
 impl Door {
@@ -152,7 +155,9 @@ impl Door {
         detail: String,
     ) {
         let story = self.story(ConnectionId::random(), peer);
-        story.end(Stop::failed(flags, because(label, detail)));
+        story
+            .since(self.since)
+            .end(Stop::failed(flags, because(label, detail)));
     }
 
     fn story(&self, id: ConnectionId, peer: Option<SpiffeId>) -> Story<'_> {

@@ -17,7 +17,6 @@
 
 mod carrier;
 mod client;
-mod gate;
 mod headers;
 mod observed;
 mod pool;

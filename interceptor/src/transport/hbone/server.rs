@@ -32,7 +32,6 @@ use super::super::buffer::Segment;
 use super::super::config::Config;
 use super::super::error::{HandshakeError, SessionError, StreamError};
 use super::super::tls::{SessionFacts, Tls};
-use super::gate::Gate;
 use super::headers::ConnectHeaders;
 use super::observed::{Keepalive, Observed};
 use super::refusal::Refusal;
@@ -40,6 +39,7 @@ use super::request::{BadConnect, destination};
 use super::stream::{TunnelStream, session_error, stream_error};
 use crate::drain::Tasks;
 use crate::identity::{Identities, Svid};
+use crate::net::Gate;
 
 /// Accepts HBONE connections for the workloads of this node. Clones share the limits.
 #[derive(Clone, Debug)]
@@ -220,7 +220,7 @@ impl Inbound {
             tokio::select! {
                 accepted = connection.accept() => match accepted {
                     None => return Ok(()),
-                    Some(Err(error)) => return ended(&error),
+                    Some(Err(error)) => return ended(&error, !connection.has_streams()),
                     Some(Ok((request, respond))) => {
                         let request = admit(request, respond, &end, &config.own_ports);
                         tasks.spawn("inbound request", handler(request));
@@ -256,11 +256,16 @@ const fn idle_limit(config: &Config) -> Duration {
     config.idle_timeout.saturating_mul(2)
 }
 
-/// A peer that closes without a goodbye (ztunnel does) has ended the session all the same.
-fn ended(error: &h2::Error) -> Result<(), SessionError> {
+/// A peer that closes without a goodbye (ztunnel does) has ended the session all the same, and
+/// one that resets it when nothing is open has harmed nobody.
+fn ended(error: &h2::Error, idle: bool) -> Result<(), SessionError> {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match session_error(error) {
         SessionError::GoAway { code } if code == "NO_ERROR" => Ok(()),
-        SessionError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(()),
+        SessionError::Io(error) if error.kind() == UnexpectedEof => Ok(()),
+        SessionError::Io(error) if idle && matches!(error.kind(), BrokenPipe | ConnectionReset) => {
+            Ok(())
+        }
         error => Err(error),
     }
 }

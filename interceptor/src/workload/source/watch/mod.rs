@@ -178,7 +178,7 @@ struct Seen {
 /// Objects that went without anybody having removed their manifest: a file that is being written,
 /// or a folder that is not there any more. Taking them for deletions would open what they protect.
 fn lost(directory: &Path, had: &BTreeSet<Arc<str>>, loaded: &Loaded) -> Vec<Mistake> {
-    if loaded.files == 0 && !had.is_empty() {
+    if loaded.files == 0 && !had.is_empty() && !loaded.has_errors() {
         let message = "holds no manifests any more; if nothing is to be enrolled, leave one \
                        with a Namespace in it";
         return vec![Mistake::in_file(

@@ -1,7 +1,8 @@
-//! How many inbound handshakes may be under way at once: in all, and from one address.
+//! How many connections may be in some costly state at once: in all, and from one address.
 //!
-//! A handshake that is never finished costs memory until its timeout. The bound per address keeps
-//! one slow-loris peer from using up the places of everybody else.
+//! A handshake that is never finished, or a request that never comes, holds its place until a
+//! timeout. The bound per address keeps one slow-loris peer from using up the places of everybody
+//! else.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 
 /// The places; clones share them.
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     taken: Arc<Mutex<Taken>>,
     most: usize,
     most_per_address: usize,
@@ -24,7 +25,7 @@ struct Taken {
 }
 
 impl Gate {
-    pub(super) fn new(most: usize, most_per_address: usize) -> Self {
+    pub(crate) fn new(most: usize, most_per_address: usize) -> Self {
         Self {
             taken: Arc::default(),
             most,
@@ -32,8 +33,8 @@ impl Gate {
         }
     }
 
-    /// A place for a handshake with `address`, if there is one left.
-    pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
+    /// A place for a connection from `address`, if there is one left.
+    pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
         let address = address.to_canonical();
         let mut taken = self.taken.lock();
         if taken.total >= self.most {
@@ -56,7 +57,7 @@ impl Gate {
 
 /// A place that is given back on drop.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     gate: Gate,
     address: IpAddr,
 }
