@@ -81,7 +81,7 @@ fn spec(policy: usize) -> AuthorizationPolicySpec {
         when: Vec::new(),
     };
     AuthorizationPolicySpec {
-        action: (policy % 10 == 0).then(|| "DENY".to_owned()),
+        action: policy.is_multiple_of(10).then(|| "DENY".to_owned()),
         rules: vec![
             rule(by_principal, ports(8080)),
             rule(by_namespace, ports(8000 + policy % 100)),
