@@ -70,3 +70,18 @@ fn for_what_is_open_the_policy_that_would_allow_it_is_suggested() -> Result<()> 
     );
     Ok(())
 }
+
+#[test]
+fn the_manifests_of_a_running_agent_are_analysed_without_naming_them() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let analysis = world.far.analyze()?;
+    assert_eq!(analysis["files"], json!(1), "{analysis:#}");
+    assert_eq!(
+        analysis["objects"],
+        json!(3),
+        "a Namespace and two Pods: {analysis:#}"
+    );
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use super::{Failure, client};
 use crate::config::{Config, DEFAULT_FILE};
 use crate::yaml::Mistake;
 
@@ -20,6 +20,11 @@ pub(super) struct AgentConfig {
 }
 
 impl AgentConfig {
+    /// Whether a file was named.
+    pub(super) const fn is_named(&self) -> bool {
+        self.config.is_some()
+    }
+
     /// The configuration that the options name; the defaults if they name none and there is none.
     pub(super) fn load_or_default(&self) -> Result<Config, Failure> {
         let node = self.node.as_deref();
@@ -31,6 +36,24 @@ impl AgentConfig {
         }
         .map_err(|mistakes| failure(&mistakes))
     }
+}
+
+/// The configuration that the running agent has.
+pub(super) fn of_agent(socket: &Path) -> Result<Config, Failure> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Dump {
+        in_force: InForce,
+    }
+    #[derive(serde::Deserialize)]
+    struct InForce {
+        agent: serde_json::Value,
+    }
+    let dump: Dump = client::fetch(socket, "/config_dump")?;
+    // JSON is YAML.
+    let text = dump.in_force.agent.to_string();
+    Config::parse("the agent's configuration", text.as_bytes(), None)
+        .map_err(|mistakes| failure(&mistakes))
 }
 
 /// All mistakes of a configuration file, together.

@@ -89,8 +89,16 @@ impl Agent {
     ///
     /// Fails if the command does.
     pub fn suggest(&self) -> Result<Value> {
-        let manifests = self.manifests().to_str().context("a path is not text")?;
-        self.ask(&["policy", "suggest", "--node", "any", "-f", manifests])
+        self.ask(&["policy", "suggest"])
+    }
+
+    /// `interceptor analyze`, of what the agent has.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the command does, or finds an error.
+    pub fn analyze(&self) -> Result<Value> {
+        self.ask(&["analyze"])
     }
 
     /// `interceptor connections`.

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::output::{Printer, Report, Style, Tone};
-use super::{Exit, Failure, client, human, settings};
+use super::{Exit, Failure, human, settings};
 use crate::analyze::{Analysis, Finding, Severity, Suppression, analyze};
 use crate::config::Config;
 
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, socket: &Path, printer: &Printer) -> Result<Exit,
         Some(path) => {
             Config::load(path, Some(NOWHERE)).map_err(|mistakes| settings::failure(&mistakes))?
         }
-        None if args.file.is_empty() => of_agent(socket)?,
+        None if args.file.is_empty() => settings::of_agent(socket)?,
         None => Config::for_node(NOWHERE),
     };
     let paths = if args.file.is_empty() {
@@ -85,19 +85,6 @@ pub(super) fn run(args: &Args, socket: &Path, printer: &Printer) -> Result<Exit,
 
 /// No node in particular: what holds for one only is not found.
 const NOWHERE: &str = "none";
-
-/// The configuration that the running agent has.
-fn of_agent(socket: &Path) -> Result<Config, Failure> {
-    #[derive(serde::Deserialize)]
-    struct Dump {
-        agent: serde_json::Value,
-    }
-    let dump: Dump = client::fetch(socket, "/config_dump")?;
-    // JSON is YAML.
-    let text = dump.agent.to_string();
-    Config::parse("the agent's configuration", text.as_bytes(), None)
-        .map_err(|mistakes| settings::failure(&mistakes))
-}
 
 /// An analysis and what it is judged by.
 #[derive(Debug, Serialize)]

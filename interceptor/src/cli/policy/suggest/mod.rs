@@ -14,7 +14,7 @@ use self::replay::Replay;
 use super::world;
 use crate::cli::output::{Printer, Report, Style};
 use crate::cli::settings::AgentConfig;
-use crate::cli::{Exit, Failure};
+use crate::cli::{Exit, Failure, settings};
 use crate::workload::objects::Objects;
 use crate::workload::{Mesh, MeshSettings};
 use crate::yaml::Mistake;
@@ -62,7 +62,12 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args, socket: &Path, printer: &Printer) -> Result<Exit, Failure> {
-    let config = args.agent.load_or_default()?;
+    let live = args.log.is_empty() && args.file.is_none() && !args.agent.is_named();
+    let config = if live {
+        settings::of_agent(socket)?
+    } else {
+        args.agent.load_or_default()?
+    };
     let settings = MeshSettings {
         node: "".into(),
         ..config.mesh
