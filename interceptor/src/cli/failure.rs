@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::Write as _;
 
+use crate::connection::chain;
+
 /// Why a command has no answer.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -29,14 +31,7 @@ impl Failure {
 
     /// The failure that `error` and its causes describe.
     pub(super) fn from_error(error: &(dyn Error + 'static)) -> Self {
-        let mut what = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            what.push_str(": ");
-            what.push_str(&error.to_string());
-            cause = error.source();
-        }
-        Self::new(what)
+        Self::new(chain(error))
     }
 
     /// Adds what to do next.
