@@ -24,6 +24,7 @@ mod buffer;
 mod config;
 mod error;
 pub mod hbone;
+pub mod record;
 pub mod splice;
 mod tls;
 
