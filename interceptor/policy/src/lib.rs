@@ -87,6 +87,7 @@ mod problem;
 mod scope;
 mod set;
 mod settings;
+mod settled;
 pub mod spec;
 mod spiffe;
 mod value;
@@ -111,6 +112,7 @@ pub use problem::{Compiled, FieldPath, Problem, Segment, Severity};
 pub use scope::{ServicePorts, Target};
 pub use set::{Ignored, PolicySet};
 pub use settings::{OnUnsupported, Settings};
+pub use settled::Unsettled;
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
 pub use verdict::{
     Cause, Decision, DryRun, FieldFailure, FieldHit, Mismatch, Nearest, RuleRef, Verdict,

@@ -34,6 +34,8 @@ pub(crate) struct Class {
     policies: Vec<Bound>,
     /// Made of `policies`.
     table: Table,
+    /// Made of `policies`: whether no rule looks at more than who calls what.
+    plain: bool,
 }
 
 /// How often each value stands in a class.
@@ -42,7 +44,18 @@ type Frequencies<'a> = HashMap<Key<'a>, usize>;
 impl Class {
     pub(crate) fn new(policies: Vec<Bound>) -> Self {
         let table = build(&policies);
-        Self { policies, table }
+        let all = policies.iter().flat_map(|bound| &*bound.policy.rules);
+        let plain = all.into_iter().all(Rule::is_plain);
+        Self {
+            policies,
+            table,
+            plain,
+        }
+    }
+
+    /// Whether no rule looks at the source address, or at what L4 cannot see.
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// The policies, as they are considered.

@@ -16,4 +16,5 @@ mod properties;
 mod scope;
 mod semantics;
 mod sentences;
+mod settled;
 mod validation;

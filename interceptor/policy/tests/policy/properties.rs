@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use interceptor_policy::spec::{MtlsSpec, PeerAuthenticationSpec, RuleSpec};
 use interceptor_policy::{
-    Cause, DryRun, Effective, PeerAuthentication, Policy, PolicyMeta, PolicyName, PolicySet,
-    ServicePorts, Settings, SpiffeId, Standing, Target, TrustDomain, Verdict,
+    Attempt, Cause, DryRun, Effective, PeerAuthentication, Policy, PolicyMeta, PolicyName,
+    PolicySet, ServicePorts, Settings, SpiffeId, Standing, Target, TrustDomain, Verdict,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -159,6 +159,27 @@ proptest! {
         let with = [&policies[..], &[added]].concat();
         let after = effective(&settings, &with, &[]).decide(&call.attempt());
         prop_assert!(!reports || before.cause == after.cause);
+    }
+
+    #[test]
+    fn a_verdict_that_is_settled_is_the_same_from_everywhere_and_has_nothing_to_report(
+        settings in settings(),
+        policies in vec(policy(), 0..5),
+        peers in vec(peer(), 0..3),
+        call in call(),
+        elsewhere in vec(call(), 1..8),
+    ) {
+        let engine = effective(&settings, &policies, &peers);
+        let attempt = call.attempt();
+        if engine.unsettled(&attempt).is_none() {
+            let verdict = engine.decide(&attempt);
+            prop_assert!(verdict.audited.is_empty() && verdict.dry_run.is_empty());
+            for source_ip in elsewhere.iter().map(|call| call.source_ip) {
+                let other = engine.decide(&Attempt { source_ip, ..attempt });
+                prop_assert_eq!(verdict.decision, other.decision, "from {}", source_ip);
+                prop_assert!(other.audited.is_empty() && other.dry_run.is_empty());
+            }
+        }
     }
 
     #[test]
