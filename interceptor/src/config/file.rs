@@ -135,6 +135,14 @@ fn mesh<V: Visit>(v: &mut V, config: &mut Config) {
         &mut mesh.on_unsupported,
         (),
     );
+    v.field(
+        "sameNode",
+        "How two enrolled workloads of this node are connected: `kernel` from socket to socket, with \
+         the verdict held by the kernel; `mtls` through the agent, encrypted as between nodes. The \
+         annotation `interceptor.dev/same-node` of a workload or namespace beats it.",
+        &mut mesh.same_node,
+        (),
+    );
 }
 
 fn capture<V: Visit>(v: &mut V, config: &mut Config) {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::telemetry::access::Format;
 use crate::telemetry::logging;
 use crate::telemetry::queue::Destination;
+use crate::workload::SameNode;
 use crate::yaml::Reader;
 
 /// A value of the configuration file.
@@ -292,6 +293,25 @@ impl Setting for OnUnsupported {
 
     fn describe((): &()) -> String {
         choices(&UNSUPPORTED)
+    }
+}
+
+const SAME_NODE: [(&str, SameNode); 2] = [("kernel", SameNode::Kernel), ("mtls", SameNode::Mtls)];
+
+impl Setting for SameNode {
+    type Allowed = ();
+
+    fn read(reader: &Reader<'_>, (): &()) -> Option<Self> {
+        reader.one_of(&SAME_NODE)
+    }
+
+    fn show(&self) -> Value {
+        let word = SAME_NODE.iter().find(|(_, value)| value == self);
+        word.map_or(Value::Null, |(word, _)| Value::from(*word))
+    }
+
+    fn describe((): &()) -> String {
+        choices(&SAME_NODE)
     }
 }
 

@@ -58,6 +58,7 @@ fn what_is_in_force_is_shown_with_every_key() {
       readiness: 15021
     rootNamespace: "istio-system"
     runFolder: "/run/interceptor"
+    sameNode: "kernel"
     telemetry:
       accessLog:
         file: "stdout"

@@ -10,8 +10,8 @@ use super::resolve::Caller;
 use super::{Sense, Step, StepName};
 use crate::capture::outbound_captured;
 use crate::workload::{
-    Binding, Canonical, CaptureRules, Enrolment, Mesh, TunnelProtocol, UnknownDestinations,
-    Workload, WorkloadId,
+    Binding, Canonical, CaptureRules, Enrolment, Mesh, SameNode, TunnelProtocol,
+    UnknownDestinations, Workload, WorkloadId,
 };
 
 /// The caller as the rest of the way needs to know it.
@@ -192,6 +192,7 @@ fn made_up(identity: SpiffeId, enrolment: Enrolment) -> Workload {
         capture: CaptureRules::default(),
         binding: None,
         unknown_destinations: UnknownDestinations::default(),
+        same_node: SameNode::default(),
         canonical: Canonical::default(),
     }
 }

@@ -19,8 +19,8 @@ use crate::drain::Tasks;
 use crate::identity::{Ca, Identities, Svid};
 use crate::net::{Dialer, Traffic};
 use crate::workload::{
-    Canonical, CaptureRules, Enrolment, Route, TunnelProtocol, UnknownDestinations, Workload,
-    WorkloadId,
+    Canonical, CaptureRules, Enrolment, Route, SameNode, TunnelProtocol, UnknownDestinations,
+    Workload, WorkloadId,
 };
 
 /// Longest that a test waits for what must happen.
@@ -212,6 +212,7 @@ fn workload() -> Workload {
         capture: CaptureRules::default(),
         binding: None,
         unknown_destinations: UnknownDestinations::Passthrough,
+        same_node: SameNode::Kernel,
         canonical: Canonical::default(),
     }
 }

@@ -8,6 +8,11 @@ use crate::yaml::{Limits, Mistake, Report, parse};
 
 /// The mesh that `manifests` describe on node `one`, and every finding about them.
 pub(crate) fn mesh(manifests: &str) -> (Mesh, Vec<Mistake>) {
+    mesh_with(manifests, &MeshSettings::for_node("one"))
+}
+
+/// The same with these settings.
+pub(crate) fn mesh_with(manifests: &str, settings: &MeshSettings) -> (Mesh, Vec<Mistake>) {
     let report = Report::default();
     let mut objects = Objects::default();
     for document in parse(
@@ -19,7 +24,7 @@ pub(crate) fn mesh(manifests: &str) -> (Mesh, Vec<Mistake>) {
         objects.read(&document, &report);
     }
     let mut mistakes = report.into_mistakes();
-    let (mesh, found) = Mesh::build(&objects, &MeshSettings::for_node("one"));
+    let (mesh, found) = Mesh::build(&objects, settings);
     mistakes.extend(found);
     (mesh, mistakes)
 }

@@ -72,6 +72,8 @@ pub struct Workload {
     pub binding: Option<Binding>,
     /// What becomes of connections to destinations that the mesh does not know.
     pub unknown_destinations: UnknownDestinations,
+    /// How it is connected with other workloads of its node.
+    pub same_node: SameNode,
     /// Names for telemetry that are derived from labels once.
     pub canonical: Canonical,
 }
@@ -150,6 +152,19 @@ pub enum UnknownDestinations {
     /// Refused. Stricter than Istio's `REGISTRY_ONLY`, which still sends plaintext to known
     /// workloads.
     Refuse,
+}
+
+/// How two workloads of one node are connected: `interceptor.dev/same-node`. One of the two that
+/// wants mutual TLS is enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameNode {
+    /// From socket to socket, where a verdict can be held by the kernel: it knows both ends for
+    /// certain, and the bytes never leave it.
+    #[default]
+    Kernel,
+    /// Over mutual TLS, as between nodes.
+    Mtls,
 }
 
 /// Which connections of a workload are captured: Istio's include and exclude annotations.

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use interceptor::capture::{Capture, Config, Counter, uninstall, verify_removed};
 use interceptor::net::Namespace;
 use interceptor::workload::{
-    Binding, Canonical, CaptureRules, Enrolment, TunnelProtocol, UnknownDestinations, Workload,
-    WorkloadId,
+    Binding, Canonical, CaptureRules, Enrolment, SameNode, TunnelProtocol, UnknownDestinations,
+    Workload, WorkloadId,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -292,6 +292,7 @@ pub(crate) fn bound(binding: Binding, addresses: Vec<IpAddr>) -> Workload {
         capture: CaptureRules::default(),
         binding: Some(binding),
         unknown_destinations: UnknownDestinations::default(),
+        same_node: SameNode::default(),
         canonical: Canonical::default(),
     }
 }

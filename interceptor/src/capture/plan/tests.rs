@@ -7,8 +7,8 @@ use rstest::rstest;
 
 use super::*;
 use crate::workload::{
-    Canonical, CaptureRules, Enrolment, PortSelection, TunnelProtocol, UnknownDestinations,
-    WorkloadId,
+    Canonical, CaptureRules, Enrolment, PortSelection, SameNode, TunnelProtocol,
+    UnknownDestinations, WorkloadId,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -32,6 +32,7 @@ fn workload(addresses: &[&str]) -> Workload {
         capture: CaptureRules::default(),
         binding: None,
         unknown_destinations: UnknownDestinations::default(),
+        same_node: SameNode::default(),
         canonical: Canonical::default(),
     }
 }

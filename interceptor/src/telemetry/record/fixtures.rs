@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::telemetry::shadow::Effect;
 use crate::workload::{
-    Canonical, CaptureRules, Enrolment, TunnelProtocol, UnknownDestinations, WorkloadId,
+    Canonical, CaptureRules, Enrolment, SameNode, TunnelProtocol, UnknownDestinations, WorkloadId,
 };
 
 /// A workload `demo/<name>` with service account `<name>` at `address`.
@@ -26,6 +26,7 @@ pub(crate) fn workload(name: &str, address: &str) -> Arc<Workload> {
         capture: CaptureRules::default(),
         binding: None,
         unknown_destinations: UnknownDestinations::Passthrough,
+        same_node: SameNode::Kernel,
         canonical: Canonical {
             app: name.into(),
             version: "v1".into(),
@@ -91,9 +92,31 @@ pub(crate) fn allowed() -> Record {
             cipher: "TLS13_AES_128_GCM_SHA256",
             key_exchange: "X25519MLKEM768",
         }),
+        tcp: None,
         bytes_sent: 84,
         bytes_received: 175,
         duration: Duration::from_millis(3),
+    }
+}
+
+/// A call inside of one node, which the kernel carried.
+pub(crate) fn direct() -> Record {
+    Record {
+        destination: end("server", "10.1.0.4:8080"),
+        hbone_address: None,
+        security: Security::Kernel,
+        reason: Reason {
+            label: "allowed",
+            policy: Some(policy("allow-caller")),
+            rule: Some(0),
+            detail: None,
+        },
+        tls: None,
+        tcp: Some(TcpFacts {
+            round_trip: Duration::from_micros(46),
+            retransmits: 0,
+        }),
+        ..allowed()
     }
 }
 

@@ -23,14 +23,16 @@ pub(in crate::workload) const NODE: &str = "interceptor.dev/node";
 pub(in crate::workload) const UNKNOWN_DESTINATIONS: &str = "interceptor.dev/unknown-destinations";
 pub(in crate::workload) const UDP: &str = "interceptor.dev/udp";
 pub(in crate::workload) const EXISTING: &str = "interceptor.dev/existing-connections";
+pub(in crate::workload) const SAME_NODE: &str = "interceptor.dev/same-node";
 
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     NETWORK_NAMESPACE,
     CGROUP,
     NODE,
     UNKNOWN_DESTINATIONS,
     UDP,
     EXISTING,
+    SAME_NODE,
 ];
 
 /// The prefixes of annotations that may have a meaning for us; others are not kept.
@@ -152,7 +154,7 @@ pub(super) fn meta(object: &Fields<'_>) -> Option<Meta> {
     }
     let name = named.as_ref().and_then(|name| dns_name(name));
     let namespace = fields.optional("namespace").map(|value| dns_name(&value));
-    let labels = fields.optional("labels").map(|labels| labels.text_map());
+    let labels = fields.optional("labels").map(|labels| labels_of(&labels));
     let annotations = fields.optional("annotations").map(|a| annotations(&a));
     let created = fields
         .optional("creationTimestamp")
@@ -200,6 +202,17 @@ fn owner(fields: &Fields<'_>) -> Option<String> {
         .and_then(|prefix| prefix.text())
         .map(|prefix| prefix.trim_end_matches('-'));
     owner.or(generated).map(str::to_owned)
+}
+
+/// Labels. One of our annotations among them would have no effect, and nobody would notice.
+fn labels_of(reader: &Reader<'_>) -> BTreeMap<String, String> {
+    let labels = reader.text_map();
+    for key in OURS.iter().filter(|key| labels.contains_key(**key)) {
+        reader.error(format!(
+            "{key} is an annotation: move it from labels to annotations"
+        ));
+    }
+    labels
 }
 
 pub(super) fn annotations(reader: &Reader<'_>) -> BTreeMap<String, Written<String>> {

@@ -260,6 +260,7 @@ fn draft<'o>(
         },
         binding: membership.binding,
         unknown_destinations,
+        same_node: membership.same_node,
         canonical: canonical(meta),
     };
     Some(Draft {

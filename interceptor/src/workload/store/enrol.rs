@@ -10,11 +10,11 @@ use std::sync::Arc;
 use super::MeshSettings;
 use super::build::Findings;
 use crate::workload::objects::{
-    CGROUP, EXISTING, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, UDP,
+    CGROUP, EXISTING, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, SAME_NODE, UDP,
     UNKNOWN_DESTINATIONS, WorkloadEntry, Written,
 };
 use crate::workload::{
-    Binding, Enrolment, ExistingConnections, TunnelProtocol, UdpRule, UnknownDestinations,
+    Binding, Enrolment, ExistingConnections, SameNode, TunnelProtocol, UdpRule, UnknownDestinations,
 };
 use crate::yaml::nearest;
 
@@ -33,6 +33,7 @@ pub(super) struct Membership {
     pub(super) protocol: TunnelProtocol,
     pub(super) udp: UdpRule,
     pub(super) existing: ExistingConnections,
+    pub(super) same_node: SameNode,
 }
 
 /// What the labels ask for.
@@ -91,6 +92,7 @@ pub(super) fn pod(
         protocol: protocol(tunnel),
         udp: udp(meta, namespace, findings),
         existing: existing(meta, namespace, findings),
+        same_node: same_node(meta, namespace, settings, findings),
     }
 }
 
@@ -129,6 +131,7 @@ pub(super) fn workload_entry(
         protocol: protocol((member && !on_host) || has_tunnel(meta)),
         udp: udp(meta, namespace, findings),
         existing: existing(meta, namespace, findings),
+        same_node: same_node(meta, namespace, settings, findings),
     }
 }
 
@@ -180,6 +183,18 @@ fn existing(meta: &Meta, namespace: Option<&Meta>, findings: &mut Findings) -> E
         ("reset", ExistingConnections::Reset),
     ];
     chosen(EXISTING, &choices, meta, namespace, findings).unwrap_or_default()
+}
+
+/// How it is connected with others of its node: as the workload says, else as its namespace says,
+/// else as the mesh is configured.
+fn same_node(
+    meta: &Meta,
+    namespace: Option<&Meta>,
+    settings: &MeshSettings,
+    findings: &mut Findings,
+) -> SameNode {
+    let choices = [("kernel", SameNode::Kernel), ("mtls", SameNode::Mtls)];
+    chosen(SAME_NODE, &choices, meta, namespace, findings).unwrap_or(settings.same_node)
 }
 
 /// What the annotation `key` of the workload chooses, else its namespace's; `None` if neither says

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use super::external::{External, Externals, Registered};
 use super::objects::Objects;
-use super::{Service, ServiceName, Workload, WorkloadId};
+use super::{SameNode, Service, ServiceName, Workload, WorkloadId};
 use crate::yaml::Mistake;
 
 /// What the configuration says about the mesh as a whole.
@@ -43,6 +43,8 @@ pub struct MeshSettings {
     pub cluster_domain: Arc<str>,
     /// What becomes of policy rules that L4 cannot decide.
     pub on_unsupported: OnUnsupported,
+    /// How workloads of one node are connected, unless a namespace or workload says otherwise.
+    pub same_node: SameNode,
     /// The agent's ports inside of every enrolled workload.
     pub ports: AgentPorts,
 }
@@ -89,6 +91,7 @@ impl MeshSettings {
             root_namespace: Arc::from("istio-system"),
             cluster_domain: Arc::from("cluster.local"),
             on_unsupported: OnUnsupported::default(),
+            same_node: SameNode::default(),
             ports: AgentPorts::default(),
         }
     }

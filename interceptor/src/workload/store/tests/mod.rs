@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use rstest::rstest;
 
 use super::MeshSettings;
-use crate::workload::fixtures::{good_mesh, mesh, shown, workload};
-use crate::workload::{Binding, Enrolment, TunnelProtocol, UdpRule, UnknownDestinations};
+use crate::workload::fixtures::{good_mesh, mesh, mesh_with, shown, workload};
+use crate::workload::{Binding, Enrolment, SameNode, TunnelProtocol, UdpRule, UnknownDestinations};
 
 /// A Pod of namespace `demo`, which is enrolled.
 fn pod(name: &str, metadata: &str, spec: &str, status: &str) -> String {
@@ -333,6 +333,51 @@ metadata: {name: demo, annotations: {interceptor.dev/udp: deny-quic}}
     let of = |id| workload(&mesh, id).capture.udp;
     assert_eq!(of("demo/a"), UdpRule::DenyQuic);
     assert_eq!(of("demo/b"), UdpRule::Observe);
+}
+
+#[rstest]
+#[case::nobody_says("", "", SameNode::Kernel, SameNode::Kernel)]
+#[case::the_mesh("", "", SameNode::Mtls, SameNode::Mtls)]
+#[case::the_namespace("mtls", "", SameNode::Kernel, SameNode::Mtls)]
+#[case::the_namespace_before_the_mesh("kernel", "", SameNode::Mtls, SameNode::Kernel)]
+#[case::the_workload_before_all("kernel", "mtls", SameNode::Kernel, SameNode::Mtls)]
+#[case::the_workload_may_relax("mtls", "kernel", SameNode::Mtls, SameNode::Kernel)]
+fn the_workload_says_how_it_is_connected_on_its_node_else_its_namespace_else_the_mesh(
+    #[case] namespace: &str,
+    #[case] own: &str,
+    #[case] of_the_mesh: SameNode,
+    #[case] expected: SameNode,
+) {
+    let annotation = |value: &str| match value {
+        "" => String::new(),
+        value => format!("annotations: {{interceptor.dev/same-node: {value}}}"),
+    };
+    let (of_namespace, pod) = (annotation(namespace), pod("a", &annotation(own), "", ""));
+    let namespace = format!(
+        "{{apiVersion: v1, kind: Namespace, metadata: {{name: demo, {of_namespace}}}}}\n{pod}"
+    );
+    let settings = MeshSettings {
+        same_node: of_the_mesh,
+        ..MeshSettings::for_node("one")
+    };
+    let (mesh, _) = mesh_with(&namespace, &settings);
+    assert_eq!(workload(&mesh, "demo/a").same_node, expected);
+}
+
+#[test]
+fn what_is_no_way_to_be_connected_or_stands_among_the_labels_is_refused() {
+    let wrong = pod(
+        "a",
+        "annotations: {interceptor.dev/same-node: plain}",
+        "",
+        "",
+    );
+    let misplaced = pod("b", "labels: {interceptor.dev/same-node: mtls}", "", "");
+    let (_, mistakes) = mesh(&format!("{wrong}{misplaced}"));
+    insta::assert_snapshot!(shown(&mistakes).join("\n"), @r#"
+    demo.yaml:10:38: metadata.labels: interceptor.dev/same-node is an annotation: move it from labels to annotations
+    demo.yaml:4:79: metadata.annotations["interceptor.dev/same-node"]: must be kernel or mtls
+    "#);
 }
 
 #[test]
