@@ -136,6 +136,7 @@ fn open_table(live: &[ConnectionView]) -> Table {
 fn security(view: &ConnectionView) -> (String, Tone) {
     match view.security {
         Security::MutualTls => ("mTLS".to_owned(), Tone::Good),
+        Security::Kernel => ("kernel".to_owned(), Tone::Good),
         Security::None => (format!("plaintext ({})", view.reason), Tone::Warning),
     }
 }

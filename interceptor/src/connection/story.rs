@@ -81,6 +81,7 @@ impl<'a> Story<'a> {
                 shadows: Vec::new(),
                 flags: ResponseFlags::None,
                 tls: None,
+                tcp: None,
                 bytes_sent: 0,
                 bytes_received: 0,
                 duration: Duration::ZERO,

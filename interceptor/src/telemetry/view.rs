@@ -76,6 +76,12 @@ pub struct ConnectionView {
     pub security: Security,
     /// Cipher suite, when carried by TLS.
     pub cipher: Option<String>,
+    /// Smoothed round-trip time in microseconds, when carried by the kernel and measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
+    /// Segments sent again, when carried by the kernel and measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u64>,
     /// Bytes that the client sent.
     pub bytes_sent: u64,
     /// Bytes that the client received.
@@ -104,6 +110,9 @@ impl ConnectionView {
             detail: reason.detail.as_deref().map(bounded),
             security: record.security,
             cipher: record.tls.map(|tls| tls.cipher.to_owned()),
+            round_trip_us: (record.tcp)
+                .map(|tcp| u64::try_from(tcp.round_trip.as_micros()).unwrap_or(u64::MAX)),
+            retransmits: record.tcp.map(|tcp| tcp.retransmits),
             bytes_sent: record.bytes_sent,
             bytes_received: record.bytes_received,
             age_ms: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),

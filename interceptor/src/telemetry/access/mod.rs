@@ -170,14 +170,14 @@ impl Line {
     }
 
     fn ends(&mut self, r: &Record) -> fmt::Result {
-        let mtls = r.security == Security::MutualTls;
+        let proven = r.security.proves_identity();
         let (source, destination) = (&r.source, &r.destination);
         self.bare("src.addr", source.address.as_ref())?;
         if let Some(workload) = &source.workload {
             self.text("src.workload", Some(&*workload.id.name))?;
             self.text("src.namespace", Some(&*workload.id.namespace))?;
         }
-        self.text("src.identity", source.identity.as_ref().filter(|_| mtls))?;
+        self.text("src.identity", source.identity.as_ref().filter(|_| proven))?;
         self.bare("dst.addr", destination.address.as_ref())?;
         self.bare("dst.hbone_addr", r.hbone_address.as_ref())?;
         self.text("dst.service", r.service.as_ref().map(|s| &*s.host))?;
@@ -187,7 +187,7 @@ impl Line {
         }
         self.text(
             "dst.identity",
-            destination.identity.as_ref().filter(|_| mtls),
+            destination.identity.as_ref().filter(|_| proven),
         )
     }
 
@@ -211,7 +211,11 @@ impl Line {
         self.shadows("dry_run", r, |effect| effect != Effect::Audited)?;
         self.text("conn_id", Some(r.id))?;
         self.text("tls.cipher", r.tls.map(|tls| tls.cipher))?;
-        self.text("tls.kx", r.tls.map(|tls| tls.key_exchange))
+        self.text("tls.kx", r.tls.map(|tls| tls.key_exchange))?;
+        let kernel = (r.security == Security::Kernel).then_some(r.security.label());
+        self.text("path", kernel)?;
+        self.number("tcp.srtt_us", r.tcp.map(|tcp| tcp.round_trip.as_micros()))?;
+        self.number("tcp.retransmits", r.tcp.map(|tcp| tcp.retransmits))
     }
 
     /// What policies that only report said, if some did.

@@ -21,6 +21,7 @@ fn line(record: &Record, format: Format) -> String {
 #[case::failed(fixtures::failed())]
 #[case::cut(fixtures::cut())]
 #[case::passthrough(fixtures::passthrough())]
+#[case::direct(fixtures::direct())]
 fn lines_are_golden(#[case] record: Record) {
     let name = std::thread::current()
         .name()

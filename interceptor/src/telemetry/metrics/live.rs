@@ -56,22 +56,25 @@ impl Live {
     }
 }
 
+/// Both ends of a connection may be reported here, under one number.
+type Key = (ConnectionId, Reporter);
+
 /// All connections that are being carried.
 #[derive(Debug, Default)]
 pub(super) struct LiveSet {
-    shards: [Mutex<HashMap<ConnectionId, Arc<Live>>>; SHARDS],
+    shards: [Mutex<HashMap<Key, Arc<Live>>>; SHARDS],
 }
 
 impl LiveSet {
     pub(super) fn insert(&self, id: ConnectionId, live: Arc<Live>) {
         if let Some(shard) = self.shard(id) {
-            shard.lock().insert(id, live);
+            shard.lock().insert((id, live.reporter), live);
         }
     }
 
-    pub(super) fn remove(&self, id: ConnectionId) {
+    pub(super) fn remove(&self, id: ConnectionId, live: &Live) {
         if let Some(shard) = self.shard(id) {
-            shard.lock().remove(&id);
+            shard.lock().remove(&(id, live.reporter));
         }
     }
 
@@ -100,7 +103,7 @@ impl LiveSet {
     }
 
     /// Always a shard: the index is below [`SHARDS`].
-    fn shard(&self, id: ConnectionId) -> Option<&Mutex<HashMap<ConnectionId, Arc<Live>>>> {
+    fn shard(&self, id: ConnectionId) -> Option<&Mutex<HashMap<Key, Arc<Live>>>> {
         const COUNT: u64 = 16;
         const _: () = assert!(SHARDS == 16);
         usize::try_from(id.0 % COUNT)

@@ -227,7 +227,7 @@ impl OpenMetrics {
 
 impl Drop for OpenMetrics {
     fn drop(&mut self) {
-        self.metrics.inner.live.remove(self.id);
+        self.metrics.inner.live.remove(self.id, &self.live);
         self.live.flush();
         if !self.counted {
             let cells: &Cells = self.live.cells();

@@ -49,6 +49,18 @@ fn the_exposition_is_golden() {
 }
 
 #[test]
+fn both_ends_of_one_connection_on_one_node_are_two() {
+    let metrics = Metrics::new();
+    let near = metrics.open(&fixtures::allowed(), Arc::default());
+    let far = metrics.open(&fixtures::allowed_inbound(), Arc::default());
+    assert_eq!(metrics.open_connections(), 2);
+    far.close(&fixtures::allowed_inbound());
+    assert_eq!(metrics.open_connections(), 1);
+    near.close(&fixtures::allowed());
+    assert_eq!(metrics.open_connections(), 0);
+}
+
+#[test]
 fn bytes_of_live_connections_are_in_every_scrape_and_counted_once() {
     let metrics = Metrics::new();
     let traffic = Arc::new(Traffic::default());

@@ -93,6 +93,9 @@ impl Outcome {
 pub enum Security {
     /// HBONE with mutual TLS.
     MutualTls,
+    /// From socket to socket inside of this node: the kernel knows both ends, and nobody else sees
+    /// the bytes.
+    Kernel,
     /// Plaintext.
     None,
 }
@@ -102,8 +105,14 @@ impl Security {
     pub const fn label(self) -> &'static str {
         match self {
             Self::MutualTls => "mutual_tls",
+            Self::Kernel => "kernel",
             Self::None => "unknown",
         }
+    }
+
+    /// Whether it is certain who both ends are.
+    pub const fn proves_identity(self) -> bool {
+        matches!(self, Self::MutualTls | Self::Kernel)
     }
 }
 
@@ -187,6 +196,15 @@ impl From<SessionFacts> for TlsFacts {
     }
 }
 
+/// What the kernel measured of a connection that it carried by itself, at the client's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// Smoothed round-trip time.
+    pub round_trip: Duration,
+    /// Segments that were sent again.
+    pub retransmits: u64,
+}
+
 /// Why a connection was refused, failed or cut, or what allowed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
@@ -240,6 +258,8 @@ pub struct Record {
     pub flags: ResponseFlags,
     /// TLS facts, when carried by HBONE and known.
     pub tls: Option<TlsFacts>,
+    /// What the kernel measured, when it carried the connection.
+    pub tcp: Option<TcpFacts>,
     /// Bytes that the client sent.
     pub bytes_sent: u64,
     /// Bytes that the client received.

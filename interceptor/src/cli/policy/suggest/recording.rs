@@ -161,7 +161,7 @@ impl Recording {
         });
         let reached = view.hbone_address.or(view.destination.address);
         // In plaintext nothing was proven, whatever is known of the workload.
-        let proven = view.security == crate::telemetry::record::Security::MutualTls;
+        let proven = view.security.proves_identity();
         let identity = view.source.identity.as_deref().filter(|_| proven);
         let ends = (view.source.address, reached);
         let call = call(destination, ends, identity, view.decision);
