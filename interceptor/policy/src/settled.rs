@@ -128,7 +128,7 @@ impl Rule {
         let tests = (self.clauses.iter())
             .flat_map(|clause| &*clause.entries)
             .flat_map(|entry| &*entry.tests);
-        self.unsupported.is_empty() && !tests.into_iter().any(|test| test.is_open())
+        self.unsupported.is_empty() && !tests.into_iter().any(Test::is_open)
     }
 
     fn known(&self, attempt: &Attempt<'_>) -> Known {

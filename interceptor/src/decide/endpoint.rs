@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::RefusalCause;
+use super::{RefusalCause, Share};
 use crate::workload::{Endpoint, Locality, Service, Workload};
 
 /// Chooses the workload and the address behind `service` for a connection to `original`, by
@@ -36,15 +36,10 @@ pub(super) fn choose<'s>(
     Err(why_none(service, source, original))
 }
 
-/// One choice for each endpoint that could take the connection.
-pub(super) fn choices(service: &Service, source: &Workload, original: SocketAddr) -> Vec<u64> {
-    let mut next: u64 = 0;
-    let first = |candidate: Candidate<'_>| {
-        let first = next;
-        next += candidate.weight;
-        first
-    };
-    eligible(service, source, original).map(first).collect()
+/// One share for each endpoint that could take the connection.
+pub(super) fn shares(service: &Service, source: &Workload, original: SocketAddr) -> Vec<Share> {
+    let eligible = eligible(service, source, original);
+    Share::of(eligible.map(|candidate| candidate.weight))
 }
 
 /// The endpoints that could take the connection, as far away as the Service wants.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Outbound, OutboundRefusal, PassthroughReason, RefusalCause, reach};
+use super::{Outbound, OutboundRefusal, PassthroughReason, RefusalCause, Share, reach};
 use crate::workload::external::{External, ExternalEndpoint, Registered, Resolution};
 use crate::workload::{Mesh, UnknownDestinations, Workload};
 
@@ -21,18 +21,12 @@ pub(super) fn beyond(mesh: &Mesh, source: &Workload, to: SocketAddr, choice: u64
     }
 }
 
-/// One choice for each endpoint that could take the connection.
-pub(super) fn choices(mesh: &Mesh, source: &Workload, to: SocketAddr) -> Vec<u64> {
+/// One share for each endpoint that could take the connection.
+pub(super) fn shares(mesh: &Mesh, source: &Workload, to: SocketAddr) -> Vec<Share> {
     let Registered::Entry(entry) = mesh.registered_at(&source.id.namespace, to) else {
         return Vec::new();
     };
-    let mut next: u64 = 0;
-    let first = |endpoint: &ExternalEndpoint| {
-        let first = next;
-        next += u64::from(endpoint.weight.max(1));
-        first
-    };
-    usable(entry, to.port()).map(first).collect()
+    Share::of(usable(entry, to.port()).map(|endpoint| u64::from(endpoint.weight.max(1))))
 }
 
 fn usable(entry: &External, port: u16) -> impl Iterator<Item = &ExternalEndpoint> {

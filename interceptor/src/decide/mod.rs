@@ -3,6 +3,7 @@
 //! ```text
 //!  original destination ──outbound──▶ Tunnel(Route) | Passthrough | Refuse
 //!  authenticated attempt ──inbound──▶ Verdict (interceptor-policy)
+//!  pair on one node ───────ways─────▶ Direct | NotDirect, for each endpoint
 //! ```
 //!
 //! # Why it is pure
@@ -19,6 +20,7 @@
 //!
 //! Not here: recovering the original destination (`capture`), dialling (`transport`).
 
+mod direct;
 mod endpoint;
 mod external;
 mod refusal;
@@ -30,6 +32,7 @@ use interceptor_policy::{Attempt, Verdict};
 
 use crate::workload::{Mesh, Route, ServiceName, TunnelProtocol, UnknownDestinations, Workload};
 
+pub use direct::{Direct, NotDirect, Way, beside_the_kernel, direct_holds, slots, ways};
 pub use refusal::{OutboundRefusal, RefusalCause};
 
 /// What becomes of an outbound connection.
@@ -98,15 +101,43 @@ pub fn outbound(mesh: &Mesh, source: &Workload, original: SocketAddr, choice: u6
 /// One `choice` for each way that [`outbound`] may go: one per endpoint behind a Service, one for
 /// any other destination. For tools that have to know all of them.
 pub fn choices(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Vec<u64> {
-    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
-    let mut choices = match mesh.service_at(original.ip()) {
-        Some(service) => endpoint::choices(service, source, original),
-        None => external::choices(mesh, source, original),
-    };
-    if choices.is_empty() {
-        choices.push(0);
+    let shares = shares(mesh, source, original);
+    shares.into_iter().map(|share| share.choice).collect()
+}
+
+/// One of the ways that [`outbound`] may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    /// The first `choice` that leads there.
+    choice: u64,
+    /// How many do.
+    weight: u64,
+}
+
+impl Share {
+    /// The shares of ways with these weights.
+    fn of(weights: impl Iterator<Item = u64>) -> Vec<Self> {
+        let mut choice: u64 = 0;
+        let share = |weight| {
+            let share = Self { choice, weight };
+            choice += weight;
+            share
+        };
+        weights.map(share).collect()
     }
-    choices
+}
+
+/// Every way that a connection may go; at least one.
+fn shares(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Vec<Share> {
+    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    let mut shares = match mesh.service_at(original.ip()) {
+        Some(service) => endpoint::shares(service, source, original),
+        None => external::shares(mesh, source, original),
+    };
+    if shares.is_empty() {
+        shares.extend(Share::of(std::iter::once(1)));
+    }
+    shares
 }
 
 /// How to reach `to`, which belongs to `workload`.
@@ -179,6 +210,8 @@ pub fn explain_inbound(
     mesh.policies(destination).explain(&attempt)
 }
 
+#[cfg(test)]
+mod direct_tests;
 #[cfg(test)]
 mod egress_tests;
 #[cfg(test)]

@@ -1,0 +1,260 @@
+//! Which connections may go from socket to socket, past the agent: the verdicts that the kernel
+//! may hold.
+//!
+//! A connection is decided here before it exists, once for all of its kind. So it must be one
+//! between two enrolled workloads of this node, allowed by the same [`outbound`] and [`inbound`]
+//! that decide on the agent's path, and by a verdict that cannot come out differently for the next
+//! connection ([`Unsettled`]). Whatever is not certain stays on the agent's path: a pair that is
+//! denied is never direct, so that every refusal is the agent's, with its reason.
+//!
+//! `PeerAuthentication` STRICT asks for a caller that proves who it is and for bytes that nobody
+//! else sees. The kernel knows whose socket it is, and the bytes never leave it: it is satisfied.
+//!
+//! Not here: telling the kernel (`capture`), when to (`connection`), certificates, which are no
+//! part of a [`Mesh`].
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use interceptor_policy::{Attempt, Unsettled, Verdict};
+
+use super::{Outbound, inbound, outbound, shares};
+use crate::workload::{Binding, Mesh, PortSelection, Route, SameNode, Workload, WorkloadId};
+
+/// One of the ways that connections of a workload to an address may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What leads there with [`outbound`].
+    pub choice: u64,
+    /// Its share of the connections, relative to the others'.
+    pub weight: u64,
+    /// Where it leads past the agent, or why not.
+    pub direct: Result<Direct, NotDirect>,
+}
+
+/// Where a connection leads past the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// The workload.
+    pub destination: Arc<Workload>,
+    /// Its address and port.
+    pub to: SocketAddr,
+}
+
+/// Why a connection does not go past the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDirect {
+    /// The destination is not reached over mutual TLS, either: it is outside of the mesh, or
+    /// nobody could take the connection.
+    NotInMesh,
+    /// It runs on another node.
+    OtherNode,
+    /// It is the caller itself.
+    Itself,
+    /// The destination's network is the host's, or not bound: nothing is let in there.
+    NotBound(WorkloadId),
+    /// The destination's owner has this port not captured.
+    NotCaptured {
+        /// The port.
+        port: u16,
+    },
+    /// The endpoint has no address of the family that was dialled.
+    OtherFamily,
+    /// This workload is to be connected over mutual TLS.
+    Mtls(WorkloadId),
+    /// The verdict may differ from one connection to the next.
+    Unsettled(Unsettled),
+    /// It is refused; the agent says so.
+    Denied(Box<Verdict>),
+}
+
+/// So many slots the kernel has for the targets of an address.
+const SLOTS: usize = 16;
+
+/// Every way that connections of `source` to `original` may go.
+pub fn ways(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Vec<Way> {
+    let shares = shares(mesh, source, original).into_iter();
+    let way = |share: super::Share| Way {
+        choice: share.choice,
+        weight: share.weight,
+        direct: direct(mesh, source, original, share.choice),
+    };
+    shares.map(way).collect()
+}
+
+fn direct(
+    mesh: &Mesh,
+    source: &Workload,
+    original: SocketAddr,
+    choice: u64,
+) -> Result<Direct, NotDirect> {
+    let Outbound::Tunnel(route) = outbound(mesh, source, original, choice) else {
+        return Err(NotDirect::NotInMesh);
+    };
+    let Route {
+        destination,
+        authority: to,
+        ..
+    } = route;
+    is_here(mesh, source, &destination, to)?;
+    if to.is_ipv4() != original.ip().to_canonical().is_ipv4() {
+        return Err(NotDirect::OtherFamily);
+    }
+    let attempt = Attempt {
+        source: Some(&source.identity),
+        // Whatever it is: a verdict that depends on it is not settled.
+        source_ip: source.addresses.first().copied().unwrap_or(to.ip()),
+        destination_ip: to.ip(),
+        destination_port: to.port(),
+    };
+    direct_holds(mesh, source, &destination, attempt)?;
+    match mesh.policies(&destination).unsettled(&attempt) {
+        Some(unsettled) => Err(NotDirect::Unsettled(unsettled)),
+        None => Ok(Direct { destination, to }),
+    }
+}
+
+/// Whether the kernel of this node can let the connection in at `destination`.
+fn is_here(
+    mesh: &Mesh,
+    source: &Workload,
+    destination: &Workload,
+    to: SocketAddr,
+) -> Result<(), NotDirect> {
+    if destination.node.as_ref() != Some(&mesh.settings().node) {
+        return Err(NotDirect::OtherNode);
+    }
+    if destination.id == source.id {
+        return Err(NotDirect::Itself);
+    }
+    if !matches!(destination.binding, Some(Binding::NetworkNamespace(_))) {
+        return Err(NotDirect::NotBound(destination.id.clone()));
+    }
+    let port = to.port();
+    let captured = match &destination.capture.inbound {
+        PortSelection::AllExcept(ports) => !ports.contains(&port),
+        PortSelection::Only(ports) => ports.contains(&port),
+    };
+    captured
+        .then_some(())
+        .ok_or(NotDirect::NotCaptured { port })
+}
+
+/// Whether a connection that went past the agent may go on, and by what verdict: neither end wants
+/// mutual TLS, and the destination's policies allow it.
+///
+/// # Errors
+///
+/// What forbids it.
+pub fn direct_holds(
+    mesh: &Mesh,
+    source: &Workload,
+    destination: &Workload,
+    attempt: Attempt<'_>,
+) -> Result<Verdict, NotDirect> {
+    let wants_mtls = [source, destination].into_iter();
+    if let Some(workload) = wants_mtls
+        .into_iter()
+        .find(|workload| workload.same_node == SameNode::Mtls)
+    {
+        return Err(NotDirect::Mtls(workload.id.clone()));
+    }
+    let verdict = inbound(mesh, destination, attempt);
+    if verdict.is_allowed() {
+        Ok(verdict)
+    } else {
+        Err(NotDirect::Denied(Box::new(verdict)))
+    }
+}
+
+/// The targets among which the kernel draws, each as often as its share of the connections; `None`
+/// is the agent's path. Nothing if no way is direct.
+///
+/// With more shares than slots, `turn` decides who gets one: over many addresses, and over the
+/// changes of the mesh, everybody gets the share that it should have.
+pub fn slots(ways: &[Way], turn: u64) -> Vec<Option<SocketAddr>> {
+    let total: u64 = ways.iter().map(|way| way.weight).sum();
+    let unit = ways.iter().map(|way| way.weight).fold(0, divisor);
+    let exact = total.checked_div(unit).unwrap_or_default();
+    let most = u64::try_from(SLOTS).unwrap_or_default();
+    let count = exact.min(most);
+    let turn = if exact <= most {
+        0
+    } else {
+        turn.checked_rem(total).unwrap_or_default()
+    };
+    let at = |slot: u64| {
+        let place = u128::from(slot) * u128::from(total) + u128::from(turn);
+        let place = place.checked_div(u128::from(count)).unwrap_or_default();
+        let way = (ways.iter())
+            .take_while(|way| u128::from(way.choice) <= place)
+            .last()?;
+        way.direct.as_ref().ok().map(|direct| direct.to)
+    };
+    let slots: Vec<_> = (0..count).map(at).collect();
+    if slots.iter().any(Option::is_some) {
+        slots
+    } else {
+        Vec::new()
+    }
+}
+
+const fn divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// The `choice` for a connection that drew the agent's path: one of the ways that are not direct,
+/// by weight, or `choice` itself if there is none any more.
+///
+/// The kernel has given those that are direct their share already.
+pub fn beside_the_kernel(ways: &[Way], choice: u64) -> u64 {
+    let others = || ways.iter().filter(|way| way.direct.is_err());
+    let total: u64 = others().map(|way| way.weight).sum();
+    let mut share = choice.checked_rem(total).unwrap_or_default();
+    for way in others() {
+        if share < way.weight {
+            return way.choice;
+        }
+        share -= way.weight;
+    }
+    choice
+}
+
+impl NotDirect {
+    /// The stable label under which it is shown, and counted where it ends a connection.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotInMesh => "not_in_mesh",
+            Self::OtherNode => "other_node",
+            Self::Itself => "itself",
+            Self::NotBound(_) => "not_bound",
+            Self::NotCaptured { .. } => "not_captured",
+            Self::OtherFamily => "other_family",
+            Self::Mtls(_) => "same_node_mtls",
+            Self::Unsettled(Unsettled::Reported(_)) => "reported",
+            Self::Unsettled(Unsettled::ByAddress(_)) => "by_address",
+            Self::Unsettled(Unsettled::ByRequest(_)) => "by_request",
+            Self::Denied(verdict) => verdict.reason(),
+        }
+    }
+}
+
+impl fmt::Display for NotDirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInMesh => f.write_str("no workload of the mesh is reached"),
+            Self::OtherNode => f.write_str("it runs on another node"),
+            Self::Itself => f.write_str("it is the caller itself"),
+            Self::NotBound(id) => write!(f, "{id} has no network namespace of its own"),
+            Self::NotCaptured { port } => write!(f, "its port {port} is not captured"),
+            Self::OtherFamily => f.write_str("it has no address of the family that is dialled"),
+            Self::Mtls(id) => write!(f, "{id} wants mutual TLS on its node (same-node: mtls)"),
+            Self::Unsettled(unsettled) => unsettled.fmt(f),
+            Self::Denied(verdict) => verdict.fmt(f),
+        }
+    }
+}
