@@ -97,6 +97,10 @@ counters! {
     RefusedQuic = "refused_quic",
     /// Connections from before their workload was enrolled that the agent has reset.
     ResetOlder = "reset_older",
+    /// Connections of the node's prober, known by its cgroup, to workloads of this node.
+    Probe = "probe",
+    /// Probes that may go straight to the application.
+    ProbePass = "probe_pass",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

@@ -26,11 +26,15 @@ pub use rule::{Action, Inbound, InboundPortKey, RuleKey, TCP, Udp, WorkloadEntry
 
 /// Version of everything in this crate. Raise it with any change to a type, to a map's key or to
 /// the meaning of a field; maps of another version are refused, never read.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Entry of [`WorkloadEntry::flags`]: this key is the host's network namespace, whose workloads
 /// are told apart by cgroup.
 pub const HOST_NAMESPACE: u32 = 1;
+
+/// Entry of [`WorkloadEntry::flags`]: this key is no workload but a cgroup of the host's namespace
+/// whose processes are trusted as the node's prober, kubelet.
+pub const PROBER: u32 = 2;
 
 /// How deep below the cgroup root a host-network workload may sit; bounds a loop in the kernel.
 pub const MAX_CGROUP_LEVEL: u32 = 16;

@@ -89,12 +89,12 @@ impl Udp {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct WorkloadEntry {
-    /// [`crate::HOST_NAMESPACE`] or zero.
+    /// [`crate::HOST_NAMESPACE`], [`crate::PROBER`] or zero.
     pub flags: u32,
     /// [`Action::code`] for outbound connections that no rule matches.
     pub outbound: u32,
-    /// For the host's namespace: bit `n` is set if some workload's cgroup is `n` levels below
-    /// the root.
+    /// For the host's namespace: bit `n` is set if some workload's or prober's cgroup is `n`
+    /// levels below the root.
     pub levels: u32,
     /// What becomes of its datagrams: [`Udp`].
     pub udp: u32,

@@ -80,6 +80,9 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         return leave_alone(socket, Counter::NotEnrolled);
     };
     let to = endpoint::<FAMILY>(ctx);
+    if source.is_prober() {
+        return probe(socket, &source, to, protocol);
+    }
     if to.address.is_loopback() {
         return leave_alone(socket, Counter::Loopback);
     }
@@ -93,6 +96,19 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         return proceed_openly(socket, &source, FlowKind::Passed, Counter::PassedByRule);
     }
     capture::<FAMILY>(ctx, &source, to)
+}
+
+/// A connection of the node's prober: to a workload of this node it opens the door, for its own
+/// 4-tuple and nothing else. To anybody else the prober is a process like others.
+#[inline]
+fn probe(socket: *mut bpf_sock, source: &Source, to: Endpoint, protocol: u32) -> i32 {
+    // SAFETY: the entry is only asked for.
+    let enrolled = unsafe { INBOUND.get(to.address) }.is_some();
+    if enrolled && protocol == PROTOCOL_TCP {
+        proceed_openly(socket, source, FlowKind::Host, Counter::Probe)
+    } else {
+        leave_alone(socket, Counter::NotEnrolled)
+    }
 }
 
 /// Remembers where the connection was headed and points it at the agent.

@@ -12,7 +12,7 @@ use interceptor_common::{Counter, FAMILY_IPV4, FAMILY_IPV6, Udp};
 use crate::connect::is_own_address;
 use crate::maps::count;
 use crate::sock_addr::endpoint;
-use crate::who::source;
+use crate::who::workload_of;
 
 /// The call goes on.
 const PROCEED: i32 = 1;
@@ -46,7 +46,7 @@ pub(crate) const fn is_asked_about(protocol: u32) -> bool {
 /// What becomes of datagrams to the destination that the call names.
 #[inline]
 pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
-    let Some(source) = source(ctx.as_ptr()) else {
+    let Some(source) = workload_of(ctx.as_ptr()) else {
         return PROCEED;
     };
     if source.entry.udp == 0 {

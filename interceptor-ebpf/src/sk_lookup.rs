@@ -39,6 +39,7 @@ fn ic_sk_lookup(ctx: SkLookupContext) -> u32 {
     match unsafe { FLOWS.get(key) } {
         Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(&ctx, &key, flow),
         Some(flow) if opens_the_door(flow) => pass(Counter::DirectPass),
+        Some(flow) if flow.is(FlowKind::Host) => pass(Counter::ProbePass),
         None if is_lost(&key) => refuse(Counter::RefusedLostFlow),
         _ => steer(&ctx, &key),
     }
@@ -58,10 +59,10 @@ fn ic_host_lookup(ctx: SkLookupContext) -> u32 {
     }
 }
 
-/// Kinds that may go straight to the application.
+/// Kinds that may go straight to the application, besides probes.
 #[inline]
 const fn opens_the_door(flow: &Flow) -> bool {
-    flow.is(FlowKind::Direct) || flow.is(FlowKind::AgentInbound) || flow.is(FlowKind::Host)
+    flow.is(FlowKind::Direct) || flow.is(FlowKind::AgentInbound)
 }
 
 /// A workload talks to itself in flows only. Without one, this is a captured connection whose

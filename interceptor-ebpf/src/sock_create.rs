@@ -17,7 +17,7 @@ use interceptor_common::Counter;
 
 use crate::field::get;
 use crate::maps::count;
-use crate::who::source;
+use crate::who::workload_of;
 
 /// The socket is created.
 const PROCEED: i32 = 1;
@@ -40,7 +40,7 @@ fn ic_sock_create(ctx: SockContext) -> i32 {
     let Some(outcome) = objection(fields(&ctx)) else {
         return PROCEED;
     };
-    if source(ctx.as_ptr()).is_none() {
+    if workload_of(ctx.as_ptr()).is_none() {
         return PROCEED;
     }
     count(outcome);

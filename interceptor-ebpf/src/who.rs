@@ -1,24 +1,41 @@
-//! Whose socket a system call is about: the workload, found by the kernel's own knowledge.
+//! Whose socket a system call is about: the workload, or the node's prober, found by the kernel's
+//! own knowledge.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie};
-use interceptor_common::{HOST_NAMESPACE, MAX_CGROUP_LEVEL, WorkloadEntry, cgroup_key};
+use interceptor_common::{HOST_NAMESPACE, MAX_CGROUP_LEVEL, PROBER, WorkloadEntry, cgroup_key};
 
 use crate::maps::WORKLOADS;
 
-/// The workload that a socket belongs to.
+/// The workload that a socket belongs to, or the prober.
 #[derive(Clone, Copy)]
 pub(crate) struct Source {
     pub(crate) key: u64,
     pub(crate) entry: WorkloadEntry,
 }
 
-/// The workload that the socket's namespace belongs to; in the host's namespace, the one whose
-/// cgroup the connecting task is in, the deepest if they are nested.
+impl Source {
+    /// Whether this is the node's prober and no workload.
+    #[inline]
+    pub(crate) const fn is_prober(&self) -> bool {
+        self.entry.flags & PROBER != 0
+    }
+}
+
+/// The workload that the socket belongs to; nobody if it is the prober's.
 ///
 /// `ctx` is that of a `sock_addr` or `cgroup_sock` program; other types have no such helper, and
 /// the verifier refuses them.
+#[inline]
+pub(crate) fn workload_of(ctx: *mut c_void) -> Option<Source> {
+    source(ctx).filter(|source| !source.is_prober())
+}
+
+/// The workload that the socket's namespace belongs to; in the host's namespace, the one whose
+/// cgroup the connecting task is in, or the prober's, the deepest if they are nested.
+///
+/// `ctx` is as for [`workload_of`].
 #[inline]
 pub(crate) fn source(ctx: *mut c_void) -> Option<Source> {
     // SAFETY: the helper reads the context that the running program was given.

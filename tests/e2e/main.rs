@@ -9,6 +9,7 @@ mod explain;
 mod faults;
 mod harness;
 mod identity;
+mod node;
 mod peers;
 mod policy;
 mod restart;

@@ -43,6 +43,21 @@ impl HostWorkload {
         })
     }
 
+    /// Its cgroup.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Removes its cgroup and makes another of the same name, as when a service is restarted.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one of its processes is still running.
+    pub fn replace_cgroup(&self) -> Result<()> {
+        fs::remove_dir(&self.cgroup)?;
+        Ok(fs::create_dir(&self.cgroup)?)
+    }
+
     /// Its manifest: a pod in the host's network, bound to the cgroup.
     ///
     /// # Errors

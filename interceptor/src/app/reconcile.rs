@@ -114,6 +114,9 @@ impl Reconciler {
 
     /// Makes one pass, if there is a mesh to make it by.
     async fn reconcile(&mut self) -> bool {
+        if let Err(error) = self.capture.follow_prober() {
+            tracing::warn!(error = %chain(&error), "kubelet's probes are not recognised");
+        }
         let mesh = self.plane.mesh.load_full();
         if mesh.version() == 0 {
             // Nothing is known yet: what an earlier agent captured stays refused.

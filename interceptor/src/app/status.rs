@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::reconcile::{Enrolled, State};
 use crate::admin;
-use crate::capture::Observer;
+use crate::capture::{Counter, Observer};
 use crate::config::Config;
 use crate::connection::Plane;
 use crate::connection::registry::Live;
@@ -20,8 +20,8 @@ use crate::telemetry::logging::Logging;
 use crate::telemetry::record::{Record, Reporter};
 use crate::telemetry::shadow::Reporting;
 use crate::telemetry::status::{
-    Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Program, Readiness,
-    Unprotected,
+    Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Prober, Program,
+    Readiness, Unprotected,
 };
 use crate::telemetry::view::State as ConnectionState;
 use crate::telemetry::{ConnectionView, Status};
@@ -66,6 +66,9 @@ impl Watch {
         unprotected.extend(self.not_captured());
         unprotected.extend(kernel.workloads.iter().flat_map(Unprotected::by_interfaces));
         unprotected.extend(kernel.workloads.iter().filter_map(Unprotected::by_age));
+        let counters = self.observer.counters();
+        let prober = Prober::new(&kernel.prober, counters.of(Counter::Probe));
+        unprotected.extend(Unprotected::by_prober(&prober));
         unprotected.extend(self.plane.telemetry.ledger.entries());
         Status {
             node: self.config.mesh.node.to_string(),
@@ -74,9 +77,7 @@ impl Watch {
             started: self.started,
             readiness: self.readiness(),
             programs: kernel.programs.iter().map(Program::from).collect(),
-            counters: (self.observer.counters().iter())
-                .map(KernelCounter::from)
-                .collect(),
+            counters: counters.iter().map(KernelCounter::from).collect(),
             maps: kernel.maps.iter().map(MapFill::from).collect(),
             workloads: self.workloads(),
             certificates: (self.plane.identities.list().iter())
@@ -86,6 +87,7 @@ impl Watch {
                 self.config.manifests.display().to_string(),
                 &self.published.state(),
             ),
+            prober,
             unprotected,
             connections_open: u64::try_from(self.plane.registry.len()).unwrap_or(u64::MAX),
         }

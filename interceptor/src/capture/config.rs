@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use interceptor_common::LAYOUT;
 
+use super::prober::Prober;
+
 /// Where and how the kernel programs of one node live. Several nodes, each with a name of its
 /// own, can share a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// The node's name: letters, digits, `-`, `_` and `.`.
     pub node: String,
+    /// Whose connections to workloads of this node are probes.
+    pub prober: Prober,
     /// How large the maps are.
     pub sizes: Sizes,
     /// The ports of the listeners inside of each workload.
@@ -57,6 +61,8 @@ impl Default for Config {
             // Where every distribution mounts it.
             bpffs: PathBuf::from("/sys/fs/bpf"),
             node: "node".to_owned(),
+            // STRICT must not break the probes of a cluster that switches it on.
+            prober: Prober::Discover,
             sizes: Sizes::default(),
             ports: Ports::default(),
             debug_log: false,

@@ -201,15 +201,38 @@ pub(super) fn retire_unclaimed(capture: &mut Capture) -> Result<usize, EnrolErro
     let closed = &capture.closed;
     let unclaimed = |key: &u64, _: &mut Entries| !closed.values().any(|site| site.key() == *key);
     let adopted: HashMap<_, _> = capture.adopted.extract_if(unclaimed).collect();
-    let nobody = WorkloadId {
-        namespace: "".into(),
-        name: "an earlier agent's workload".into(),
-    };
+    let nobody = nobody("an earlier agent's workload");
     for (key, entries) in &adopted {
         release(capture, &nobody, *key, entries)?;
     }
     refresh_host(capture, &nobody)?;
     Ok(adopted.len())
+}
+
+/// For messages about something that is no workload with a name.
+pub(super) fn nobody(name: &str) -> WorkloadId {
+    WorkloadId {
+        namespace: "".into(),
+        name: name.into(),
+    }
+}
+
+/// Whether the kernel knows a workload by this key, served or not.
+pub(super) fn is_workload(capture: &Capture, key: u64) -> bool {
+    let mut enrolled = capture.enrolled.values();
+    enrolled.any(|it| it.key() == key) || capture.adopted.contains_key(&key)
+}
+
+/// Trusts the cgroup with this key as the node's prober.
+pub(super) fn trust(capture: &mut Capture, key: u64) -> Result<(), EnrolError> {
+    let trusted = capture.loaded.maps.trust(key);
+    trusted.map_err(|error| write_failed(&nobody("the node's prober"), error))
+}
+
+/// Takes that back.
+pub(super) fn distrust(capture: &mut Capture, key: u64) -> Result<(), EnrolError> {
+    let distrusted = capture.loaded.maps.distrust(key);
+    distrusted.map_err(|error| write_failed(&nobody("the node's prober"), error))
 }
 
 /// What the workload's entries depend on besides itself.
@@ -335,9 +358,9 @@ fn settle_older(capture: &mut Capture, workload: &Workload) {
     }
 }
 
-/// Brings the host's namespace in line with the host-network workloads: its entry says at which
-/// depths their cgroups are, and its `sk_lookup` hands them their connections.
-fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
+/// Brings the host's namespace in line with the host-network workloads and the prober: its entry
+/// says at which depths their cgroups are, and its `sk_lookup` hands workloads their connections.
+pub(super) fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
     let cookie = capture.host.cookie();
     let adopted = capture.adopted.get(&cookie).and_then(|it| it.workload);
     let mut levels = adopted.map_or(0, |entry| entry.levels);
@@ -347,6 +370,8 @@ fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError
             levels |= 1 << level;
         }
     }
+    let has_workloads = levels != 0;
+    levels |= capture.probers.levels();
     let entry = (levels != 0).then_some(WorkloadEntry {
         flags: HOST_NAMESPACE,
         levels,
@@ -354,7 +379,7 @@ fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError
     });
     let loaded = &mut capture.loaded;
     let pin = loaded.pins.link(HOST_PROGRAM);
-    if entry.is_some() {
+    if has_workloads {
         attach_to_namespace(&mut loaded.object, HOST_PROGRAM, &capture.host, &pin)
             .map_err(|error| step(id, "steer the host's connections", error))?;
     }
@@ -366,7 +391,7 @@ fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError
         .maps
         .replace_outbound(cookie, &Entries::default(), &new)
         .map_err(|error| write_failed(id, error))?;
-    if entry.is_none() {
+    if !has_workloads {
         links::remove(&pin).map_err(|error| step(id, "release the host's connections", error))?;
     }
     Ok(())

@@ -14,10 +14,11 @@ use aya::maps::{
 };
 use aya::{Ebpf, Pod};
 use interceptor_common::{
-    Address, Flow, FlowKey, Inbound, InboundPortKey, ListenerKey, RuleKey, WorkloadEntry,
+    Address, Flow, FlowKey, Inbound, InboundPortKey, ListenerKey, PROBER, RuleKey, WorkloadEntry,
 };
 
 use super::config::Sizes;
+use super::prober::MOST_PROBERS;
 
 /// Names, shapes and capacities of the maps: what a pinned one must look like to be adopted.
 pub(super) struct Shape {
@@ -41,6 +42,9 @@ const LISTENERS_EACH: u32 = 6;
 /// Addresses of a workload that may be on a node: two families, a second interface.
 const ADDRESSES_EACH: u32 = 4;
 
+/// The map of workloads in messages.
+const WORKLOADS: &str = "workloads";
+
 /// The map of guarded interfaces in messages.
 const INTERFACES: &str = "guarded interfaces";
 
@@ -52,7 +56,7 @@ pub(super) const SHAPES: &[Shape] = &[
         key_bytes: size_of::<u64>(),
         value_bytes: size_of::<WorkloadEntry>(),
         // One more for the host's namespace.
-        capacity: Some(|sizes| sizes.workloads.saturating_add(1)),
+        capacity: Some(|sizes| sizes.workloads.saturating_add(1 + MOST_PROBERS)),
         holds: "workloads",
     },
     Shape {
@@ -190,11 +194,16 @@ impl Maps {
         })
     }
 
-    /// What every workload left in the maps, by key.
-    pub(super) fn read_all(&self) -> Result<HashMap<u64, Entries>, MapError> {
+    /// What every workload left in the maps, by key, and the keys of probers.
+    pub(super) fn read_all(&self) -> Result<(HashMap<u64, Entries>, Vec<u64>), MapError> {
         let mut all: HashMap<u64, Entries> = HashMap::new();
+        let mut probers = Vec::new();
         for entry in &self.workloads {
             let (key, workload) = entry?;
+            if workload.flags & PROBER != 0 {
+                probers.push(key);
+                continue;
+            }
             all.entry(key).or_default().workload = Some(workload);
         }
         for entry in &self.rules {
@@ -217,7 +226,25 @@ impl Maps {
             let owner = owners.get(&key.address).copied().unwrap_or_default();
             all.entry(owner).or_default().ports.insert(key, action);
         }
-        Ok(all)
+        Ok((all, probers))
+    }
+
+    /// Trusts the cgroup with this key as the node's prober.
+    pub(super) fn trust(&mut self, key: u64) -> Result<(), WriteError> {
+        let entry = WorkloadEntry {
+            flags: PROBER,
+            ..WorkloadEntry::default()
+        };
+        let result = self.workloads.insert(key, entry, 0);
+        result.map_err(|error| failed(WORKLOADS, error))
+    }
+
+    /// Takes that back, unless the key is a workload's by now.
+    pub(super) fn distrust(&mut self, key: u64) -> Result<(), WriteError> {
+        match self.workloads.get(&key, 0) {
+            Ok(found) if found.flags & PROBER != 0 => gone(self.workloads.remove(&key), WORKLOADS),
+            _ => Ok(()),
+        }
     }
 
     /// Replaces the outbound half: rules, and the workload itself, whose entry is what switches
@@ -229,7 +256,6 @@ impl Maps {
         new: &Entries,
     ) -> Result<(), WriteError> {
         const RULES: &str = "outbound rules";
-        const WORKLOADS: &str = "workloads";
         for ((bits, data), action) in &new.rules {
             let result = self.rules.insert(&Key::new(*bits, *data), action, 0);
             result.map_err(|error| failed(RULES, error))?;

@@ -38,6 +38,7 @@ mod object;
 mod older;
 mod origin;
 mod plan;
+mod prober;
 mod rules;
 mod site;
 mod status;
@@ -56,6 +57,7 @@ pub use guard::Unguarded;
 pub use interceptor_common::Counter;
 pub use listeners::Listeners;
 pub use origin::Origin;
+pub use prober::{Prober, ProberStatus, USUAL_PROBERS};
 pub use rules::{Captured, Why, inbound_captured, outbound_captured};
 pub use status::{Counters, MapFill, Observer, ProgramStatus, Status, WorkloadStatus};
 pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed};
@@ -65,6 +67,7 @@ pub(crate) use object::OBJECT;
 use enrol::Enrolment;
 use loader::Loaded;
 use maps::Entries;
+use prober::Probers;
 use site::Site;
 
 /// The kernel half of a node: programs loaded, attached and pinned, workloads enrolled.
@@ -80,6 +83,7 @@ pub struct Capture {
     adopted: HashMap<u64, Entries>,
     /// Of those, the ones that were claimed but could not be enrolled. They stay refused.
     closed: HashMap<WorkloadId, Site>,
+    probers: Probers,
     observer: Observer,
 }
 
@@ -110,7 +114,7 @@ impl Capture {
             path: "/proc/thread-self/ns/net".into(),
             source,
         })?;
-        let adopted = loaded
+        let (adopted, probers) = loaded
             .maps
             .read_all()
             .map_err(|source| CaptureError::Load {
@@ -125,6 +129,7 @@ impl Capture {
             enrolled: HashMap::new(),
             adopted,
             closed: HashMap::new(),
+            probers: Probers::adopted(probers),
             observer,
         };
         capture.prove()?;
@@ -199,6 +204,16 @@ impl Capture {
             .filter(|(_, enrolment)| enrolment.has_vanished())
             .map(|(id, _)| id.clone())
             .collect()
+    }
+
+    /// Looks where the node's prober is now. Its cgroup is another one after each restart of it, so
+    /// call this every second or so.
+    ///
+    /// # Errors
+    ///
+    /// If an entry cannot be written or removed. That is tried again at the next call.
+    pub fn follow_prober(&mut self) -> Result<(), EnrolError> {
+        prober::follow(self)
     }
 
     /// Enrols `workload`: from here on its connections are captured.

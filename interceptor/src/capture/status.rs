@@ -18,6 +18,7 @@ use super::guard::Unguarded;
 use super::loader::Loaded;
 use super::maps::SHAPES;
 use super::older;
+use super::prober::ProberStatus;
 use crate::net::diag::Connection;
 use crate::net::{Namespace, bpf};
 use crate::workload::WorkloadId;
@@ -34,6 +35,7 @@ pub struct Observer {
     workloads: Arc<ArcSwap<Vec<WorkloadStatus>>>,
     /// Connections from before the enrolment, where there are any.
     older: Arc<ArcSwap<Older>>,
+    prober: Arc<ArcSwap<ProberStatus>>,
 }
 
 /// Outcomes of the kernel programs since they were first loaded, summed over all CPUs.
@@ -49,6 +51,8 @@ pub struct Status {
     pub workloads: Vec<WorkloadStatus>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
+    /// Whose connections are probes.
+    pub prober: ProberStatus,
 }
 
 /// One attached program.
@@ -118,7 +122,13 @@ impl Observer {
             cgroup_root: loaded.hierarchy.root.clone(),
             workloads: Arc::default(),
             older: Arc::default(),
+            prober: Arc::default(),
         }
+    }
+
+    /// The prober is this from now on.
+    pub(super) fn set_prober(&self, prober: ProberStatus) {
+        self.prober.store(Arc::new(prober));
     }
 
     /// The workloads are these from now on.
@@ -160,6 +170,7 @@ impl Observer {
                 .iter()
                 .filter_map(|it| self.fill(it.name, it.holds))
                 .collect(),
+            prober: self.prober.load().as_ref().clone(),
         }
     }
 

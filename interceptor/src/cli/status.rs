@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::output::{Printer, Report, Style, Table, Tone, cell};
 use super::{Exit, Failure, certificates, client, human};
 use crate::telemetry::Status;
-use crate::telemetry::status::{EnrolledWorkload, Severity};
+use crate::telemetry::status::{EnrolledWorkload, Prober, Severity};
 
 /// Is this node well, and what is not protected?
 ///
@@ -138,6 +138,7 @@ impl Answer {
             };
             table.note(format!("{}: {}", mistake.place, mistake.message), tone);
         }
+        prober(&mut table, &status.prober);
         table
     }
 }
@@ -166,6 +167,24 @@ impl Report for Answer {
         } else {
             Exit::No
         }
+    }
+}
+
+/// Whose connections are kubelet's probes.
+fn prober(table: &mut Table, prober: &Prober) {
+    let text = if prober.cgroups.is_empty() {
+        "none is recognised: kubelet's probes are plaintext connections".to_owned()
+    } else {
+        let probes = usize::try_from(prober.probes).unwrap_or(usize::MAX);
+        format!(
+            "{}: {}",
+            prober.cgroups.join(", "),
+            human::count(probes, "probe")
+        )
+    };
+    table.row([("prober".to_owned(), Tone::Strong), cell(text)]);
+    if let Some(problem) = &prober.problem {
+        table.note(problem.clone(), Tone::Warning);
     }
 }
 

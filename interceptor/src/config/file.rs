@@ -157,6 +157,15 @@ fn capture<V: Visit>(v: &mut V, config: &mut Config) {
         );
         v.field("bpffs", "The BPF file system.", &mut capture.bpffs, ());
         v.field(
+            "prober",
+            "Whose connections from the host's network to workloads of this node are kubelet's probes \
+             and go straight to the application: processes of this cgroup and below it, as in \
+             `/proc/PID/cgroup`. `auto` takes those of the usual cgroups of kubelet that exist, see \
+             [the node itself](node.md).",
+            &mut capture.prober,
+            (),
+        );
+        v.field(
             "maxFlows",
             "Connections that may be open at a time on the node. This and the three below take effect \
              after `interceptor uninstall`.",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use interceptor_policy::{OnUnsupported, TrustDomain};
 use serde_json::Value;
 
+use crate::capture::Prober;
 use crate::telemetry::access::Format;
 use crate::telemetry::logging;
 use crate::telemetry::queue::Destination;
@@ -125,6 +126,44 @@ impl Setting for Option<PathBuf> {
 
     fn describe((): &()) -> String {
         PathBuf::describe(&())
+    }
+}
+
+/// The words for [`Prober`]; anything else is a cgroup.
+const PROBERS: [(&str, Prober); 2] = [("auto", Prober::Discover), ("none", Prober::None)];
+
+impl Setting for Prober {
+    type Allowed = ();
+
+    fn read(reader: &Reader<'_>, (): &()) -> Option<Self> {
+        let text = reader.name()?;
+        if let Some((_, prober)) = PROBERS.iter().find(|(word, _)| *word == text) {
+            return Some(prober.clone());
+        }
+        let path = PathBuf::from(text);
+        let upwards = path.components().any(|part| part == Component::ParentDir);
+        if upwards || !text.contains('/') {
+            reader.error(
+                "must be auto, none or the path of a cgroup without `..`, such as \
+                 /system.slice/kubelet.service",
+            );
+            return None;
+        }
+        Some(Self::Cgroup(path))
+    }
+
+    fn show(&self) -> Value {
+        match self {
+            Self::Cgroup(path) => path.show(),
+            word => PROBERS
+                .iter()
+                .find(|(_, prober)| prober == word)
+                .map_or(Value::Null, |(word, _)| Value::from(*word)),
+        }
+    }
+
+    fn describe((): &()) -> String {
+        "auto, none or a cgroup's path".to_owned()
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{Config, markdown};
+use crate::capture::Prober;
 use crate::telemetry::access::Format;
 use crate::telemetry::queue::Destination;
 
@@ -41,6 +42,7 @@ fn what_is_in_force_is_shown_with_every_key() {
       maxInboundPorts: 16384
       maxRules: 65536
       maxWorkloads: 512
+      prober: "auto"
     clusterDomain: "cluster.local"
     drainDeadline: "25s"
     identity:
@@ -100,7 +102,7 @@ onUnsupported: reject
 runFolder: /tmp/run
 drainDeadline: 1m 30s
 identity: {svidLifetime: 10m}
-capture: {cgroupRoot: /sys/fs/cgroup/x, debugLog: true, maxFlows: 1000}
+capture: {cgroupRoot: /sys/fs/cgroup/x, debugLog: true, maxFlows: 1000, prober: /a.slice/k.service}
 ports: {admin: 25000, hbone: 25008}
 transport: {connectTimeout: 250ms, maxStreams: 7}
 telemetry:
@@ -118,6 +120,11 @@ telemetry:
     assert_eq!(config.transport.own_ports, [15001, 15006, 25008]);
     assert_eq!(config.capture.ports.hbone, 25008);
     assert_eq!(config.capture.node, "one");
+    assert_eq!(
+        config.capture.prober,
+        Prober::Cgroup("/a.slice/k.service".into())
+    );
+    assert_eq!(read("capture: {prober: none}").capture.prober, Prober::None);
     assert_eq!(read(&config.to_yaml()), config);
     assert_eq!(read(&config.to_json().to_string()), config);
 }
@@ -132,6 +139,7 @@ onUnsupported: wide
 drainDeadline: 30
 identity:
   svidLifetime: 48h
+capture: {prober: kubelet}
 ports:
   outbound: 15006
   admin: 0
@@ -149,13 +157,14 @@ telemetry:
     config.yaml:5:16: onUnsupported: must be widen or reject, not the text "wide"; did you mean widen?
     config.yaml:6:16: drainDeadline: must be a duration such as 10s, 5m or 24h, not the number 30
     config.yaml:8:17: identity.svidLifetime: must be 1s to 1day
-    config.yaml:9:1: ports.inbound: 15006 is also ports.outbound; choose another port
-    config.yaml:11:10: ports.admin: must be a number from 1 to 65535, not the number 0
-    config.yaml:12:1: transport.connectionWindow: must be at least streamWindow (33554432), or no stream could fill its window
-    config.yaml:14:3: transport: unknown field `connectTimout`; did you mean `connectTimeout`?
-    config.yaml:16:23: telemetry.accessLog.format: must be text or json, not the text "yaml"
-    config.yaml:16:35: telemetry.accessLog.file: must be stdout, stderr or an absolute path
-    config.yaml:17:16: telemetry.log.level: `inof` is not a log level; use off, error, warn, info, debug or trace, or `target=level`, separated by commas: `info,interceptor::transport=debug`
+    config.yaml:9:19: capture.prober: must be auto, none or the path of a cgroup without `..`, such as /system.slice/kubelet.service
+    config.yaml:10:1: ports.inbound: 15006 is also ports.outbound; choose another port
+    config.yaml:12:10: ports.admin: must be a number from 1 to 65535, not the number 0
+    config.yaml:13:1: transport.connectionWindow: must be at least streamWindow (33554432), or no stream could fill its window
+    config.yaml:15:3: transport: unknown field `connectTimout`; did you mean `connectTimeout`?
+    config.yaml:17:23: telemetry.accessLog.format: must be text or json, not the text "yaml"
+    config.yaml:17:35: telemetry.accessLog.file: must be stdout, stderr or an absolute path
+    config.yaml:18:16: telemetry.log.level: `inof` is not a log level; use off, error, warn, info, debug or trace, or `target=level`, separated by commas: `info,interceptor::transport=debug`
     "#);
 }
 

@@ -21,6 +21,30 @@ pub(crate) fn tcp(ports: (u16, u16), flags: u8) -> Vec<u8> {
     header
 }
 
+/// The same in an IPv4 packet, with a checksum, for those who do look.
+pub(crate) fn tcp_for(ends: (&str, &str), ports: (u16, u16), flags: u8) -> Vec<u8> {
+    let mut header = tcp(ports, flags);
+    let mut summed = vec![];
+    for end in [ends.0, ends.1] {
+        summed.extend(end.parse::<Ipv4Addr>().unwrap().octets());
+    }
+    summed.extend([0, 6, 0, 20]);
+    summed.extend(&header);
+    let sum = checksum(&summed);
+    header[16..18].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// The Internet's checksum.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2);
+    let sum: u32 = words
+        .map(|it| u32::from(u16::from_be_bytes([it[0], it[1]])))
+        .sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()
+}
+
 /// An IPv4 packet. The fragment field says which part of a larger one it is; options are as long
 /// as they are given.
 pub(crate) fn v4(ends: (&str, &str), protocol: u8, fragment: u16, options: &[u8]) -> Vec<u8> {
@@ -35,11 +59,7 @@ pub(crate) fn v4(ends: (&str, &str), protocol: u8, fragment: u16, options: &[u8]
         header.extend(end.parse::<Ipv4Addr>().unwrap().octets());
     }
     header.extend(options);
-    let sum: u32 = header
-        .chunks(2)
-        .map(|it| u32::from(u16::from_be_bytes([it[0], it[1]])))
-        .sum();
-    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    let sum = checksum(&header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
     header
 }
@@ -63,8 +83,19 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn new(from: &Netns, to: &Netns) -> Self {
-        let (index, source) = from.hardware();
-        let (_, destination) = to.hardware();
+        Self::open(from, from.hardware(), to.hardware())
+    }
+
+    /// The same between the interfaces that the two got last.
+    pub(crate) fn newest(from: &Netns, to: &Netns) -> Self {
+        Self::open(from, from.newest_hardware(), to.newest_hardware())
+    }
+
+    fn open(
+        from: &Netns,
+        (index, source): (u32, [u8; 6]),
+        (_, destination): (u32, [u8; 6]),
+    ) -> Self {
         let open = || {
             // Protocol zero: it sends and does not listen.
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;

@@ -1,64 +1,14 @@
 //! Workloads that share the host's network namespace and are known by their cgroup.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 
 use interceptor::capture::Counter;
 use interceptor::net::Namespace;
 use interceptor::workload::{Binding, Workload};
 use nix::sched::{CloneFlags, setns};
 
-use crate::support::{
-    Netns, Node, accept, bound, cgroup_mount, close, connected, given_to_the_agent, may_run, spawn,
-};
-
-/// A cgroup of its own, with a child, removed when dropped.
-struct Cgroup {
-    path: PathBuf,
-    binding: PathBuf,
-}
-
-impl Cgroup {
-    fn new() -> Self {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let binding = PathBuf::from(format!("ic-test-{}-{number}", std::process::id()));
-        let path = cgroup_mount().join(&binding);
-        fs::create_dir_all(path.join("nested")).unwrap();
-        Self { path, binding }
-    }
-
-    fn nested(&self) -> PathBuf {
-        self.path.join("nested")
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let nested = fs::remove_dir(self.nested());
-        let removed = fs::remove_dir(&self.path);
-        assert!(std::thread::panicking() || (nested.is_ok() && removed.is_ok()));
-    }
-}
-
-/// A process of the calling thread's network namespace in `cgroup` that connects and waits for
-/// its input to close.
-fn connect_from(cgroup: &Path, to: &str) -> Child {
-    let (host, port) = to.rsplit_once(':').unwrap();
-    let script = format!(
-        "echo $$ > {}/cgroup.procs && echo ready && exec 3<>/dev/tcp/{host}/{port} && read -r _",
-        cgroup.display()
-    );
-    let mut command = Command::new("bash");
-    command.args(["-c", &script]).stdin(Stdio::piped());
-    spawn(&mut command)
-}
-
-fn stop(mut child: Child) {
-    close(child.stdin.take());
-    child.wait().unwrap();
-}
+use crate::cgroups::{Cgroup, connect_from, stop};
+use crate::support::{Netns, Node, accept, bound, connected, given_to_the_agent, may_run};
 
 fn workload(cgroup: &Cgroup) -> Workload {
     let addresses = vec!["10.77.0.2".parse().unwrap()];

@@ -5,6 +5,8 @@
 //! the agent: the programs recognise sockets, not processes.
 
 #[cfg(test)]
+mod cgroups;
+#[cfg(test)]
 mod datagram;
 #[cfg(test)]
 mod evasion;
@@ -24,5 +26,7 @@ mod load;
 mod older;
 #[cfg(test)]
 mod outbound;
+#[cfg(test)]
+mod probes;
 #[cfg(test)]
 mod support;

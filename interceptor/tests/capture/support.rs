@@ -141,20 +141,40 @@ impl Netns {
         }
     }
 
-    /// The name of its interface, the one besides loopback.
-    pub(crate) fn interface(&self) -> String {
+    /// Takes packets from wherever they come.
+    pub(crate) fn accept_any_source(&self) {
+        let write = || {
+            std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "0")?;
+            std::fs::write("/proc/sys/net/ipv4/conf/default/rp_filter", "0")
+        };
+        self.namespace.enter(write).unwrap();
+    }
+
+    /// The names of its interfaces besides loopback, the oldest first.
+    fn interfaces(&self) -> Vec<String> {
         let here = || Ok(nix::net::if_::if_nameindex()?);
         let all = self.namespace.enter(here).unwrap();
-        let mut names = all.iter().map(|it| it.name().to_string_lossy());
-        names
-            .find(|name| name.starts_with('e'))
-            .unwrap()
-            .into_owned()
+        let names = all.iter().map(|it| it.name().to_string_lossy());
+        let names = names.filter(|name| name.starts_with('e'));
+        names.map(std::borrow::Cow::into_owned).collect()
+    }
+
+    /// The name of its interface, the first one besides loopback.
+    pub(crate) fn interface(&self) -> String {
+        self.interfaces().remove(0)
     }
 
     /// The number and the hardware address of its interface.
     pub(crate) fn hardware(&self) -> (u32, [u8; 6]) {
-        let name = self.interface();
+        self.hardware_of(&self.interface())
+    }
+
+    /// The same of the interface that it got last.
+    pub(crate) fn newest_hardware(&self) -> (u32, [u8; 6]) {
+        self.hardware_of(&self.interfaces().pop().unwrap())
+    }
+
+    fn hardware_of(&self, name: &str) -> (u32, [u8; 6]) {
         let here = || {
             let all = nix::ifaddrs::getifaddrs()?;
             let mut links = all.filter(|it| it.interface_name == name);

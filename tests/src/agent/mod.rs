@@ -37,6 +37,8 @@ pub struct Setup {
     pub svid_lifetime: Option<String>,
     /// Another cgroup root than the fabric's.
     pub cgroup: Option<PathBuf>,
+    /// The cgroup of the node's prober.
+    pub prober: Option<PathBuf>,
     /// More lines for the end of its configuration file.
     pub extra: String,
 }
@@ -372,12 +374,16 @@ fn configuration(agent: &Agent, ca: &Path, cgroup: &Path, setup: &Setup) -> Stri
         .svid_lifetime
         .as_ref()
         .map_or(String::new(), |it| format!("  svidLifetime: {it}\n"));
+    let prober = setup
+        .prober
+        .as_ref()
+        .map_or(String::new(), |it| format!("  prober: {}\n", it.display()));
     format!(
         "node: {name}\n\
          manifests: {manifests}\n\
          runFolder: {run}\n\
          identity:\n  caDirectory: {ca}\n{lifetime}\
-         capture:\n  cgroupRoot: {cgroup}\n\
+         capture:\n  cgroupRoot: {cgroup}\n{prober}\
          telemetry:\n  accessLog:\n    format: json\n    file: {access}\n\
          {extra}\n",
         name = agent.name,

@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Check, Health};
+use crate::capture::Prober;
 
 /// Capabilities that the agent needs, by their number in `capabilities(7)`. What each is for is
 /// said in `deploy/kubernetes`, which gives no others. `CAP_SYS_ADMIN` includes what `CAP_BPF` and
@@ -20,6 +21,7 @@ const FILES: u64 = 65_536;
 pub(super) fn checks() -> Vec<Check> {
     let mut checks = essentials();
     checks.push(bpffs(&mounts()));
+    checks.push(prober(&mounts(), Path::new("/var/lib/kubelet")));
     checks.push(ipv6());
     checks.extend(ports());
     checks.push(files());
@@ -141,6 +143,34 @@ fn bpffs(mounts: &str) -> Check {
     }
 }
 
+/// Whether kubelet's probes can be told from other connections of the node.
+fn prober(mounts: &str, kubelet: &Path) -> Check {
+    let check = Check::ok("kubelet's cgroup", "", "probes under STRICT");
+    let mount = mount_of(mounts, "cgroup2").unwrap_or("/sys/fs/cgroup");
+    let found = Prober::Discover.existing(Path::new(mount));
+    let found: Vec<_> = found
+        .iter()
+        .map(|it| format!("/{}", it.display()))
+        .collect();
+    if !found.is_empty() {
+        return Check {
+            found: found.join(", "),
+            ..check
+        };
+    }
+    if !kubelet.exists() {
+        return Check {
+            found: "no kubelet here".to_owned(),
+            ..check
+        };
+    }
+    check.but(
+        Health::Degraded,
+        "kubelet is in none of the usual places",
+        "name it in the configuration file: capture.prober, as in /proc/$(pidof kubelet)/cgroup",
+    )
+}
+
 fn ipv6() -> Check {
     let check = Check::ok("IPv6", "available", "workloads with IPv6 addresses");
     match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
@@ -230,6 +260,21 @@ mod tests {
         let bpf_alone = "CapEff:\t000000c000001000\n";
         assert_eq!(privileges_of(bpf_alone).found, "without CAP_SYS_ADMIN");
         assert_eq!(privileges_of("").state, Health::Missing);
+    }
+
+    #[test]
+    fn a_kubelet_that_is_in_an_unusual_cgroup_is_told() {
+        let mount = tempfile::tempdir().unwrap();
+        let mounts = format!(
+            "35 24 0:30 / {} rw - cgroup2 none rw\n",
+            mount.path().display()
+        );
+        let (kubelet, nobody) = (mount.path(), Path::new("/nonexistent"));
+        assert_eq!(prober(&mounts, kubelet).state, Health::Degraded);
+        assert_eq!(prober(&mounts, nobody).state, Health::Ok);
+        let usual = "system.slice/kubelet.service";
+        fs::create_dir_all(mount.path().join(usual)).unwrap();
+        assert_eq!(prober(&mounts, kubelet).found, format!("/{usual}"));
     }
 
     #[test]

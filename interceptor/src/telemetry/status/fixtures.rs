@@ -6,6 +6,14 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
+fn prober() -> Prober {
+    Prober {
+        cgroups: vec!["/system.slice/kubelet.service".to_owned()],
+        problem: None,
+        probes: 31,
+    }
+}
+
 /// An agent that does its work.
 pub(crate) fn healthy() -> Status {
     Status {
@@ -71,6 +79,7 @@ pub(crate) fn healthy() -> Status {
             loaded: Some(at("2025-03-01T11:30:00Z")),
             mistakes: Vec::new(),
         },
+        prober: prober(),
         unprotected: Vec::new(),
         connections_open: 2,
     }
@@ -105,6 +114,10 @@ pub(crate) fn troubled() -> Status {
             message: "selects no workload".to_owned(),
         },
     ];
+    status.prober = Prober {
+        problem: Some("the cgroup /sys/fs/cgroup/kubelet: No such file or directory".to_owned()),
+        ..Prober::default()
+    };
     status.unprotected = vec![
         Unprotected {
             subject: "demo/batch".to_owned(),

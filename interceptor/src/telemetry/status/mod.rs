@@ -35,6 +35,9 @@ pub struct Status {
     pub certificates: Vec<Certificate>,
     /// What is configured.
     pub configuration: Configuration,
+    /// Whose connections are kubelet's probes.
+    #[serde(default)]
+    pub prober: Prober,
     /// What is not protected, and why.
     pub unprotected: Vec<Unprotected>,
     /// How many connections are being carried.
@@ -176,6 +179,18 @@ pub enum Severity {
     Warning,
     /// For information: something was left out on purpose.
     Note,
+}
+
+/// Whose connections from the host's network go straight to applications, as kubelet's probes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prober {
+    /// The cgroups that are trusted, as in `/proc/PID/cgroup`; empty if none is.
+    pub cgroups: Vec<String>,
+    /// What keeps the configured one from being trusted.
+    pub problem: Option<String>,
+    /// Probes so far.
+    pub probes: u64,
 }
 
 /// Something on this node that is not protected.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,7 +10,7 @@ use interceptor_policy::{MtlsMode, MtlsOrigin};
 use jiff::Timestamp;
 
 use super::{
-    Certificate, Configuration, EnrolledWorkload, Finding, KernelCounter, MapFill, Program,
+    Certificate, Configuration, EnrolledWorkload, Finding, KernelCounter, MapFill, Prober, Program,
     Severity, Unprotected,
 };
 use crate::capture;
@@ -60,6 +61,18 @@ impl From<&capture::MapFill> for MapFill {
             holds: map.holds.to_owned(),
             entries: u64::try_from(map.entries).unwrap_or(u64::MAX),
             capacity: map.capacity.into(),
+        }
+    }
+}
+
+impl Prober {
+    /// What is trusted, and how often it was seen.
+    pub fn new(prober: &capture::ProberStatus, probes: u64) -> Self {
+        let show = |path: &PathBuf| format!("/{}", path.display());
+        Self {
+            cgroups: prober.trusted.iter().map(show).collect(),
+            problem: prober.problem.clone(),
+            probes,
         }
     }
 }
@@ -186,6 +199,16 @@ impl Unprotected {
             what: "connections from before it was enrolled".to_owned(),
             why: format!("interceptor.dev/existing-connections is not reset: {why}"),
             connections: u64::try_from(count).ok(),
+        })
+    }
+
+    /// The processes of the host that no policy is asked about.
+    pub fn by_prober(prober: &Prober) -> Option<Self> {
+        (!prober.cgroups.is_empty()).then(|| Self {
+            subject: "host network".to_owned(),
+            what: format!("processes of {}, to every workload", list(&prober.cgroups)),
+            why: "trusted as kubelet's probes: capture.prober".to_owned(),
+            connections: Some(prober.probes),
         })
     }
 
