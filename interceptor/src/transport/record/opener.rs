@@ -74,6 +74,9 @@ impl Opener {
             let (end, content) = (buffer.len(), Content::Closed);
             return Ok((from < end).then_some(Record { end, content }));
         }
+        if self.keys.is_none() {
+            return Err(RecordError::Ended);
+        }
         let record = self.opened(buffer, from);
         if record.is_err() {
             self.keys = None;
@@ -177,7 +180,7 @@ impl Opener {
 
     /// Pretends that `sequence` records have been opened.
     #[cfg(test)]
-    pub(super) fn skip_to(&mut self, sequence: u64) {
+    pub(super) const fn skip_to(&mut self, sequence: u64) {
         self.keys.as_mut().unwrap().skip_to(sequence);
     }
 }

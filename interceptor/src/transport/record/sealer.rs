@@ -14,7 +14,8 @@ const FATAL: u8 = 2;
 const WARNING: u8 = 1;
 
 /// A short record that the record layer itself has to send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
+#[must_use = "what is sealed afterwards cannot be opened without it"]
 pub struct Control {
     bytes: [u8; OVERHEAD + KEY_UPDATE.len()],
     length: usize,
@@ -117,9 +118,15 @@ impl Sealer {
         length
     }
 
+    /// The keys themselves, to seal what must not be.
+    #[cfg(test)]
+    pub(super) const fn keys(&mut self) -> Option<&mut Direction> {
+        self.keys.as_mut()
+    }
+
     /// Pretends that `sequence` records have been sealed.
     #[cfg(test)]
-    pub(super) fn skip_to(&mut self, sequence: u64) {
+    pub(super) const fn skip_to(&mut self, sequence: u64) {
         self.keys.as_mut().unwrap().skip_to(sequence);
     }
 }

@@ -41,7 +41,7 @@ pub(in crate::transport) struct Fast<S> {
 
 /// The first traffic secrets of one session.
 #[derive(Default)]
-pub(super) struct TrafficSecrets {
+pub(in crate::transport) struct TrafficSecrets {
     client: OnceLock<Zeroizing<Vec<u8>>>,
     server: OnceLock<Zeroizing<Vec<u8>>>,
 }
@@ -128,7 +128,7 @@ fn fast<S>(
 
 /// The session of a connection whose handshake has ended. It must have read nothing beyond, and
 /// have written everything.
-fn hand_over(
+pub(in crate::transport) fn hand_over(
     mut connection: Connection,
     secrets: &TrafficSecrets,
 ) -> Result<Session, HandshakeError> {

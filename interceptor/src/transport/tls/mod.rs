@@ -28,6 +28,9 @@ mod peer;
 #[allow(dead_code, reason = "who speaks the fast protocol comes next")]
 mod turnstile;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
