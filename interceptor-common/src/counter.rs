@@ -101,6 +101,20 @@ counters! {
     Probe = "probe",
     /// Probes that may go straight to the application.
     ProbePass = "probe_pass",
+    /// Outbound connections sent straight to a workload of this node, as granted.
+    Direct = "direct",
+    /// Outbound connections to a granted destination whose share is the agent's.
+    DirectElsewhere = "direct_elsewhere",
+    /// Grants not applied: of an older generation, or to an address that is no longer that workload's.
+    DirectOutdated = "direct_outdated",
+    /// Direct connections whose grant was revoked between connect and SYN; their SYN opens no door.
+    DirectRevoked = "direct_revoked",
+    /// Direct connections that were established.
+    DirectEstablished = "direct_established",
+    /// Direct connections that ended, established or not.
+    DirectClosed = "direct_closed",
+    /// Events of direct connections for which the ring buffer had no room.
+    DirectEventLost = "direct_event_lost",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

@@ -13,8 +13,8 @@ pub enum FlowKind {
     /// Captured: rewritten to the workload's own address, goes to the agent's outbound listener.
     /// The address is the original destination.
     Redirected = 2,
-    /// Straight to the application: a workload talking to itself, and same-node connections that
-    /// the kernel authorised.
+    /// Straight to the application of another workload of this node, as the agent granted. Opens
+    /// that door until it is accepted. The address is what the application connected to.
     Direct = 3,
     /// The agent's own leg to a peer. Opens no door: at a local workload it is steered like any
     /// other connection.
@@ -28,6 +28,10 @@ pub enum FlowKind {
     AcceptedOutbound = 7,
     /// In an accepted socket of an application: the address is the true client.
     AcceptedInbound = 8,
+    /// A workload talking to itself: opens its own door.
+    Own = 9,
+    /// A direct connection that was accepted. Opens no door any more; known until its close.
+    Settled = 10,
 }
 
 impl FlowKind {
@@ -72,6 +76,11 @@ pub struct Flow {
     pub cgroup: u64,
     /// When it did, in nanoseconds of the monotonic clock.
     pub since_ns: u64,
+    /// Key of the workload that may accept a direct connection; else zero.
+    pub destination: u64,
+    /// Generation of the grant that was applied, zero if there was none. In a captured connection
+    /// it says that the grant left this one to the agent.
+    pub generation: u64,
     /// Original destination or true client, as the kind says.
     pub address: Address,
     /// The port to `address`, network order.
@@ -80,9 +89,13 @@ pub struct Flow {
     pub reserved: [u8; 2],
     /// A [`FlowKind::code`].
     pub kind: u32,
+    /// The tag of the grant that was applied.
+    pub tag: u32,
+    /// Always zero.
+    pub reserved_too: u32,
 }
 
-const _: () = assert!(size_of::<Flow>() == 48);
+const _: () = assert!(size_of::<Flow>() == 72);
 
 impl Flow {
     /// Whether it is of this kind.

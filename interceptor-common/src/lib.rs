@@ -14,12 +14,17 @@
 
 mod address;
 mod counter;
+mod direct;
 mod flow;
 mod key;
 mod rule;
 
 pub use address::{Address, FAMILY_IPV4, FAMILY_IPV6};
 pub use counter::{COUNTERS, Counter};
+pub use direct::{
+    DirectEvent, FIN_ACKNOWLEDGED, FIN_RECEIVED, Grant, GrantKey, GrantTarget, MAX_TARGETS,
+    UNKNOWN_ERROR,
+};
 pub use flow::{Flow, FlowKey, FlowKind};
 pub use key::{CGROUP_BIT, ListenerKey, Role, cgroup_key, is_cgroup_key};
 pub use rule::{Action, Inbound, InboundPortKey, RuleKey, TCP, Udp, WorkloadEntry};

@@ -23,6 +23,7 @@ use interceptor_common::{
 };
 
 use crate::datagram;
+use crate::direct::{self, Granted, Share};
 use crate::field::low_half;
 use crate::flow::{forget, recall, remember};
 use crate::log;
@@ -89,13 +90,18 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     if protocol == PROTOCOL_MPTCP {
         return refuse(socket, Counter::RefusedProtocol, PROTOCOL_NOT_SUPPORTED);
     }
+    // Asked first: whoever has a grant pays for no other question.
+    let generation = match direct::share(&source, to) {
+        Share::Direct(granted) => return go_directly::<FAMILY>(ctx, &source, to, &granted),
+        Share::Agents { generation } => generation,
+    };
     if is_own_address(&source, to.address) {
-        return proceed_openly(socket, &source, FlowKind::Direct, Counter::OwnAddress);
+        return proceed_openly(socket, &source, FlowKind::Own, Counter::OwnAddress);
     }
     if action(&source, to) == Action::Pass.code() {
         return proceed_openly(socket, &source, FlowKind::Passed, Counter::PassedByRule);
     }
-    capture::<FAMILY>(ctx, &source, to)
+    capture::<FAMILY>(ctx, &source, to, generation)
 }
 
 /// A connection of the node's prober: to a workload of this node it opens the door, for its own
@@ -111,9 +117,44 @@ fn probe(socket: *mut bpf_sock, source: &Source, to: Endpoint, protocol: u32) ->
     }
 }
 
-/// Remembers where the connection was headed and points it at the agent.
+/// Sends the connection straight to the endpoint that the kernel drew.
 #[inline]
-fn capture<const FAMILY: u8>(ctx: &SockAddrContext, source: &Source, to: Endpoint) -> i32 {
+fn go_directly<const FAMILY: u8>(
+    ctx: &SockAddrContext,
+    source: &Source,
+    to: Endpoint,
+    granted: &Granted,
+) -> i32 {
+    let socket = socket(ctx);
+    let flow = Flow {
+        destination: granted.workload,
+        generation: granted.generation,
+        tag: granted.tag,
+        address: to.address,
+        port_be: to.port_be,
+        ..fresh(source, FlowKind::Direct)
+    };
+    // SAFETY: the socket is the context's.
+    if !unsafe { remember(socket, &flow) } {
+        return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
+    }
+    if granted.endpoint != to {
+        rewrite::<FAMILY>(ctx, granted.endpoint);
+    }
+    log::direct(&granted.endpoint);
+    count(Counter::Direct);
+    PROCEED
+}
+
+/// Remembers where the connection was headed and points it at the agent. `generation` is that of
+/// the grant that left the connection to it, or zero.
+#[inline]
+fn capture<const FAMILY: u8>(
+    ctx: &SockAddrContext,
+    source: &Source,
+    to: Endpoint,
+    generation: u64,
+) -> i32 {
     let socket = socket(ctx);
     let target = if to.address.is_v4() {
         source.entry.address4
@@ -130,6 +171,7 @@ fn capture<const FAMILY: u8>(ctx: &SockAddrContext, source: &Source, to: Endpoin
     let flow = Flow {
         address: to.address,
         port_be: to.port_be,
+        generation,
         ..fresh(source, FlowKind::Redirected)
     };
     // SAFETY: the socket is the context's.

@@ -4,6 +4,7 @@
 //! | socket | call | shows |
 //! |---|---|---|
 //! | captured, of the application | getpeername | the original destination |
+//! | direct, of the application | getpeername | what it connected to: a Service's address stays |
 //! | accepted by the application from the agent | getpeername, accept4 | the true client |
 //! | accepted by the agent's outbound listener | getsockname | the original destination |
 //!
@@ -45,7 +46,9 @@ fn ic_getsockname6(ctx: SockAddrContext) -> i32 {
 fn peer_name<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the socket is the context's.
     if let Some(flow) = unsafe { recall(socket(ctx)) }
-        && (flow.is(FlowKind::Redirected) || flow.is(FlowKind::AcceptedInbound))
+        && (flow.is(FlowKind::Redirected)
+            || flow.is(FlowKind::Direct)
+            || flow.is(FlowKind::AcceptedInbound))
     {
         show::<FAMILY>(ctx, flow);
     }

@@ -19,6 +19,17 @@ pub(crate) fn captured(to: &Endpoint) {
     );
 }
 
+/// A connection goes straight to this endpoint.
+#[inline(never)]
+pub(crate) fn direct(to: &Endpoint) {
+    debug!(
+        (),
+        "direct: {:i} port {}",
+        to.address.octets(),
+        u16::from_be(to.port_be)
+    );
+}
+
 /// A `connect(2)` was refused with this errno.
 #[inline(never)]
 pub(crate) fn refused(errno: i32) {

@@ -10,6 +10,16 @@
 //!  getpeername() = V:p ── getname.rs
 //! ```
 //!
+//! Between workloads of one node, where the agent has granted it, there is no agent on the path:
+//!
+//! ```text
+//!  application                                          application of another workload
+//!  connect(V:p) ─ direct.rs: GRANTS says so; storage := {direct, V:p}; destination := endpoint
+//!        │        sockops.rs CONNECT_CB: FLOWS[4-tuple] := storage
+//!       SYN ───── guard.rs: a flow of this workload ─── sk_lookup.rs: FLOWS says direct ──▶ accept
+//!                 sockops.rs: established and closed ─ event.rs ─▶ the agent's record
+//! ```
+//!
 //! What sockets cannot tell (raw and packet sockets), guard.rs stops at the workload's interface.
 //!
 //! They know no policy. IPv4 and IPv6 share every path: addresses are 16 bytes wide from the first
@@ -26,6 +36,8 @@
 
 mod connect;
 mod datagram;
+mod direct;
+mod event;
 mod field;
 mod flow;
 mod getname;

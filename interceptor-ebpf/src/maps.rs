@@ -3,13 +3,14 @@
 //! Sizes here are defaults; the agent sets them from its configuration when it loads the object.
 //! All maps are pinned and outlive the agent.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{
-    HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash, lpm_trie::Key,
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash, lpm_trie::Key,
 };
 use aya_ebpf::macros::btf_map;
 use interceptor_common::{
-    Address, COUNTERS, Counter, Flow, FlowKey, Inbound, InboundPortKey, ListenerKey, RuleKey,
-    WorkloadEntry,
+    Address, COUNTERS, Counter, DirectEvent, Flow, FlowKey, Grant, GrantKey, Inbound,
+    InboundPortKey, ListenerKey, RuleKey, WorkloadEntry,
 };
 
 /// Workloads by key. Written by the agent; an entry appears last at enrolment and goes first.
@@ -44,6 +45,19 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
 #[btf_map]
 pub(crate) static GUARDED: HashMap<u32, u64, 4096> = HashMap::new();
 
+/// What workloads may connect to directly. Written by the agent. Entries are large and mostly few,
+/// so memory is taken as they come.
+#[btf_map]
+pub(crate) static GRANTS: HashMap<GrantKey, Grant, 16_384, { no_prealloc() }> = HashMap::new();
+
+/// The current generation of grants; others are not applied. Written by the agent, one number.
+#[btf_map]
+static GENERATION: Array<u64, 1> = Array::new();
+
+/// What happens to direct connections. Written by the kernel, read by one agent.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<DirectEvent, 4_194_304> = RingBuf::new();
+
 /// What is known of a socket. Written by the kernel, and by the agent for its own sockets.
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<Flow> = SkStorage::new();
@@ -68,6 +82,20 @@ pub(crate) fn count(outcome: Counter) {
         // SAFETY: the slot is this CPU's, and lives as long as the map.
         unsafe { *slot += 1 };
     }
+}
+
+/// Whether grants and flows of this generation hold.
+#[inline]
+pub(crate) fn is_current(generation: u64) -> bool {
+    GENERATION
+        .get(0)
+        .is_some_and(|current| *current == generation)
+}
+
+/// `BPF_F_NO_PREALLOC` as a map's flags.
+#[expect(clippy::as_conversions, reason = "const context; a small constant")]
+const fn no_prealloc() -> usize {
+    BPF_F_NO_PREALLOC as usize
 }
 
 /// [`COUNTERS`] as a map size.

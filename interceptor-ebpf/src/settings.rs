@@ -12,6 +12,15 @@ static HBONE_PORT: Global<u16> = Global::new(15_008);
 #[unsafe(no_mangle)]
 static CHOOSE_ERRNO: Global<u8> = Global::new(0);
 
+/// Where `sk_err`, `sk_flags` and `write_seq` are in this kernel's `tcp_sock`; zero in all of them
+/// if that is not known.
+#[unsafe(no_mangle)]
+static SOCKET_ERROR: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOCKET_FLAGS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static WRITE_SEQUENCE: Global<u32> = Global::new(0);
+
 /// `ECONNREFUSED`: what the application would see of a port that nobody listens on.
 pub(crate) const CONNECTION_REFUSED: i32 = 111;
 /// `ENETUNREACH`: what it would see without an address of that family.
@@ -25,6 +34,24 @@ pub(crate) const PROTOCOL_NOT_SUPPORTED: i32 = 93;
 #[inline]
 pub(crate) fn hbone_port() -> u32 {
     u32::from(HBONE_PORT.load())
+}
+
+/// Offsets in this kernel's `tcp_sock`.
+pub(crate) struct Offsets {
+    pub(crate) error: u32,
+    pub(crate) flags: u32,
+    pub(crate) write_sequence: u32,
+}
+
+/// The offsets, if they are known.
+#[inline]
+pub(crate) fn offsets() -> Option<Offsets> {
+    let error = SOCKET_ERROR.load();
+    (error != 0).then(|| Offsets {
+        error,
+        flags: SOCKET_FLAGS.load(),
+        write_sequence: WRITE_SEQUENCE.load(),
+    })
 }
 
 /// Chooses the errno that the refused system call returns; without this it is `EPERM`.

@@ -14,6 +14,7 @@ use interceptor_common::{
     Action, Address, Counter, Flow, FlowKey, FlowKind, Inbound, InboundPortKey, ListenerKey, Role,
 };
 
+use crate::direct::is_at;
 use crate::field::{INET, get, low_half, words};
 use crate::log;
 use crate::maps::{FLOWS, INBOUND, INBOUND_PORTS, LISTENERS, count};
@@ -21,6 +22,10 @@ use crate::settings::hbone_port;
 
 const PASS: u32 = sk_action::SK_PASS;
 const DROP: u32 = sk_action::SK_DROP;
+
+const DIRECT: u32 = FlowKind::Direct.code();
+const OWN: u32 = FlowKind::Own.code();
+const AGENT_INBOUND: u32 = FlowKind::AgentInbound.code();
 
 /// `IPPROTO_TCP`.
 const PROTOCOL_TCP: u32 = 6;
@@ -38,7 +43,7 @@ fn ic_sk_lookup(ctx: SkLookupContext) -> u32 {
     // SAFETY: the flow is used before the program ends and never written.
     match unsafe { FLOWS.get(key) } {
         Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(&ctx, &key, flow),
-        Some(flow) if opens_the_door(flow) => pass(Counter::DirectPass),
+        Some(flow) if opens_the_door(&key, flow) => pass(Counter::DirectPass),
         Some(flow) if flow.is(FlowKind::Host) => pass(Counter::ProbePass),
         None if is_lost(&key) => refuse(Counter::RefusedLostFlow),
         _ => steer(&ctx, &key),
@@ -61,8 +66,12 @@ fn ic_host_lookup(ctx: SkLookupContext) -> u32 {
 
 /// Kinds that may go straight to the application, besides probes.
 #[inline]
-const fn opens_the_door(flow: &Flow) -> bool {
-    flow.is(FlowKind::Direct) || flow.is(FlowKind::AgentInbound)
+fn opens_the_door(key: &FlowKey, flow: &Flow) -> bool {
+    match flow.kind {
+        // Another workload may have got the address between connect(2) and a SYN that is sent again.
+        DIRECT => is_at(key.destination, flow.destination),
+        kind => kind == OWN || kind == AGENT_INBOUND,
+    }
 }
 
 /// A workload talks to itself in flows only. Without one, this is a captured connection whose

@@ -10,7 +10,7 @@ use interceptor_common::{Address, FAMILY_IPV4};
 use crate::field::{low_half, set, words};
 
 /// An address and a port.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
     pub(crate) port_be: u16,

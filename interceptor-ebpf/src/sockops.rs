@@ -6,17 +6,19 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED,
+    BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use interceptor_common::{Address, Counter, Flow, FlowKey, FlowKind, is_cgroup_key};
 
-use crate::field::{INET, get, low_half, words};
+use crate::event::{Change, report};
+use crate::field::{INET, get, low_half, set, words};
 use crate::flow::{recall, remember};
-use crate::maps::{FLOWS, count};
+use crate::maps::{FLOWS, count, is_current};
 
 /// The only answer there is: the callbacks that matter here ignore it.
 const CONTINUE: u32 = 1;
@@ -38,8 +40,9 @@ fn ic_sock_ops(ctx: SockOpsContext) -> u32 {
     }
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx, socket),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, socket),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => hand_over(&ctx, socket),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => withdraw(&ctx, socket),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx, socket),
         _ => {}
     }
     CONTINUE
@@ -52,10 +55,32 @@ fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     let Some(flow) = (unsafe { recall(socket) }) else {
         return;
     };
-    let published = FLOWS.insert(ends(ctx).active(), flow, 0).is_ok()
-        && ctx.set_cb_flags(close_callback(ctx)).is_ok();
-    if !published {
+    if ctx.set_cb_flags(close_callback(ctx)).is_err() {
+        return count(Counter::FlowNotPublished);
+    }
+    // With TCP Fast Open the SYN may leave long after connect(2).
+    if flow.is(FlowKind::Direct) && !is_current(flow.generation) {
+        return count(Counter::DirectRevoked);
+    }
+    if FLOWS.insert(ends(ctx).active(), flow, 0).is_err() {
         count(Counter::FlowNotPublished);
+    }
+}
+
+/// The handshake of a connection that this socket initiated is complete.
+#[inline]
+fn established(ctx: &SockOpsContext, socket: *mut bpf_sock) {
+    // SAFETY: the socket is the context's.
+    let Some(flow) = (unsafe { recall(socket) }) else {
+        return;
+    };
+    if flow.is(FlowKind::Direct) {
+        count(Counter::DirectEstablished);
+        let change = Change {
+            from: BPF_TCP_SYN_SENT,
+            to: BPF_TCP_ESTABLISHED,
+        };
+        report(ctx, socket, flow, ends(ctx).active(), change);
     }
 }
 
@@ -69,10 +94,15 @@ fn close_callback(ctx: &SockOpsContext) -> i32 {
 #[inline]
 fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     let key = ends(ctx).passive();
-    // SAFETY: the flow is copied at once.
-    let Some(flow) = (unsafe { FLOWS.get(key) }) else {
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
         return;
     };
+    // SAFETY: the entry lives until the program ends; one that gives way meanwhile is a flow of
+    // another key, of which nothing is told to this socket's workload.
+    let flow = unsafe { &mut *flow };
+    if flow.is(FlowKind::Direct) {
+        return settle(ctx, flow);
+    }
     let (kind, outcome) = if flow.is(FlowKind::Redirected) {
         (FlowKind::AcceptedOutbound, Counter::DestinationHandedOver)
     } else if flow.is(FlowKind::AgentInbound) {
@@ -95,6 +125,16 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     }
 }
 
+/// A direct connection was accepted: it opens its door no more. From here on packets find the
+/// socket; a SYN that finds none, after the acceptor has closed, is somebody else's.
+#[inline]
+fn settle(ctx: &SockOpsContext, flow: &mut Flow) {
+    // SAFETY: `sock_ops` is one of the contexts that the helper takes.
+    if flow.destination == unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } {
+        set(&mut flow.kind, FlowKind::Settled.code());
+    }
+}
+
 /// Both ends of such a flow are in the workload's namespace. Another namespace on this machine
 /// may use the same addresses, when several nodes share it.
 #[inline]
@@ -109,10 +149,23 @@ fn is_of_this_namespace(ctx: &SockOpsContext, flow: &Flow) -> bool {
 /// The connection is over. The port is released after this, so nobody can have taken the 4-tuple
 /// over yet.
 #[inline]
-fn withdraw(ctx: &SockOpsContext, socket: *mut bpf_sock) {
+fn closed(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     // SAFETY: the socket is the context's.
-    if unsafe { recall(socket) }.is_some() && FLOWS.remove(ends(ctx).active()).is_ok() {
+    let Some(flow) = (unsafe { recall(socket) }) else {
+        return;
+    };
+    let key = ends(ctx).active();
+    if FLOWS.remove(key).is_ok() {
         count(Counter::FlowClosed);
+    }
+    let change = Change {
+        from: ctx.arg(0),
+        to: ctx.arg(1),
+    };
+    // What is closed already may be told so again.
+    if flow.is(FlowKind::Direct) && change.from != BPF_TCP_CLOSE {
+        count(Counter::DirectClosed);
+        report(ctx, socket, flow, key, change);
     }
 }
 

@@ -40,6 +40,10 @@ pub struct Sizes {
     pub rules: u32,
     /// Inbound ports that differ from their workload's default, counted per address.
     pub inbound_ports: u32,
+    /// Pairs of a workload and an address between which connections go directly.
+    pub grants: u32,
+    /// Bytes of the buffer of events of direct connections.
+    pub event_bytes: u32,
 }
 
 /// The ports of the listeners inside of a workload's network namespace.
@@ -81,6 +85,10 @@ impl Default for Sizes {
             rules: 65_536,
             // Thirty for each workload.
             inbound_ports: 16_384,
+            // Thirty for each workload; 600 bytes each, allocated when used.
+            grants: 16_384,
+            // 25,000 events: what 12,000 short connections leave while no agent reads.
+            event_bytes: 4 * 1024 * 1024,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, WorkloadEntry};
 
@@ -126,7 +127,10 @@ fn enrol_at(
         Site::Namespace { namespace, .. } => namespace.clone(),
         Site::Cgroup { .. } => capture.host.clone(),
     };
-    let origin = Origin::new(place.addresses(workload));
+    let origin = Origin::new(
+        place.addresses(workload),
+        Arc::clone(&capture.loaded.maps.storage),
+    );
     let old = claim(&mut capture.adopted, place.key, &entries);
     let enrolment = Enrolment {
         site,
@@ -428,6 +432,7 @@ fn release(
     let maps = &mut capture.loaded.maps;
     maps.replace_outbound(key, entries, &nothing)
         .map_err(|error| write_failed(id, error))?;
+    capture.direct.forget(key);
     if key & CGROUP_BIT == 0 {
         links::remove(&capture.loaded.pins.namespace_link(key))
             .map_err(|error| step(id, "release the connections", error))?;
@@ -447,6 +452,11 @@ fn release(
 /// Tells the observers who is enrolled.
 fn publish(capture: &Capture) {
     capture.observer.set_workloads(&capture.enrolled);
+    let namespaces = capture.enrolled.values().map(|it| match &it.site {
+        Site::Namespace { namespace, .. } => (it.key(), namespace.clone()),
+        Site::Cgroup { .. } => (it.key(), capture.host.clone()),
+    });
+    capture.direct.set_namespaces(namespaces.collect());
 }
 
 /// The error of a step.

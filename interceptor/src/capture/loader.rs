@@ -20,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::btf::SocketOffsets;
 use super::cgroup::Hierarchy;
 use super::config::{Config, Pins, layout_name};
 use super::error::CaptureError;
@@ -120,10 +121,14 @@ impl Loaded {
 fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
     let choose_errno = u8::from(chooses_errno());
     let log_level: u8 = if config.debug_log { u8::MAX } else { 0 };
+    let offsets = SocketOffsets::of_this_kernel();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("HBONE_PORT", &config.ports.hbone, true)
         .override_global("CHOOSE_ERRNO", &choose_errno, true)
+        .override_global("SOCKET_ERROR", &offsets.error, true)
+        .override_global("SOCKET_FLAGS", &offsets.flags, true)
+        .override_global("WRITE_SEQUENCE", &offsets.write_sequence, true)
         .override_global(aya_log::LEVEL, &log_level, false);
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));

@@ -14,7 +14,8 @@ use aya::maps::{
 };
 use aya::{Ebpf, Pod};
 use interceptor_common::{
-    Address, Flow, FlowKey, Inbound, InboundPortKey, ListenerKey, PROBER, RuleKey, WorkloadEntry,
+    Address, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey, PROBER, RuleKey,
+    WorkloadEntry,
 };
 
 use super::config::Sizes;
@@ -106,6 +107,30 @@ pub(super) const SHAPES: &[Shape] = &[
         value_bytes: size_of::<u64>(),
         capacity: Some(|sizes| sizes.workloads.saturating_mul(ADDRESSES_EACH)),
         holds: "guarded interfaces",
+    },
+    Shape {
+        name: "GRANTS",
+        kind: MapType::Hash,
+        key_bytes: size_of::<GrantKey>(),
+        value_bytes: size_of::<Grant>(),
+        capacity: Some(|sizes| sizes.grants),
+        holds: "grants",
+    },
+    Shape {
+        name: "GENERATION",
+        kind: MapType::Array,
+        key_bytes: size_of::<u32>(),
+        value_bytes: size_of::<u64>(),
+        capacity: None,
+        holds: "the generation of grants",
+    },
+    Shape {
+        name: "EVENTS",
+        kind: MapType::RingBuf,
+        key_bytes: 0,
+        value_bytes: 0,
+        capacity: Some(|sizes| sizes.event_bytes),
+        holds: "events of direct connections",
     },
     Shape {
         name: "SOCKETS",
@@ -339,6 +364,7 @@ pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
         "INBOUND_PORTS" => keys::<InboundPortKey, u32>(map),
         "FLOWS" => keys::<FlowKey, Flow>(map),
         "GUARDED" => keys::<u32, u64>(map),
+        "GRANTS" => keys::<GrantKey, Grant>(map),
         "RULES" => {
             let map: LpmTrie<_, RuleKey, u32> = Map::LpmTrie(map).try_into().ok()?;
             Some(map.keys().count())
@@ -369,14 +395,14 @@ fn join(halves: [u32; 2]) -> u64 {
 }
 
 /// Takes a map out of the object.
-fn take(object: &mut Ebpf, name: &str) -> Result<Map, String> {
+pub(super) fn take(object: &mut Ebpf, name: &str) -> Result<Map, String> {
     object
         .take_map(name)
         .ok_or_else(|| format!("the object has no map {name}"))
 }
 
 /// Tells a full map from other failures: hash maps say `E2BIG`, tries `ENOSPC`.
-fn failed(what: &'static str, error: MapError) -> WriteError {
+pub(super) fn failed(what: &'static str, error: MapError) -> WriteError {
     match errno(&error) {
         Some(libc::E2BIG | libc::ENOSPC) => WriteError::Full(what),
         _ => WriteError::Other(what, error),
@@ -384,7 +410,7 @@ fn failed(what: &'static str, error: MapError) -> WriteError {
 }
 
 /// Removing what is not there is what was wanted.
-fn gone(result: Result<(), MapError>, what: &'static str) -> Result<(), WriteError> {
+pub(super) fn gone(result: Result<(), MapError>, what: &'static str) -> Result<(), WriteError> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(error) if matches!(errno(&error), Some(libc::ENOENT | libc::EINVAL)) => Ok(()),
@@ -393,7 +419,7 @@ fn gone(result: Result<(), MapError>, what: &'static str) -> Result<(), WriteErr
 }
 
 /// The errno of the system call behind `error`.
-fn errno(error: &MapError) -> Option<i32> {
+pub(super) fn errno(error: &MapError) -> Option<i32> {
     match error {
         MapError::SyscallError(call) => call.io_error.raw_os_error(),
         MapError::IoError(error) => io::Error::raw_os_error(error),

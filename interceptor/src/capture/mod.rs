@@ -24,9 +24,11 @@
 //! Not here: which workloads exist (`workload`), what becomes of a connection (`decide`), whose
 //! listeners run where (`app`).
 
+mod btf;
 mod cgroup;
 mod config;
 mod debug_log;
+mod direct;
 mod enrol;
 mod error;
 mod guard;
@@ -52,6 +54,9 @@ use crate::workload::{Workload, WorkloadId};
 
 pub use config::{Config, Ports, Sizes};
 pub use debug_log::DebugLog;
+pub use direct::{
+    Direct, DirectFlow, End, Event, Events, Grant, GrantError, MAX_TARGETS, Open, Totals,
+};
 pub use error::{CaptureError, DestinationError, EnrolError};
 pub use guard::Unguarded;
 pub use interceptor_common::Counter;
@@ -85,6 +90,7 @@ pub struct Capture {
     closed: HashMap<WorkloadId, Site>,
     probers: Probers,
     observer: Observer,
+    direct: Direct,
 }
 
 /// What enrolling a workload gives.
@@ -108,7 +114,7 @@ impl Capture {
     /// If the machine cannot run them, another agent of the node is running, or another version's
     /// maps are pinned. A node on which nothing was pinned is left as it was.
     pub fn start(config: Config) -> Result<Self, CaptureError> {
-        let loaded = Loaded::new(&config)?;
+        let mut loaded = Loaded::new(&config)?;
         let host = Namespace::current().map_err(|source| CaptureError::Io {
             doing: "open",
             path: "/proc/thread-self/ns/net".into(),
@@ -122,6 +128,10 @@ impl Capture {
                 source: source.into(),
             })?;
         let observer = Observer::new(&loaded);
+        let direct = Direct::new(&mut loaded).map_err(|source| CaptureError::Load {
+            what: "the maps of direct connections".to_owned(),
+            source,
+        })?;
         let capture = Self {
             config,
             loaded,
@@ -131,6 +141,7 @@ impl Capture {
             closed: HashMap::new(),
             probers: Probers::adopted(probers),
             observer,
+            direct,
         };
         capture.prove()?;
         Ok(capture)
@@ -167,6 +178,12 @@ impl Capture {
     /// A handle for reports, which needs no access to this value.
     pub fn observer(&self) -> Observer {
         self.observer.clone()
+    }
+
+    /// Same-node connections that the kernel carries by itself: what is granted, what happens. A
+    /// handle that needs no access to this value.
+    pub fn direct(&self) -> Direct {
+        self.direct.clone()
     }
 
     /// What the kernel programs log, if [`Config::debug_log`] says so. To be run as a task; there

@@ -167,7 +167,7 @@ fn capture<V: Visit>(v: &mut V, config: &mut Config) {
         );
         v.field(
             "maxFlows",
-            "Connections that may be open at a time on the node. This and the three below take effect \
+            "Connections that may be open at a time on the node. This and the five below take effect \
              after `interceptor uninstall`.",
             &mut capture.sizes.flows,
             maps.clone(),
@@ -189,6 +189,19 @@ fn capture<V: Visit>(v: &mut V, config: &mut Config) {
             "Inbound ports that differ from their workload's default, per address.",
             &mut capture.sizes.inbound_ports,
             maps.clone(),
+        );
+        v.field(
+            "maxGrants",
+            "Pairs of a workload and an address between which connections stay in the kernel.",
+            &mut capture.sizes.grants,
+            maps.clone(),
+        );
+        v.field(
+            "eventBufferBytes",
+            "Buffer for what the kernel tells of such connections, 168 bytes for each event, two \
+             for each connection. Rounded up to a power of two. Without room events are lost, and counted.",
+            &mut capture.sizes.event_bytes,
+            64 * KIB..=256 * MIB,
         );
         v.field(
             "debugLog",

@@ -1,5 +1,6 @@
 //! The few `bpf(2)` commands that aya does not offer: marking a socket by its descriptor, and
-//! swapping the program behind a pinned link.
+//! swapping the program behind a pinned link. And reading what the kernel wrote as the value that
+//! it is.
 
 use std::ffi::CString;
 use std::io;
@@ -7,8 +8,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use aya::maps::{MapData, RingBuf};
 use interceptor_common::Flow;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+/// `BPF_MAP_LOOKUP_ELEM`.
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 /// `BPF_MAP_UPDATE_ELEM`.
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 /// `BPF_OBJ_GET`.
@@ -100,6 +106,46 @@ pub(crate) fn set_socket_storage(
     // SAFETY: key and value outlive the call and have the sizes of a socket storage map's key
     // (an int) and of its value (a Flow, checked when the map was opened).
     unsafe { bpf(MAP_UPDATE_ELEM, &attributes) }.map(|_zero| ())
+}
+
+/// What is stored for `socket` in the storage that `map` gives it; `None` if nothing is.
+pub(crate) fn socket_storage(
+    map: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+) -> io::Result<Option<Flow>> {
+    let key = socket.as_raw_fd();
+    let mut flow = Flow::default();
+    let attributes = MapElement {
+        map: map.as_raw_fd(),
+        padding: 0,
+        key: address(&raw const key),
+        value: address((&raw mut flow).cast_const()),
+        flags: 0,
+    };
+    // SAFETY: key and value outlive the call and have the sizes of a socket storage map's key
+    // (an int) and of its value (a Flow, checked when the map was opened).
+    match unsafe { bpf(MAP_LOOKUP_ELEM, &attributes) } {
+        Ok(_zero) => Ok(Some(flow)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a value that the kernel wrote; `None` if the bytes are not as many as it has.
+pub(crate) fn value<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() != size_of::<T>() {
+        return None;
+    }
+    let bytes = bytes.as_ptr().cast::<T>();
+    // SAFETY: as many bytes are there as the type has, and a Pod is valid whatever they are.
+    Some(unsafe { bytes.read_unaligned() })
+}
+
+/// Registers a ring buffer with the current runtime, which then tells when the kernel wakes its
+/// reader.
+pub(crate) fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the descriptor is the map's, which the buffer owns and never exchanges.
+    Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
 }
 
 /// Opens the link that is pinned at `path`.

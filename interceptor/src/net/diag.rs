@@ -3,12 +3,20 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::netlink::{ACKNOWLEDGE, DUMP, ask, number};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use interceptor_common::Flow;
+
+use super::bpf;
+use super::netlink::{ACKNOWLEDGE, Attributes, DUMP, ask, number};
 
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
 /// `SOCK_DESTROY`.
 const DESTROY: u16 = 21;
+/// `AF_INET` and `AF_INET6` in one byte.
+const INET: u8 = 2;
+const INET6: u8 = 10;
 /// Bytes of `inet_diag_sockid`.
 const ID: usize = 48;
 /// Bytes of `inet_diag_msg`.
@@ -18,6 +26,15 @@ const MESSAGE: usize = 72;
 const LIVE: u32 = 1 << 1 | 1 << SYN_SENT | 1 << 4 | 1 << 5 | 1 << 8;
 /// `TCP_SYN_SENT`.
 const SYN_SENT: u8 = 2;
+
+/// States from the end of the handshake until nothing can come or go any more: the above without
+/// the opening, and those in which a FIN is not acknowledged.
+const ESTABLISHED: u32 = LIVE & !(1 << SYN_SENT) | 1 << 9 | 1 << 11;
+
+/// Which attribute to send along: bit of `INET_DIAG_INFO`.
+const WITH_INFO: u8 = 1 << (INFO - 1);
+/// `INET_DIAG_INFO`.
+const INFO: u16 = 2;
 
 /// A TCP connection of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +52,78 @@ pub(crate) struct Connection {
     id: Vec<u8>,
 }
 
+/// An established connection of which a map of socket storage knows something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Where it is.
+    pub(crate) connection: Connection,
+    /// What the map says of its socket.
+    pub(crate) flow: Flow,
+    /// Its state, as in `tcp_states.h`.
+    pub(crate) state: u8,
+    /// What it has carried.
+    pub(crate) carried: Carried,
+}
+
+/// What a connection has carried, in the kernel's own terms (`tcp_info`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// Sequence numbers acknowledged: payload, SYN and FIN.
+    pub(crate) acknowledged: u64,
+    /// Sequence numbers received after the handshake: payload and FIN.
+    pub(crate) received: u64,
+    /// The smoothed round trip in microseconds.
+    pub(crate) round_trip_us: u32,
+    /// Segments sent again.
+    pub(crate) retransmits: u32,
+}
+
 impl Connection {
+    /// The connection between these two whose own end has this `cookie`, wherever it is.
+    pub(crate) fn new(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Self {
+        let octets = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => {
+                let mut octets = [0; 16];
+                octets
+                    .iter_mut()
+                    .zip(v4.octets())
+                    .for_each(|(to, from)| *to = from);
+                octets
+            }
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let mut id = Vec::with_capacity(ID);
+        id.extend(local.port().to_be_bytes());
+        id.extend(remote.port().to_be_bytes());
+        id.extend(octets(local.ip()));
+        id.extend(octets(remote.ip()));
+        // The interface that the socket is bound to: none.
+        id.extend([0; 4]);
+        // In two numbers, the lower half first.
+        let [a, b, c, d, e, f, g, h] = cookie.to_le_bytes();
+        id.extend(u32::from_le_bytes([a, b, c, d]).to_ne_bytes());
+        id.extend(u32::from_le_bytes([e, f, g, h]).to_ne_bytes());
+        Self {
+            local,
+            remote,
+            opening: false,
+            owned: true,
+            family: if local.is_ipv4() { INET } else { INET6 },
+            id,
+        }
+    }
+
+    /// The cookie of its own end: a number that no other socket ever has.
+    pub(crate) fn cookie(&self) -> u64 {
+        let half = |at: usize| {
+            self.id
+                .get(at..at + 4)
+                .and_then(number)
+                .map_or(0, u64::from)
+        };
+        half(ID - 8) | half(ID - 4) << 32
+    }
+
     /// Whether this is the same socket, and not merely the same addresses.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.id == other.id
@@ -45,13 +133,67 @@ impl Connection {
 /// The live connections of the calling thread's namespace.
 pub(crate) fn connections() -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let family = u8::try_from(family).map_err(io::Error::other)?;
+    for family in [INET, INET6] {
         let request = request(family, LIVE, &[0; ID]);
         let answers = ask(libc::NETLINK_SOCK_DIAG, BY_FAMILY, DUMP, &request)?;
         found.extend(answers.iter().filter_map(|answer| read(answer)));
     }
     Ok(found)
+}
+
+/// The established connections of the calling thread's namespace for whose sockets `map` has
+/// something.
+pub(crate) fn stored(map: BorrowedFd<'_>) -> io::Result<Vec<Stored>> {
+    /// `INET_DIAG_REQ_SK_BPF_STORAGES`, and the nested `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`.
+    const STORAGES: u16 = 2 | 1 << 15;
+    const MAP: u16 = 1;
+    let mut found = Vec::new();
+    for family in [INET, INET6] {
+        let mut request = request(family, ESTABLISHED, &[0; ID]);
+        request.splice(2..3, [WITH_INFO]);
+        request.extend(12_u16.to_ne_bytes());
+        request.extend(STORAGES.to_ne_bytes());
+        request.extend(8_u16.to_ne_bytes());
+        request.extend(MAP.to_ne_bytes());
+        request.extend(map.as_raw_fd().to_ne_bytes());
+        let answers = ask(libc::NETLINK_SOCK_DIAG, BY_FAMILY, DUMP, &request)?;
+        found.extend(answers.iter().filter_map(|answer| read_stored(answer)));
+    }
+    Ok(found)
+}
+
+/// Reads one `inet_diag_msg` with the storage of its socket; `None` if that has none.
+fn read_stored(message: &[u8]) -> Option<Stored> {
+    /// `INET_DIAG_SK_BPF_STORAGES`, in it `SK_DIAG_BPF_STORAGE`, in it
+    /// `SK_DIAG_BPF_STORAGE_MAP_VALUE`.
+    const STORAGES: u16 = 20;
+    const STORAGE: u16 = 1;
+    const VALUE: u16 = 3;
+    let connection = read(message)?;
+    let attribute = |of: &'static [u16]| {
+        let first = Attributes(message.get(MESSAGE..)?);
+        of.iter().try_fold(first.0, |value, kind| {
+            let mut all = Attributes(value);
+            all.find(|(found, _)| found == kind).map(|(_, value)| value)
+        })
+    };
+    Some(Stored {
+        flow: bpf::value(attribute(&[STORAGES, STORAGE, VALUE])?)?,
+        state: *message.get(1)?,
+        carried: attribute(&[INFO]).and_then(carried).unwrap_or_default(),
+        connection,
+    })
+}
+
+/// Reads the fields of `tcp_info` that matter.
+fn carried(info: &[u8]) -> Option<Carried> {
+    let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    Some(Carried {
+        acknowledged: long(120)?,
+        received: long(128)?,
+        round_trip_us: number(info.get(68..72)?)?,
+        retransmits: number(info.get(100..104)?)?,
+    })
 }
 
 /// Ends a connection of the calling thread's namespace: both ends see a reset. False if it ended
@@ -82,7 +224,7 @@ fn read(message: &[u8]) -> Option<Connection> {
     let address = |at: usize| {
         let octets: [u8; 16] = id.get(at..at + 16)?.try_into().ok()?;
         let [a, b, c, d, ..] = octets;
-        let address = if i32::from(family) == libc::AF_INET {
+        let address = if family == INET {
             IpAddr::V4(Ipv4Addr::new(a, b, c, d))
         } else {
             IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
@@ -112,6 +254,8 @@ mod tests {
             let _theirs = listener.accept().unwrap();
             let (local, remote) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
             let found = connections().unwrap();
+            let again = found.iter().find(|it| it.local == local).unwrap();
+            assert!(Connection::new(local, remote, again.cookie()).is(again));
             for ends in [(local, remote), (remote, local)] {
                 let found = found.iter().find(|it| (it.local, it.remote) == ends);
                 let found = found.unwrap_or_else(|| panic!("{ends:?} is missing"));

@@ -161,7 +161,7 @@ fn take(mut read: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
 }
 
 /// The attributes of a message, by kind.
-struct Attributes<'a>(&'a [u8]);
+pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);

@@ -1,0 +1,145 @@
+//! What the agent is told of direct connections: that one was established, and how it ended.
+//!
+//! Both come from the initiator's socket; what it sent the other end received, so one end suffices
+//! for the records of both.
+//!
+//! The agent is not woken for each of them, which would cost more than the connection: it looks by
+//! itself several times a second, and is woken when the buffer fills. Without room an event is
+//! lost and counted.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE, BPF_TCP_CLOSING,
+    BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock, bpf_sock_ops, tcp_sock,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_ringbuf_query, bpf_skc_to_tcp_sock,
+};
+use aya_ebpf::programs::SockOpsContext;
+use interceptor_common::{
+    Counter, DirectEvent, FIN_ACKNOWLEDGED, FIN_RECEIVED, Flow, FlowKey, UNKNOWN_ERROR,
+};
+
+use crate::field::{get, low_half};
+use crate::maps::{EVENTS, count};
+use crate::settings::offsets;
+
+/// The agent is woken when this part of the buffer is full: one in four.
+const URGENT: u64 = 4;
+
+/// `SOCK_DONE`, bit 1: a FIN was received.
+const DONE: u64 = 1 << 1;
+
+/// A change of a TCP socket's state.
+#[derive(Clone, Copy)]
+pub(crate) struct Change {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+}
+
+/// What only the kernel's own structures tell.
+struct Inside {
+    error: u32,
+    fins: u32,
+}
+
+/// Tells the agent of a direct connection whose state changes.
+#[inline]
+pub(crate) fn report(
+    ctx: &SockOpsContext,
+    socket: *mut bpf_sock,
+    flow: &Flow,
+    key: FlowKey,
+    change: Change,
+) {
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        count(Counter::DirectEventLost);
+        return;
+    };
+    let fields = fields(ctx);
+    let Inside { error, fins } = inside(socket, change.from, get(&fields.snd_una));
+    // SAFETY: the helper takes the context that the running program was given.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: the helper takes nothing.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    entry.write(DirectEvent {
+        flow: *flow,
+        key,
+        old_state: low_half(change.from),
+        state: low_half(change.to),
+        socket: cookie,
+        at_ns,
+        bytes_acked: get(&fields.bytes_acked),
+        bytes_received: get(&fields.bytes_received),
+        srtt_us: get(&fields.srtt_us),
+        retransmits: get(&fields.total_retrans),
+        error,
+        fins,
+    });
+    entry.submit(wake_up());
+}
+
+/// Reads what no field of the context tells, where this kernel's structures are known.
+#[inline]
+fn inside(socket: *mut bpf_sock, state: u32, acknowledged: u32) -> Inside {
+    let unknown = Inside {
+        error: UNKNOWN_ERROR,
+        fins: 0,
+    };
+    let Some(offsets) = offsets() else {
+        return unknown;
+    };
+    // SAFETY: the socket is the context's.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(socket.cast()) };
+    if tcp.is_null() {
+        return unknown;
+    }
+    let mut fins = 0;
+    let sends_fin = matches!(
+        state,
+        BPF_TCP_FIN_WAIT1 | BPF_TCP_FIN_WAIT2 | BPF_TCP_CLOSING | BPF_TCP_LAST_ACK
+    );
+    if sends_fin && read::<u32>(tcp, offsets.write_sequence) == acknowledged {
+        fins |= FIN_ACKNOWLEDGED;
+    }
+    if read::<u64>(tcp, offsets.flags) & DONE != 0 {
+        fins |= FIN_RECEIVED;
+    }
+    Inside {
+        error: read(tcp, offsets.error),
+        fins,
+    }
+}
+
+/// Reads one field of a TCP socket.
+#[inline]
+fn read<T: Copy>(tcp: *mut tcp_sock, offset: u32) -> T {
+    let offset = usize::try_from(offset).unwrap_or(0);
+    let field = tcp.wrapping_byte_add(offset).cast::<T>();
+    // SAFETY: the verifier refuses an offset at which there is no such field.
+    unsafe { field.read_volatile() }
+}
+
+/// How an event is submitted: silently, unless the buffer fills.
+#[inline]
+fn wake_up() -> u64 {
+    let ring: *mut c_void = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: the map is a ring buffer.
+    let waiting = unsafe { bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA)) };
+    // SAFETY: the map is a ring buffer.
+    let size = unsafe { bpf_ringbuf_query(ring, u64::from(BPF_RB_RING_SIZE)) };
+    u64::from(if waiting > size / URGENT {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    })
+}
+
+/// The context's fields.
+#[inline]
+fn fields(ctx: &SockOpsContext) -> &bpf_sock_ops {
+    // SAFETY: the context is valid for the length of the program.
+    unsafe { &*ctx.ops }
+}

@@ -1,0 +1,253 @@
+//! The grants in the kernel, and what the agent knows of them.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+
+use aya::maps::{Array, HashMap as KernelMap, Map, MapData, MapError};
+use interceptor_common::{Address, GrantKey, GrantTarget, Inbound, MAX_TARGETS};
+
+use crate::capture::loader::{Loaded, Source};
+use crate::capture::maps::{WriteError, failed, gone, take};
+use crate::net::mapped;
+
+/// The only slot of the generation's map.
+const SLOT: u32 = 0;
+/// The first generation: zero means no grant.
+const FIRST: u64 = 1;
+/// The map in messages.
+const GRANTS: &str = "grants";
+
+/// What one workload may connect to directly at one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The key of the source workload.
+    pub source: u64,
+    /// What its application connects to: a workload's own address or a Service's.
+    pub address: SocketAddr,
+    /// The endpoints, 1 to [`MAX_TARGETS`]: each gets an equal share of the connections. `None` is
+    /// a share that takes the agent's path.
+    pub targets: Vec<Option<SocketAddr>>,
+    /// The generation that was read before the verdict was taken.
+    pub generation: u64,
+    /// The agent's own mark of that verdict, which every connection carries.
+    pub tag: u32,
+}
+
+/// Why a grant could not be published or withdrawn.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// There is no room, even without the grants of earlier generations.
+    #[error("the map of grants is full: raise its size in the agent's configuration")]
+    Full,
+    /// No target at all, or more than a grant can name.
+    #[error("a grant names 1 to {MAX_TARGETS} endpoints, not {0}")]
+    Targets(usize),
+    /// A target is not an address of a workload that is enrolled on this node, or is of another
+    /// family than the address that is connected to.
+    #[error("{0} is not an address that can be connected to directly")]
+    Target(SocketAddr),
+    /// The kernel refuses.
+    #[error("cannot write the map of grants")]
+    Kernel(#[source] io::Error),
+}
+
+impl GrantError {
+    /// The stable, low-cardinality label under which this failure is counted.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Full => "map_full",
+            Self::Targets(_) => "targets",
+            Self::Target(_) => "target",
+            Self::Kernel(_) => "kernel",
+        }
+    }
+}
+
+/// What is known of a grant in the map.
+struct Known {
+    generation: u64,
+    destinations: Vec<u64>,
+}
+
+/// The maps, and an index of what is in them.
+pub(super) struct Grants {
+    grants: KernelMap<MapData, GrantKey, interceptor_common::Grant>,
+    generation: Array<MapData, u64>,
+    inbound: KernelMap<MapData, Address, Inbound>,
+    known: HashMap<GrantKey, Known>,
+}
+
+impl Grants {
+    /// Takes the maps out of the object and reads what an earlier agent granted.
+    pub(super) fn new(loaded: &mut Loaded) -> Result<Self, Source> {
+        let inbound = Map::from_map_data(MapData::from_pin(loaded.pins.map("INBOUND"))?)?;
+        let mut grants = Self {
+            grants: take(&mut loaded.object, "GRANTS")?.try_into()?,
+            generation: take(&mut loaded.object, "GENERATION")?.try_into()?,
+            inbound: inbound.try_into()?,
+            known: HashMap::new(),
+        };
+        for entry in &grants.grants {
+            let (key, grant) = entry?;
+            grants.known.insert(key, Known::new(&grant));
+        }
+        if grants.generation()? == 0 {
+            grants.generation.set(SLOT, FIRST, 0)?;
+        }
+        Ok(grants)
+    }
+
+    /// The current generation.
+    pub(super) fn generation(&self) -> io::Result<u64> {
+        self.generation.get(&SLOT, 0).map_err(io::Error::other)
+    }
+
+    /// Makes the next generation the current one.
+    pub(super) fn advance(&mut self) -> io::Result<u64> {
+        let next = self.generation()?.saturating_add(1);
+        let written = self.generation.set(SLOT, next, 0);
+        written.map(|()| next).map_err(io::Error::other)
+    }
+
+    /// Publishes a grant.
+    pub(super) fn publish(&mut self, grant: &Grant) -> Result<(), GrantError> {
+        let (key, value) = (grant.key(), self.value(grant)?);
+        match self.grants.insert(key, value, 0) {
+            Err(error) if is_full(&error) && self.sweep()? => {
+                self.grants.insert(key, value, 0).map_err(refused)?;
+            }
+            written => written.map_err(refused)?,
+        }
+        self.known.insert(key, Known::new(&value));
+        Ok(())
+    }
+
+    /// The grant as the kernel wants it.
+    fn value(&self, grant: &Grant) -> Result<interceptor_common::Grant, GrantError> {
+        let wrong = GrantError::Targets(grant.targets.len());
+        let mut value = interceptor_common::Grant {
+            generation: grant.generation,
+            tag: grant.tag,
+            count: match u32::try_from(grant.targets.len()) {
+                Ok(count) if count > 0 && grant.targets.len() <= MAX_TARGETS => count,
+                _ => return Err(wrong),
+            },
+            ..interceptor_common::Grant::default()
+        };
+        for (slot, target) in value.targets.iter_mut().zip(&grant.targets) {
+            if let Some(target) = target {
+                *slot = self.target(grant, *target)?;
+            }
+        }
+        Ok(value)
+    }
+
+    /// An endpoint, with the workload that has its address now.
+    fn target(&self, grant: &Grant, target: SocketAddr) -> Result<GrantTarget, GrantError> {
+        let address = mapped(target.ip());
+        let found = self.inbound.get(&address, 0);
+        let usable = address.family() == mapped(grant.address.ip()).family() && target.port() != 0;
+        match found {
+            Ok(inbound) if usable => Ok(GrantTarget {
+                workload: inbound.workload,
+                address,
+                port_be: target.port().to_be(),
+                ..GrantTarget::default()
+            }),
+            Ok(_) | Err(MapError::KeyNotFound) => Err(GrantError::Target(target)),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Takes a grant back.
+    pub(super) fn withdraw(&mut self, source: u64, address: SocketAddr) -> Result<(), GrantError> {
+        self.remove(&key(source, address))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Takes back every grant of and to this workload. One that the kernel keeps does no harm: its
+    /// target has gone, or its source asks no more.
+    pub(super) fn forget(&mut self, workload: u64) {
+        self.remove_if(|key, known| {
+            key.workload == workload || known.destinations.contains(&workload)
+        });
+    }
+
+    /// Makes room by removing what holds no more. False if there is no such grant.
+    fn sweep(&mut self) -> Result<bool, GrantError> {
+        let now = self.generation().map_err(GrantError::Kernel)?;
+        let before = self.known.len();
+        self.remove_if(|_, known| known.generation != now);
+        Ok(self.known.len() < before)
+    }
+
+    /// Removes the grants of which this is true.
+    fn remove_if(&mut self, unwanted: impl Fn(&GrantKey, &Known) -> bool) {
+        let all = self
+            .known
+            .iter()
+            .filter(|(key, known)| unwanted(key, known));
+        let keys: Vec<_> = all.map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Err(error) = self.remove(&key) {
+                tracing::warn!(%error, "cannot remove a grant that holds no more");
+            }
+        }
+    }
+
+    /// Removes a grant, if it is there.
+    fn remove(&mut self, key: &GrantKey) -> Result<(), GrantError> {
+        gone(self.grants.remove(key), GRANTS)
+            .map_err(|error| GrantError::Kernel(io::Error::other(error)))?;
+        self.known.remove(key);
+        Ok(())
+    }
+}
+
+impl Grant {
+    /// Where it is in the map.
+    fn key(&self) -> GrantKey {
+        key(self.source, self.address)
+    }
+}
+
+impl Known {
+    /// What is to be known of this grant.
+    fn new(grant: &interceptor_common::Grant) -> Self {
+        let named = grant.targets.iter().filter(|it| it.port_be != 0);
+        let mut destinations: Vec<_> = named.map(|it| it.workload).collect();
+        destinations.dedup();
+        Self {
+            generation: grant.generation,
+            destinations,
+        }
+    }
+}
+
+/// Where the grant of `source` for `address` is.
+fn key(source: u64, address: SocketAddr) -> GrantKey {
+    GrantKey {
+        workload: source,
+        address: mapped(address.ip()),
+        port_be: address.port().to_be(),
+        ..GrantKey::default()
+    }
+}
+
+/// Whether the map has no room.
+fn is_full(error: &MapError) -> bool {
+    matches!(crate::capture::maps::errno(error), Some(libc::E2BIG))
+}
+
+/// The error of a map that could not be written.
+fn refused(error: MapError) -> GrantError {
+    match failed(GRANTS, error) {
+        WriteError::Full(_) => GrantError::Full,
+        other @ WriteError::Other(..) => GrantError::Kernel(io::Error::other(other)),
+    }
+}
