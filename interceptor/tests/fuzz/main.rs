@@ -1,5 +1,6 @@
 //! Bad input: whatever a manifest says, the answer is findings or a clear error, in bounded time,
-//! and the engine's invariants hold.
+//! and the engine's invariants hold. And whatever a peer sends, it is data that was sealed, or an
+//! error.
 //!
 //! `cargo xtask fuzz --seconds N` runs every target for that long (they run side by side); without
 //! it this is a test of a second that always does the same. A finding is an input in `target/fuzz/`:
@@ -18,6 +19,7 @@ mod compile;
 mod engine;
 mod evaluation;
 mod manifests;
+mod records;
 
 use std::path::Path;
 
@@ -35,4 +37,9 @@ fn any_policy_compiles_or_is_refused_with_its_fields() {
 #[test]
 fn any_policies_decide_and_explain_alike() {
     engine::fuzz(&evaluation::TARGET, Vec::new());
+}
+
+#[test]
+fn any_peer_is_heard_in_what_it_sealed_or_refused() {
+    engine::fuzz(&records::TARGET, records::seeds());
 }
