@@ -63,7 +63,7 @@ impl Sealer {
     }
 
     /// Announces new keys and goes on with them.
-    pub(super) fn update(&mut self) -> Result<Control, RecordError> {
+    pub(in crate::transport) fn update(&mut self) -> Result<Control, RecordError> {
         let control = self.control(&KEY_UPDATE, kind::HANDSHAKE)?;
         let updated = self
             .keys

@@ -29,6 +29,8 @@ mod peer;
 mod turnstile;
 
 #[cfg(test)]
+mod openssl;
+#[cfg(test)]
 mod tests;
 
 use std::io;
