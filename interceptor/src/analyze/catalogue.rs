@@ -87,8 +87,8 @@ catalogue! {
     NOT_READ "INT0002" "KindNotRead" Note,
         "This release does not read this kind, so what such objects say is not enforced by this agent.",
         "Keep it for Istio's own proxies; do not count on it here.";
-    NOT_COMPARED "INT0003" "TooMuchToCompare" Note,
-        "There are so many rules that not all pairs were compared.",
+    NOT_COMPARED "INT0003" "TooMuchToCompare" Warning,
+        "There is so much of something that not all of it was looked at, or not all pairs of it were compared. Silence about the rest is no answer.",
         "Analyze one namespace at a time.";
     NO_PODS "INT0004" "NoWorkloadsGiven" Note,
         "These manifests have no Pod and no template of one, so selectors and ports could not be checked.",

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::finding::Place;
+use super::network_policy::NetworkPolicy;
 use crate::workload::WorkloadId;
 use crate::workload::objects::{Objects, Template, templates};
 use crate::yaml::{Document, Fields, Position, Reader, Report};
@@ -25,6 +26,8 @@ const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub(super) struct Extra {
     pub(super) templates: Vec<Template>,
     pub(super) network_policies: Vec<NetworkPolicy>,
+    /// `NetworkPolicy` objects that could not be read, and why.
+    pub(super) unreadable: Vec<(Place, String)>,
     pub(super) service_entries: Vec<ServiceEntry>,
     /// `ServiceAccount` objects, by namespace and name.
     pub(super) accounts: BTreeSet<(String, String)>,
@@ -34,31 +37,6 @@ pub(super) struct Extra {
     pub(super) external_ports: Vec<(Place, Option<String>)>,
     /// The line that each object begins in, by file.
     begins: HashMap<Arc<str>, BTreeMap<u32, String>>,
-}
-
-/// A `NetworkPolicy`, as far as ports are concerned.
-#[derive(Debug)]
-pub(super) struct NetworkPolicy {
-    pub(super) place: Place,
-    pub(super) namespace: String,
-    /// `spec.podSelector.matchLabels`; none of it if expressions make it unclear.
-    pub(super) labels: Option<BTreeMap<String, String>>,
-    /// What comes in, if it limits that: the ports of each rule.
-    pub(super) ingress: Option<Vec<Option<Vec<AllowedPort>>>>,
-    /// The same for what goes out.
-    pub(super) egress: Option<Vec<Option<Vec<AllowedPort>>>>,
-}
-
-/// A port that a rule lets through. Numbers are inclusive ranges.
-#[derive(Debug)]
-pub(super) enum AllowedPort {
-    Tcp(u16, u16),
-    /// TCP, by the name of a container port.
-    Named(String),
-    /// Every TCP port.
-    AnyTcp,
-    /// UDP or SCTP.
-    Other,
 }
 
 /// A `ServiceEntry`, as far as it may overlap with another.
@@ -103,7 +81,7 @@ impl Extra {
         begins.insert(reader.position().line, object.shown());
         self.misplaced.extend(misplaced(&object));
         match kind {
-            "NetworkPolicy" => self.network_policies.extend(network_policy(&object)),
+            "NetworkPolicy" => self.network_policy(&object),
             "ServiceEntry" => self.service_entries.extend(service_entry(&object)),
             "Service" => self.external_ports.extend(external_ports(&object)),
             "ServiceAccount" => {
@@ -111,6 +89,13 @@ impl Extra {
                 self.accounts.insert((namespace, object.name.to_owned()));
             }
             _ => {}
+        }
+    }
+
+    fn network_policy(&mut self, object: &Object<'_>) {
+        match NetworkPolicy::read(object) {
+            Ok(policy) => self.network_policies.push(policy),
+            Err(why) => self.unreadable.push((object.place(), why)),
         }
     }
 
@@ -160,13 +145,13 @@ fn id(meta: &crate::workload::objects::Meta) -> WorkloadId {
 }
 
 /// An object of whatever kind.
-struct Object<'a> {
+pub(super) struct Object<'a> {
     kind: &'a str,
-    namespace: &'a str,
+    pub(super) namespace: &'a str,
     name: &'a str,
     reader: &'a Reader<'a>,
     meta: Fields<'a>,
-    spec: Option<Fields<'a>>,
+    pub(super) spec: Option<Fields<'a>>,
     at: Position,
 }
 
@@ -198,7 +183,7 @@ impl<'a> Object<'a> {
         format!("{} {}/{}", self.kind, self.namespace, self.name)
     }
 
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place {
             object: self.shown(),
             file: Arc::clone(self.reader.file()),
@@ -240,76 +225,6 @@ fn misplaced(object: &Object<'_>) -> Vec<(Place, String)> {
     found
         .map(|(key, value)| (object.place_of(&value), key.to_owned()))
         .collect()
-}
-
-fn network_policy(object: &Object<'_>) -> Option<NetworkPolicy> {
-    let spec = object.spec.as_ref()?;
-    let selector = spec
-        .optional("podSelector")
-        .and_then(|selector| selector.fields());
-    let labels = selector.map(|selector| {
-        let expressions = selector.optional("matchExpressions");
-        let clear =
-            expressions.is_none_or(|list| list.items().is_none_or(|mut i| i.next().is_none()));
-        let labels = selector
-            .optional("matchLabels")
-            .map(|labels| labels.text_map());
-        clear.then(|| labels.unwrap_or_default())
-    });
-    let types = spec.optional("policyTypes").map(|types| types.texts());
-    let egress = spec.optional("egress");
-    let limits = |kind: &str, by_default: bool| match &types {
-        Some(types) => types.iter().any(|one| one == kind),
-        None => by_default,
-    };
-    let (limits_in, limits_out) = (limits("Ingress", true), limits("Egress", egress.is_some()));
-    let rules = |rules: Option<Reader<'_>>| -> Vec<Option<Vec<AllowedPort>>> {
-        rules
-            .map(|rules| rules.list(allowed_ports))
-            .unwrap_or_default()
-    };
-    Some(NetworkPolicy {
-        place: object.place(),
-        namespace: object.namespace.to_owned(),
-        labels: labels.unwrap_or_else(|| Some(BTreeMap::new())),
-        ingress: limits_in.then(|| rules(spec.optional("ingress"))),
-        egress: limits_out.then(|| rules(egress)),
-    })
-}
-
-/// `Some(None)` for a rule without ports, which lets every port through.
-#[expect(
-    clippy::option_option,
-    clippy::unnecessary_wraps,
-    reason = "a reader of list entries: no rule is ever left out"
-)]
-fn allowed_ports(rule: &Reader<'_>) -> Option<Option<Vec<AllowedPort>>> {
-    let ports = rule.fields().and_then(|fields| fields.optional("ports"));
-    let ports = ports.map(|ports| ports.list(|port| Some(allowed_port(port))));
-    Some(ports.filter(|ports| !ports.is_empty()))
-}
-
-fn allowed_port(port: &Reader<'_>) -> AllowedPort {
-    let Some(fields) = port.fields() else {
-        return AllowedPort::Other;
-    };
-    let protocol = fields
-        .optional("protocol")
-        .and_then(|protocol| protocol.text());
-    if !matches!(protocol, None | Some("TCP")) {
-        return AllowedPort::Other;
-    }
-    let Some(port) = fields.optional("port") else {
-        return AllowedPort::AnyTcp;
-    };
-    match port.integer(1..=u16::MAX) {
-        Some(first) => {
-            let end = fields.optional("endPort");
-            let last = end.and_then(|end| end.integer(first..=u16::MAX));
-            AllowedPort::Tcp(first, last.unwrap_or(first))
-        }
-        None => AllowedPort::Named(port.text().unwrap_or_default().to_owned()),
-    }
 }
 
 fn service_entry(object: &Object<'_>) -> Option<ServiceEntry> {

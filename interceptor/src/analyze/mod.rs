@@ -26,6 +26,7 @@ mod checks;
 mod extra;
 mod finding;
 mod model;
+mod network_policy;
 mod protocol;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

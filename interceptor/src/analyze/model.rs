@@ -13,8 +13,8 @@ use crate::yaml::{Mistake, nearest};
 
 /// More pairs of a workload and a policy that holds for it are not worked out: each costs memory.
 const MAX_HELD: usize = 500_000;
-/// So many ports of a workload are asked whether plaintext comes through.
-pub(super) const MAX_ASKED: usize = 8;
+/// So many policies are asked whether they let plaintext through, over all workloads and ports.
+const MAX_ASKED: usize = 2_000_000;
 /// So many words are compared to find out what was meant.
 const MAX_SUGGESTED: usize = 200_000;
 
@@ -34,6 +34,7 @@ pub(super) struct Model<'a> {
     /// How many workloads were left out, because too many policies hold for them.
     pub(super) left_out: usize,
     suggestions: Cell<usize>,
+    asked: Budget,
     modes: HashMap<(&'a str, &'a str), usize>,
 }
 
@@ -69,13 +70,19 @@ impl<'a> Model<'a> {
         let (mesh, mistakes) = Mesh::build(objects, settings);
         let templates = extra.templates_by_id();
         let mut workloads: Vec<Known<'a>> = Vec::new();
+        let asked = Budget::new(MAX_ASKED);
         let (mut pairs, mut left_out) = (0_usize, 0_usize);
         for workload in mesh.workloads() {
             if pairs > MAX_HELD {
                 left_out = left_out.saturating_add(1);
                 continue;
             }
-            let known = Known::new(workload, templates.get(&workload.id).copied(), &mesh);
+            let known = Known::new(
+                workload,
+                templates.get(&workload.id).copied(),
+                &mesh,
+                &asked,
+            );
             pairs = pairs.saturating_add(known.effective.policies().count());
             workloads.push(known);
         }
@@ -100,6 +107,7 @@ impl<'a> Model<'a> {
             mesh,
             left_out,
             suggestions: Cell::new(MAX_SUGGESTED),
+            asked,
             modes: (objects.peer_authentications.iter().enumerate())
                 .map(|(at, object)| ((&*object.meta.namespace, &*object.meta.name), at))
                 .collect(),
@@ -162,6 +170,16 @@ impl<'a> Model<'a> {
         }
     }
 
+    /// What becomes of plaintext at a port; nothing once so much was asked that it takes too long.
+    pub(super) fn plaintext_at(&self, known: &Known<'_>, port: u16) -> Option<PlaintextAt> {
+        plaintext_at(&known.effective, port, &self.asked)
+    }
+
+    /// How often it was not asked what becomes of plaintext at a port.
+    pub(super) const fn not_asked(&self) -> usize {
+        self.asked.refused.get()
+    }
+
     /// Whether policies may count at a workload.
     pub(super) fn may_enforce(&self, known: &Known<'_>) -> bool {
         self.membership(known) != Membership::Outside
@@ -174,7 +192,12 @@ fn injects_sidecars(meta: &Meta) -> bool {
 }
 
 impl<'a> Known<'a> {
-    fn new(workload: &Arc<Workload>, template: Option<&'a Template>, mesh: &Mesh) -> Self {
+    fn new(
+        workload: &Arc<Workload>,
+        template: Option<&'a Template>,
+        mesh: &Mesh,
+        asked: &Budget,
+    ) -> Self {
         let mut ports: BTreeSet<u16> = workload.ports.values().copied().collect();
         let declared = template.into_iter().flat_map(|template| &template.declared);
         ports.extend(declared.filter(|port| !port.udp).map(|port| port.number));
@@ -185,11 +208,12 @@ impl<'a> Known<'a> {
             ports.extend(own.flat_map(|endpoint| endpoint.target_ports.values()));
         }
         let effective = mesh.policies(workload);
-        let mut asked = ports.iter().copied().take(MAX_ASKED);
+        let is_open =
+            |port: &u16| plaintext_at(&effective, *port, asked) == Some(PlaintextAt::Possible);
         Self {
             workload: Arc::clone(workload),
             template,
-            open: asked.find(|port| effective.plaintext_at(*port) == PlaintextAt::Possible),
+            open: ports.iter().copied().find(is_open),
             effective,
             ports,
         }
@@ -206,6 +230,37 @@ impl<'a> Known<'a> {
         let declared = self.template.map(|template| &template.declared);
         self.workload.ports.values().any(|port| *port == number)
             || declared.is_some_and(|ports| ports.iter().any(|port| port.number == number))
+    }
+}
+
+fn plaintext_at(effective: &Effective, port: u16, asked: &Budget) -> Option<PlaintextAt> {
+    let cost = effective.policies().count();
+    asked.spend(cost).then(|| effective.plaintext_at(port))
+}
+
+/// How much may still be asked.
+#[derive(Debug)]
+struct Budget {
+    left: Cell<usize>,
+    refused: Cell<usize>,
+}
+
+impl Budget {
+    const fn new(most: usize) -> Self {
+        Self {
+            left: Cell::new(most),
+            refused: Cell::new(0),
+        }
+    }
+
+    /// Whether there is so much left; it is gone then.
+    fn spend(&self, cost: usize) -> bool {
+        let rest = self.left.get().checked_sub(cost);
+        match rest {
+            Some(rest) => self.left.set(rest),
+            None => self.refused.set(self.refused.get().saturating_add(1)),
+        }
+        rest.is_some()
     }
 }
 

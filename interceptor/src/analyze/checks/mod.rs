@@ -27,6 +27,7 @@ pub(super) fn all(model: &Model<'_>, settings: &MeshSettings, findings: &mut Fin
     network::check(model, settings, findings);
     external::check(model, findings);
     misplaced(model, findings);
+    policies::left_out(model, findings);
 }
 
 fn misplaced(model: &Model<'_>, findings: &mut Findings) {

@@ -5,51 +5,87 @@
 
 use std::collections::HashMap;
 
-use super::super::catalogue::TUNNEL_BLOCKED;
-use super::super::extra::{AllowedPort, NetworkPolicy};
+use super::super::catalogue::{NOT_COMPARED, SCHEMA_WARNING, TUNNEL_BLOCKED};
 use super::super::finding::Findings;
 use super::super::model::{Known, Membership, Model};
-use crate::workload::{Enrolment, MeshSettings};
+use super::super::network_policy::{AllowedPort, NetworkPolicy, Rule};
+use crate::workload::{Enrolment, MeshSettings, WorkloadId};
 
-/// More policies of one namespace than this are not looked at.
-const MAX_POLICIES: usize = 1000;
+/// So many labels and ports are compared; the rest is told as not looked at.
+const MAX_COMPARED: usize = 5_000_000;
+
+/// The policies of one namespace.
+#[derive(Default)]
+struct Own<'m> {
+    policies: Vec<&'m NetworkPolicy>,
+    /// What it costs to look at them for one workload.
+    cost: usize,
+}
 
 pub(super) fn check(model: &Model<'_>, settings: &MeshSettings, findings: &mut Findings) {
-    let tunnel = settings.ports.hbone;
-    let mut by_namespace: HashMap<&str, Vec<&NetworkPolicy>> = HashMap::new();
+    for (place, why) in &model.extra.unreadable {
+        let effect = format!("is left out here, and the API server refuses it: {why}");
+        findings.add(&SCHEMA_WARNING, place, effect, "correct it");
+    }
+    let mut by_namespace: HashMap<&str, Own<'_>> = HashMap::new();
     for policy in &model.extra.network_policies {
         let own = by_namespace.entry(&policy.namespace).or_default();
-        if own.len() < MAX_POLICIES {
-            own.push(policy);
+        own.policies.push(policy);
+        own.cost = own.cost.saturating_add(policy.cost());
+    }
+    let mut left = MAX_COMPARED;
+    let mut not_looked_at: Vec<(&Own<'_>, &WorkloadId)> = Vec::new();
+    for known in model
+        .workloads
+        .iter()
+        .filter(|known| is_tunnelled(model, known))
+    {
+        let Some(own) = by_namespace.get(&*known.workload.id.namespace) else {
+            continue;
+        };
+        if let Some(rest) = left.checked_sub(own.cost) {
+            left = rest;
+            workload(known, own, settings.ports.hbone, findings);
+        } else {
+            not_looked_at.push((own, &known.workload.id));
         }
     }
-    for known in &model.workloads {
-        // Sidecars take mutual TLS at the application's own port.
-        let enrolled = matches!(
-            known.workload.enrolment,
-            Enrolment::Enrolled | Enrolment::Unbound
+    if let Some((Own { policies, .. }, id)) = not_looked_at.first()
+        && let Some(policy) = policies.first()
+    {
+        findings.add(
+            &NOT_COMPARED,
+            &policy.place,
+            format!(
+                "NetworkPolicies were not looked at for {} workloads ({id} first): there are too many",
+                not_looked_at.len()
+            ),
+            "analyze one namespace at a time",
         );
-        if !enrolled || model.membership(known) != Membership::Member {
-            continue;
-        }
-        let own = by_namespace.get(&*known.workload.id.namespace);
-        let selecting: Vec<&NetworkPolicy> = own
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(|policy| policy.selects(known))
-            .collect();
-        for (direction, rules_of) in DIRECTIONS {
-            let limiting: Vec<(&NetworkPolicy, &[Rule])> = selecting
-                .iter()
-                .filter_map(|policy| Some((*policy, rules_of(policy)?)))
-                .collect();
-            report(known, tunnel, direction, &limiting, findings);
-        }
     }
 }
 
-type Rule = Option<Vec<AllowedPort>>;
+/// Whether mutual TLS arrives at the tunnel's port. Sidecars take it at the application's own.
+fn is_tunnelled(model: &Model<'_>, known: &Known<'_>) -> bool {
+    let enrolment = &known.workload.enrolment;
+    matches!(enrolment, Enrolment::Enrolled | Enrolment::Unbound)
+        && model.membership(known) == Membership::Member
+}
+
+fn workload(known: &Known<'_>, own: &Own<'_>, tunnel: u16, findings: &mut Findings) {
+    let policies = own.policies.iter().copied();
+    let selecting: Vec<&NetworkPolicy> = policies
+        .filter(|policy| policy.selects(&known.workload))
+        .collect();
+    for (direction, rules_of) in DIRECTIONS {
+        let limiting: Vec<(&NetworkPolicy, &[Rule])> = selecting
+            .iter()
+            .filter_map(|policy| Some((*policy, rules_of(policy)?)))
+            .collect();
+        report(known, tunnel, direction, &limiting, findings);
+    }
+}
+
 type RulesOf = fn(&NetworkPolicy) -> Option<&[Rule]>;
 
 const DIRECTIONS: [(&str, RulesOf); 2] = [
@@ -65,13 +101,10 @@ fn report(
     findings: &mut Findings,
 ) {
     let rules = || limiting.iter().flat_map(|(_, rules)| rules.iter());
-    let lets_through = |rule: &Rule| match rule {
-        None => true,
-        Some(ports) => ports.iter().any(|port| port.admits(tunnel, known)),
-    };
+    let lets_through = |rule: &Rule| rule.admits(tunnel, &known.workload);
     // Who lets nothing through means it.
     let admits_tcp = |rule: &Rule| {
-        let mut ports = rule.iter().flatten();
+        let mut ports = rule.ports();
         ports.any(|port| !matches!(port, AllowedPort::Other))
     };
     if rules().any(lets_through) {
@@ -102,7 +135,7 @@ fn report(
 
 /// Whether a rule names a port other than those of DNS and the API server.
 fn names_application(rule: &Rule) -> bool {
-    let mut ports = rule.iter().flatten();
+    let mut ports = rule.ports();
     ports.any(|port| match port {
         AllowedPort::Tcp(first, last) => {
             !matches!((first, last), (53, 53) | (443, 443) | (6443, 6443))
@@ -110,28 +143,4 @@ fn names_application(rule: &Rule) -> bool {
         AllowedPort::Named(_) => true,
         AllowedPort::AnyTcp | AllowedPort::Other => false,
     })
-}
-
-impl NetworkPolicy {
-    /// Whether it selects a workload; not if its expressions leave that open.
-    fn selects(&self, known: &Known<'_>) -> bool {
-        let workload = &known.workload;
-        let has = |(key, value): (&String, &String)| workload.labels.get(key) == Some(value);
-        *workload.id.namespace == *self.namespace
-            && self
-                .labels
-                .as_ref()
-                .is_some_and(|labels| labels.iter().all(has))
-    }
-}
-
-impl AllowedPort {
-    fn admits(&self, number: u16, known: &Known<'_>) -> bool {
-        match self {
-            Self::Tcp(first, last) => (*first..=*last).contains(&number),
-            Self::Named(name) => known.workload.ports.get(name) == Some(&number),
-            Self::AnyTcp => true,
-            Self::Other => false,
-        }
-    }
 }

@@ -198,25 +198,25 @@ fn shadowed(model: &Model<'_>, findings: &mut Findings) {
             ),
         }
     }
-    if let (1.., Some((object, _))) = (model.left_out, model.policies.first()) {
+    let what = "pairs of rules were not compared with each other";
+    not_compared(model, found.skipped, what, findings);
+}
+
+/// What was left out, so that silence about it is not taken for an answer. To be called last.
+pub(super) fn left_out(model: &Model<'_>, findings: &mut Findings) {
+    let what = "workloads were not looked at: too many policies hold for the others";
+    not_compared(model, model.left_out, what, findings);
+    let what = "ports of workloads were not looked at for callers without mutual TLS: too many policies \
+                hold for them";
+    not_compared(model, model.not_asked(), what, findings);
+}
+
+fn not_compared(model: &Model<'_>, count: usize, what: &str, findings: &mut Findings) {
+    if let (1.., Some((object, _))) = (count, model.policies.first()) {
         findings.add(
             &NOT_COMPARED,
             &in_policy(object, "spec"),
-            format!(
-                "{} workloads were not looked at: too many policies hold for the others",
-                model.left_out
-            ),
-            "analyze one namespace at a time",
-        );
-    }
-    if let (1.., Some((object, _))) = (found.skipped, model.policies.first()) {
-        findings.add(
-            &NOT_COMPARED,
-            &in_policy(object, "spec"),
-            format!(
-                "{} pairs of rules were not compared with each other",
-                found.skipped
-            ),
+            format!("{count} {what}"),
             "analyze one namespace at a time",
         );
     }

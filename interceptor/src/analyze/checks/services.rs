@@ -48,7 +48,7 @@ fn name(service: &Service, port: &ServicePort, findings: &mut Findings) {
     } else {
         "name"
     };
-    let place = Place::at(KIND, &service.meta, &port.port.origin);
+    let place = Place::at(KIND, &service.meta, &port.tells);
     let number = port.port.value;
     let told = protocol::of(&Port {
         transport: None,

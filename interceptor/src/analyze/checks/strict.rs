@@ -8,7 +8,7 @@ use super::super::catalogue::{
     MODE_CONTRADICTION, STRICT_NOT_CAPTURED, STRICT_NOT_ENROLLED, STRICT_REFUSES, STRICT_UDP,
 };
 use super::super::finding::{Findings, Place};
-use super::super::model::{Known, MAX_ASKED, Membership, Model, several};
+use super::super::model::{Known, Membership, Model, several};
 use super::in_modes;
 use crate::workload::objects::{Meta, PeerAuthentication};
 use crate::workload::{PortSelection, WorkloadId};
@@ -132,8 +132,7 @@ fn udp(known: &Known<'_>, findings: &mut Findings) {
 /// DISABLE tells callers to send plaintext; ALLOW policies that all ask for an identity refuse it.
 fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings) {
     let mut reported = BTreeSet::new();
-    // Asking what the policies refuse is dear.
-    for port in known.ports.iter().take(MAX_ASKED) {
+    for port in &known.ports {
         let mtls = known.effective.mtls(*port);
         let Some(name) = mtls.origin.policy() else {
             continue;
@@ -141,8 +140,9 @@ fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings)
         if mtls.mode != MtlsMode::Disable || reported.contains(name) {
             continue;
         }
-        let refused = known.effective.plaintext_at(*port);
-        let (PlaintextAt::RefusedByPolicy(policies), Some(object)) = (refused, model.modes(name))
+        let refused = model.plaintext_at(known, *port);
+        let (Some(PlaintextAt::RefusedByPolicy(policies)), Some(object)) =
+            (refused, model.modes(name))
         else {
             continue;
         };

@@ -87,7 +87,7 @@ fn every_finding_is_found_somewhere() {
     found.extend(alone.findings.iter().map(|f| f.code));
     let all: BTreeSet<_> = CATALOGUE.iter().map(|check| check.code).collect();
     let missing: Vec<_> = all.difference(&found).collect();
-    // Only with thousands of rules.
+    // Only with thousands of objects: what_is_not_looked_at_is_told.
     assert_eq!(missing, [&"INT0003"]);
 }
 
@@ -213,6 +213,65 @@ spec: {containers: [{name: x}]}
 fn hostile_files_give_findings_in_bounded_time(#[case] text: String) {
     let analysis = of_text(&text);
     assert!(analysis.findings.len() <= 1001);
+}
+
+#[rstest]
+#[case::network_policies(
+    repeated(
+        2300,
+        "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p{n}}
+spec: {podSelector: {matchLabels: {app: a{n}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p{n}, labels: {app: a{n}}}
+spec: {containers: [{name: x}]}
+---
+"
+    ) + "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {istio.io/dataplane-mode: ambient}}\n",
+    "INT0003 NetworkPolicy default/p0:3"
+)]
+#[case::service_entries(
+    repeated(
+        3300,
+        "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: s{n}}
+spec: {hosts: [a.example.org], ports: [{number: 1{n}, name: tls, protocol: TLS}]}
+---
+"
+    ),
+    "INT0003 ServiceEntry default/s0:3"
+)]
+#[case::policies_and_ports(
+    repeated(
+        1100,
+        "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p{n}}
+spec: {rules: [{from: [{source: {namespaces: [n{n}]}}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p{n}}
+spec: {containers: [{name: x, ports: [{containerPort: 80}, {containerPort: 81}]}]}
+---
+"
+    ),
+    "INT0003 AuthorizationPolicy default/p0:4"
+)]
+fn what_is_not_looked_at_is_told(#[case] text: String, #[case] expected: &str) {
+    let found = short(&of_text(&text));
+    assert!(
+        found.iter().any(|one| one == expected),
+        "{:?}",
+        found.first()
+    );
 }
 
 /// A text again and again, with a number of its own each time.

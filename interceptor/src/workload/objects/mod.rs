@@ -201,6 +201,8 @@ pub struct ServicePort {
     pub target: Written<TargetPort>,
     /// `appProtocol`, as written.
     pub app_protocol: Option<String>,
+    /// Where what tells the protocol is written: `appProtocol`, or else `name`, or else `port`.
+    pub tells: Origin,
 }
 
 /// Where a Service's port leads.

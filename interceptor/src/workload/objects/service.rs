@@ -104,15 +104,13 @@ fn port(reader: &Reader<'_>) -> Option<Option<ServicePort>> {
         let number = port.integer(1..=u16::MAX)?;
         Some(written(&port, number))
     });
-    let name = fields
-        .optional("name")
-        .filter(|name| !is_empty_text(name))
-        .and_then(|name| port_name(&name).map(str::to_owned));
+    let name = fields.optional("name").filter(|name| !is_empty_text(name));
     let target = fields.optional("targetPort");
     let target = target.map(|target| target_port(&target));
-    let app_protocol = fields
-        .optional("appProtocol")
-        .and_then(|protocol| protocol.text().map(str::to_owned));
+    let app_protocol = fields.optional("appProtocol");
+    let tells = app_protocol.as_ref().or(name.as_ref()).map(origin);
+    let name = name.and_then(|name| port_name(&name).map(str::to_owned));
+    let app_protocol = app_protocol.and_then(|protocol| protocol.text().map(str::to_owned));
     let tcp = protocol_is_tcp(&fields);
     fields.known(kubernetes::SERVICE_PORT);
     fields.no_others();
@@ -127,6 +125,7 @@ fn port(reader: &Reader<'_>) -> Option<Option<ServicePort>> {
     };
     Some(tcp.then_some(ServicePort {
         name,
+        tells: tells.unwrap_or_else(|| number.origin.clone()),
         port: number,
         target,
         app_protocol,
