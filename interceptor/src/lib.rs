@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what |
 //! |---|---|---|
-//! | 0 | [`net`], [`drain`], [`yaml`] | sockets and namespaces, tasks, located documents |
+//! | 0 | [`net`], [`drain`], [`yaml`], [`error`] | sockets and namespaces, tasks, located documents, errors in one line |
 //! | 1 | [`workload`], [`identity`] | what we know |
 //! | 2 | [`capture`], [`decide`], [`transport`], [`analyze`] | what we do; these never import each other |
 //! | 3 | [`telemetry`] | what we saw |
@@ -15,6 +15,7 @@
 //! | 7 | [`cli`] | the commands |
 
 pub mod drain;
+pub mod error;
 pub mod net;
 pub mod yaml;
 

@@ -22,8 +22,9 @@ use tokio::sync::watch;
 
 use crate::capture::{Capture, Listeners};
 use crate::connection::accept::{self, Door};
-use crate::connection::{Local, Plane, chain};
+use crate::connection::{Local, Plane};
 use crate::drain::Tasks;
+use crate::error::chain;
 use crate::transport;
 use crate::workload::source::Published;
 use crate::workload::{Workload, WorkloadId};

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::Write as _;
 
-use crate::connection::chain;
+use crate::error::chain;
 
 /// Why a command has no answer.
 #[derive(Debug)]

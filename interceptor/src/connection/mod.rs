@@ -37,7 +37,6 @@ use crate::workload::WorkloadId;
 use crate::workload::source::SharedMesh;
 
 pub use registry::Registry;
-pub use story::chain;
 
 /// What all connections of this agent share.
 pub struct Plane {

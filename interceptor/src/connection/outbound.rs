@@ -11,9 +11,10 @@ use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 
 use super::registry::Basis;
-use super::story::{Stop, Story, because, chain};
+use super::story::{Stop, Story, because};
 use super::{Local, Plane};
 use crate::decide::{self, Outbound, PassthroughReason};
+use crate::error::chain;
 use crate::net::Purpose;
 use crate::telemetry::record::{ConnectionId, End, Reporter, ResponseFlags, Security};
 use crate::transport::hbone::{Baggage, ConnectHeaders, Traceparent};

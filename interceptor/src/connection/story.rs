@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::Plane;
 use super::recheck;
 use super::registry::{Basis, Entry};
+use crate::error::chain;
 use crate::net::{self, Traffic};
 use crate::telemetry::OpenMetrics;
 use crate::telemetry::record::{
@@ -187,18 +188,6 @@ pub(super) fn reason_of(verdict: &Verdict) -> Reason {
         rule: verdict.rule(),
         detail: Some(verdict.to_string()),
     }
-}
-
-/// An error and all its sources in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// What a carried connection's record says after it ended by itself. How it was allowed stays the

@@ -11,10 +11,11 @@ use std::time::Instant;
 use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 
-use super::super::story::{Stop, Story, because, chain};
+use super::super::story::{Stop, Story, because};
 use super::super::{Local, Plane};
 use super::Arrival;
 use crate::drain::Tasks;
+use crate::error::chain;
 use crate::telemetry::record::{ConnectionId, End, Reporter, ResponseFlags, Security};
 use crate::transport::hbone::{ConnectHeaders, Incoming, Rejected, Request};
 use crate::transport::splice;

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::super::story::{Stop, Story, because, chain};
+use super::super::story::{Stop, Story, because};
 use super::super::{Local, Plane};
 use super::Arrival;
+use crate::error::chain;
 use crate::telemetry::record::{ConnectionId, End, Reporter, ResponseFlags, Security};
 use crate::transport::splice;
 

@@ -36,6 +36,7 @@ use super::issuer::{IssueError, Issuer};
 use super::peer::Verifier;
 use super::svid::Svid;
 use crate::drain::Tasks;
+use crate::error::chain;
 
 /// Requests under way at once: a node that starts with hundreds of identities must not flood a
 /// remote CA.
@@ -311,7 +312,7 @@ impl Identities {
 
     fn record_failure(&self, id: &SpiffeId, error: &IssueError) {
         let now = (self.clock)();
-        let text = with_sources(error);
+        let text = chain(error);
         tracing::warn!(%id, reason = error.reason(), error = %text, "no SVID was issued");
         self.failed.fetch_add(1, Ordering::Relaxed);
         if let Some(entry) = self.entries.lock().get_mut(id) {
@@ -333,17 +334,6 @@ impl fmt::Debug for Identities {
             .field("published", &self.published.load().len())
             .finish_non_exhaustive()
     }
-}
-
-/// An error and what it rests on, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[expect(clippy::ref_option, reason = "serde passes the field by reference")]
