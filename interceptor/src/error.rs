@@ -23,7 +23,7 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("{0}")]
-    struct Fault(&'static str, #[source] Option<Box<Fault>>);
+    struct Fault(&'static str, #[source] Option<Box<Self>>);
 
     #[test]
     fn causes_follow_what_they_caused() {

@@ -72,6 +72,27 @@ fn for_what_is_open_the_policy_that_would_allow_it_is_suggested() -> Result<()> 
 }
 
 #[test]
+fn what_is_over_is_still_known_when_policies_are_suggested() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    for _ in 0..3 {
+        assert_eq!(world.caller.ask(world.server.at(8080), "hello")?, "hello");
+    }
+    world.far.metric_reaches(
+        "istio_tcp_connections_closed_total",
+        &[("reporter", "destination")],
+        3.0,
+    )?;
+
+    let suggestion = world.far.suggest()?;
+    let caller = &suggestion["policies"][0]["rules"][0]["callers"][0];
+    assert_eq!(caller["connections"], json!(3), "{suggestion:#}");
+    Ok(())
+}
+
+#[test]
 fn the_manifests_of_a_running_agent_are_analysed_without_naming_them() -> Result<()> {
     let Some(world) = World::with(&[])? else {
         return Ok(());

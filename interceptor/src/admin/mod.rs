@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 
 use crate::drain::Tasks;
 use crate::telemetry::logging::Logging;
-use crate::telemetry::shadow::Reporting;
+use crate::telemetry::shadow;
 use crate::telemetry::status::Readiness;
 use crate::telemetry::{ConnectionView, Status, Telemetry};
 use crate::workload::Mesh;
@@ -54,8 +54,8 @@ pub struct State {
     pub connections: Provide<Vec<ConnectionView>>,
     /// Effective configuration, workloads, services and policies, as they are in force.
     pub config: Provide<serde_json::Value>,
-    /// The policies that only report, and hold for a workload of this node.
-    pub reporting: Provide<Vec<Reporting>>,
+    /// The policies that only report, and what they said.
+    pub shadows: Provide<shadow::Report>,
     /// The mesh in force, for questions about it.
     pub mesh: Provide<Arc<Mesh>>,
     /// Metrics and recent refusals.

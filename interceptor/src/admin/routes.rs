@@ -15,7 +15,7 @@ use super::State;
 use super::body::Body;
 use crate::drain::Tasks;
 use crate::explain::Question;
-use crate::telemetry::{ConnectionView, shadow};
+use crate::telemetry::ConnectionView;
 
 /// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ const ADMIN_HELP: &str = "\
 GET  /status           everything that `interceptor status` prints
 GET  /connections      live connections and recent refusals
 GET  /connections?watch=1   one JSON object per line, as connections open, close and are refused
+GET  /calls            who called whom since the agent started, counted
 GET  /shadow           what policies in dry-run and AUDIT policies say
 GET  /explain?from=F&to=T   what would become of a connection: see `interceptor help explain`
 GET  /ports?service=S  what meets at the ports of Services
@@ -97,7 +98,8 @@ fn admin<B>(
             get(request, || follow(state, session, tasks))
         }
         "/connections" => get(request, || connections(state)),
-        "/shadow" => get(request, || shadow(state)),
+        "/calls" => get(request, || json(&state.telemetry.calls.report())),
+        "/shadow" => get(request, || json(&(state.shadows)())),
         "/explain" => get(request, || explain(state, request)),
         "/ports" => get(request, || ports(state, request)),
         "/logging" => logging(state, request),
@@ -201,15 +203,6 @@ fn connections(state: &State) -> Response<Body> {
     json(&Connections {
         live: (state.connections)(),
         recent: recent.iter().map(|view| &**view).collect(),
-    })
-}
-
-fn shadow(state: &State) -> Response<Body> {
-    let (counts, overflowed) = state.telemetry.metrics.shadows();
-    json(&shadow::Report {
-        policies: (state.reporting)(),
-        counts,
-        overflowed,
     })
 }
 

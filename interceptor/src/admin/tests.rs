@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::*;
 use crate::telemetry::AccessLog;
 use crate::telemetry::record::fixtures as records;
+use crate::telemetry::shadow;
 use crate::telemetry::status::fixtures as statuses;
 use crate::telemetry::view::State as ViewState;
 use crate::workload::{Mesh, MeshSettings};
@@ -33,7 +34,7 @@ fn state(status: fn() -> Status) -> State {
         mesh: Arc::new(|| Arc::new(Mesh::empty(MeshSettings::for_node("one")))),
         connections: Arc::new(|| vec![ConnectionView::new(&records::allowed(), ViewState::Open)]),
         config: Arc::new(|| serde_json::json!({"workloads": []})),
-        reporting: Arc::new(Vec::new),
+        shadows: Arc::new(shadow::Report::default),
         telemetry: Telemetry::new(AccessLog::disabled()),
         logging: None,
     }

@@ -18,7 +18,7 @@ use crate::connection::Plane;
 use crate::connection::registry::Live;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::record::{Record, Reporter};
-use crate::telemetry::shadow::Reporting;
+use crate::telemetry::shadow::{self, Reporting};
 use crate::telemetry::status::{
     Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Prober, Program,
     Readiness, Unprotected,
@@ -53,7 +53,7 @@ impl Watch {
             readiness: Arc::new(move || readiness.readiness()),
             connections: Arc::new(move || connections.connections()),
             config: Arc::new(move || config.dump()),
-            reporting: Arc::new(move || reporting.reporting()),
+            shadows: Arc::new(move || reporting.shadows()),
             mesh: Arc::new(move || published.snapshot()),
             telemetry: self.plane.telemetry.clone(),
             logging: Some(logging),
@@ -89,6 +89,7 @@ impl Watch {
             ),
             prober,
             unprotected,
+            reporting: self.shadows().summaries(),
             connections_open: u64::try_from(self.plane.registry.len()).unwrap_or(u64::MAX),
         }
     }
@@ -153,6 +154,16 @@ impl Watch {
             .flat_map(|workload| Reporting::of(&mesh.policies(workload)).collect::<Vec<_>>())
             .collect();
         all.into_iter().collect()
+    }
+
+    /// What policies that only report said.
+    fn shadows(&self) -> shadow::Report {
+        let (counts, overflowed) = self.plane.telemetry.metrics.shadows();
+        shadow::Report {
+            policies: self.reporting(),
+            counts,
+            overflowed,
+        }
     }
 
     /// The effective configuration and the mesh in force.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::output::{Printer, Report, Style, Table, Tone, cell};
 use super::{Exit, Failure, certificates, client, human};
 use crate::telemetry::Status;
+use crate::telemetry::shadow::Summary;
 use crate::telemetry::status::{EnrolledWorkload, Prober, Severity};
 
 /// Is this node well, and what is not protected?
@@ -157,6 +158,9 @@ impl Report for Answer {
             sections.push(certificates::table(&status.certificates, self.now).text(style));
         }
         sections.push(kernel(status).text(style));
+        if !status.reporting.is_empty() {
+            sections.push(reporting(&status.reporting).text(style));
+        }
         sections.push(unprotected(status, style));
         sections.join("\n")
     }
@@ -260,6 +264,32 @@ fn kernel(status: &Status) -> Table {
         let names: Vec<_> = zero.iter().map(|counter| counter.name.as_str()).collect();
         table.note(format!("never: {}", names.join(", ")), Tone::Faint);
     }
+    table
+}
+
+/// Policies that refuse nothing yet, so that nobody takes them for protection.
+fn reporting(policies: &[Summary]) -> Table {
+    let mut table = Table::new([
+        "ONLY REPORTS",
+        "KIND",
+        "WOULD REFUSE",
+        "WOULD ALLOW",
+        "AUDITED",
+    ]);
+    for summary in policies {
+        let number = |count: u64, tone: Tone| match count {
+            0 => ("-".to_owned(), Tone::Faint),
+            count => (count.to_string(), tone),
+        };
+        table.row([
+            cell(&summary.policy.policy),
+            cell(summary.policy.kind()),
+            number(summary.would_refuse, Tone::Warning),
+            number(summary.would_allow, Tone::Warning),
+            number(summary.audited, Tone::Normal),
+        ]);
+    }
+    table.note("interceptor policy shadow tells the callers", Tone::Faint);
     table
 }
 

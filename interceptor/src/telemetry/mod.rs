@@ -5,7 +5,8 @@
 //!  connection ──Record──▶ Telemetry ─┬─▶ metrics   Istio's counters and ours, label sets resolved once
 //!                                    ├─▶ access    one line per connection, one per refusal
 //!                                    ├─▶ recent    the last refusals, and whoever follows them
-//!                                    └─▶ ledger    what went out or came in unprotected
+//!                                    ├─▶ ledger    what went out or came in unprotected
+//!                                    └─▶ calls     who called whom, counted
 //! ```
 //!
 //! # Invariants
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use crate::net::Traffic;
 
 pub mod access;
+pub mod calls;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;
@@ -34,6 +36,7 @@ pub mod text;
 pub mod view;
 
 pub use access::AccessLog;
+pub use calls::Calls;
 pub use ledger::Ledger;
 pub use metrics::{Metrics, OpenMetrics};
 pub use recent::Recent;
@@ -52,6 +55,8 @@ pub struct Telemetry {
     pub recent: Recent,
     /// What was carried in plaintext.
     pub ledger: Ledger,
+    /// Who called whom.
+    pub calls: Calls,
 }
 
 impl Telemetry {
@@ -64,6 +69,7 @@ impl Telemetry {
             access,
             recent: Recent::default(),
             ledger: Ledger::default(),
+            calls: Calls::default(),
         }
     }
 
@@ -90,6 +96,7 @@ impl Telemetry {
 
     fn finish(&self, record: &Record) {
         self.ledger.note(record);
+        self.calls.note(record);
         self.recent.ended(record);
         self.access.write(record);
     }

@@ -138,6 +138,21 @@ pub struct Reporting {
     pub dry_run: bool,
 }
 
+/// What a policy that only reports said of all callers together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// The policy.
+    #[serde(flatten)]
+    pub policy: Reporting,
+    /// Connections that it would have refused.
+    pub would_refuse: u64,
+    /// Connections that it would have let through.
+    pub would_allow: u64,
+    /// Connections that it was to report.
+    pub audited: u64,
+}
+
 /// How often one policy had one effect on one caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -152,7 +167,35 @@ pub struct Count {
     pub connections: u64,
 }
 
+impl Report {
+    /// What each of the policies that hold here said, in numbers.
+    pub fn summaries(self) -> Vec<Summary> {
+        let Self {
+            policies, counts, ..
+        } = self;
+        let sum = |policy: &str, effect: Effect| {
+            let own = counts
+                .iter()
+                .filter(|c| c.policy == policy && c.effect == effect);
+            own.map(|count| count.connections).sum()
+        };
+        let summary = |policy: Reporting| Summary {
+            would_refuse: sum(&policy.policy, Effect::WouldRefuse),
+            would_allow: sum(&policy.policy, Effect::WouldAllow),
+            audited: sum(&policy.policy, Effect::Audited),
+            policy,
+        };
+        policies.into_iter().map(summary).collect()
+    }
+}
+
 impl Reporting {
+    /// Its action, and whether it is tried only: `DENY (dry-run)`.
+    pub fn kind(&self) -> String {
+        let suffix = if self.dry_run { " (dry-run)" } else { "" };
+        format!("{}{suffix}", self.action)
+    }
+
     /// Those of the policies that hold for a workload.
     pub fn of(effective: &Effective) -> impl Iterator<Item = Self> {
         let policies = effective.policies().filter(|policy| policy.only_reports());

@@ -49,7 +49,7 @@ impl Report for shadow::Report {
         for policy in &silent {
             table.row([
                 cell(&policy.policy),
-                cell(kind(policy)),
+                cell(policy.kind()),
                 ("nothing yet".to_owned(), Tone::Faint),
             ]);
         }
@@ -120,13 +120,8 @@ impl shadow::Report {
     /// What a policy is now; a count may outlive it.
     fn kind(&self, name: &str) -> String {
         let policy = self.policies.iter().find(|policy| policy.policy == name);
-        policy.map_or_else(|| "gone".to_owned(), kind)
+        policy.map_or_else(|| "gone".to_owned(), Reporting::kind)
     }
-}
-
-fn kind(policy: &Reporting) -> String {
-    let suffix = if policy.dry_run { " (dry-run)" } else { "" };
-    format!("{}{suffix}", policy.action)
 }
 
 const fn tone(effect: Effect) -> Tone {

@@ -1,6 +1,7 @@
 //! `interceptor ports`: what meets at a Service's port, and who gets through?
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,8 +11,8 @@ use super::manifests::Manifests;
 use super::output::{Printer, Report, Style, Tone};
 use super::{Exit, Failure, client, human};
 use crate::explain::ports::{self, CallerView, PortView, TargetView};
-use crate::telemetry::ConnectionView;
-use crate::telemetry::record::Outcome;
+use crate::telemetry::record::{Outcome, Reporter};
+use crate::telemetry::{ConnectionView, calls};
 
 /// What meets at a Service's port, and who gets through?
 ///
@@ -51,8 +52,13 @@ pub(super) fn run(args: &Args, socket: &Path, printer: &Printer) -> Result<Exit,
     };
     let found: Vec<PortView> = client::fetch(socket, &path)?;
     let Connections { live, recent, .. } = client::fetch(socket, "/connections")?;
-    let seen: Vec<ConnectionView> = live.into_iter().flatten().chain(recent).collect();
-    printer.report(&Ports::of(found, Some(&seen)))
+    let over: calls::Report = client::fetch(socket, "/calls")?;
+    let connections: Vec<ConnectionView> = live.into_iter().flatten().chain(recent).collect();
+    let known = Known {
+        connections: &connections,
+        over: &over.calls,
+    };
+    printer.report(&Ports::of(found, Some(known)))
 }
 
 #[derive(Debug, Serialize)]
@@ -77,16 +83,27 @@ struct Seen {
     /// Its identity; its address where it proved none.
     who: String,
     /// Connections that are open now.
-    open: usize,
+    open: u64,
+    /// Connections that went through before, since the agent started.
+    before: u64,
     /// Connections that were refused, failed or cut lately.
-    refused: usize,
+    refused: u64,
+}
+
+/// What the agent knows of connections.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    /// Those that are open, and those that did not end well lately.
+    connections: &'a [ConnectionView],
+    /// Those that are over, counted.
+    over: &'a [calls::Call],
 }
 
 impl Ports {
-    fn of(views: Vec<PortView>, connections: Option<&[ConnectionView]>) -> Self {
+    fn of(views: Vec<PortView>, known: Option<Known<'_>>) -> Self {
         let port = |view: PortView| Port {
             admits_plaintext: view.admits_plaintext(),
-            seen: connections.map(|connections| seen(&view, connections)),
+            seen: known.map(|known| seen(&view, known)),
             view,
         };
         Self {
@@ -118,39 +135,76 @@ impl Ports {
 }
 
 /// Who called the port, those with open connections first.
-fn seen(view: &PortView, connections: &[ConnectionView]) -> Vec<Seen> {
+fn seen(view: &PortView, known: Known<'_>) -> Vec<Seen> {
     let mut callers: BTreeMap<String, Seen> = BTreeMap::new();
-    for connection in connections {
+    for connection in known.connections {
         let to = connection.hbone_address.or(connection.destination.address);
-        let reaches = (connection.destination.workload.as_deref())
-            .zip(to)
-            .is_some_and(|(workload, to)| view.leads_to(workload, to.port()));
-        let addressed = connection.service.as_deref() == Some(view.service.as_str());
-        if !(reaches || (addressed && to.is_some_and(|to| to.port() == view.port))) {
+        let addressed = connection.service.as_deref() == Some(view.service.as_str())
+            && to.is_some_and(|to| to.port() == view.port);
+        if !addressed && !reaches(view, connection.destination.workload.as_deref(), to) {
             continue;
         }
         let source = &connection.source;
-        let address = || {
-            source
-                .address
-                .map(|address| format!("plaintext from {}", address.ip()))
-        };
-        let Some(who) = source.identity.clone().or_else(address) else {
+        let ip = source.address.map(|address| address.ip());
+        let Some(caller) = caller_of(&mut callers, source.identity.as_deref(), ip) else {
             continue;
         };
-        let caller = callers.entry(who.clone()).or_insert(Seen {
-            who,
-            open: 0,
-            refused: 0,
-        });
         match connection.decision {
             Outcome::Allowed => caller.open += 1,
             Outcome::Denied | Outcome::Failed | Outcome::Cut => caller.refused += 1,
         }
     }
+    // Both ends of a connection inside of this node tell of it; where it arrived counts.
+    let told_by = |reporter: Reporter| {
+        let calls = known.over.iter().filter(|call| {
+            let arrives = reaches(view, call.destination.as_deref(), Some(call.to));
+            !call.refused && call.reporter == reporter && arrives
+        });
+        calls.collect::<Vec<_>>()
+    };
+    let arrived = before(&told_by(Reporter::Destination), &mut callers);
+    let left = before(&told_by(Reporter::Source), &mut callers);
+    for (who, caller) in &mut callers {
+        let of = |counts: &BTreeMap<String, u64>| counts.get(who).copied().unwrap_or_default();
+        caller.before = of(&arrived).max(of(&left));
+    }
     let mut seen: Vec<Seen> = callers.into_values().collect();
-    seen.sort_by(|a, b| b.open.cmp(&a.open).then_with(|| a.who.cmp(&b.who)));
+    let order = |one: &Seen| (one.open, one.before);
+    seen.sort_by(|a, b| order(b).cmp(&order(a)).then_with(|| a.who.cmp(&b.who)));
     seen
+}
+
+fn reaches(view: &PortView, workload: Option<&str>, to: Option<SocketAddr>) -> bool {
+    let both = workload.zip(to);
+    both.is_some_and(|(workload, to)| view.leads_to(workload, to.port()))
+}
+
+/// The caller with that identity, or with that address if it proved none.
+fn caller_of<'c>(
+    callers: &'c mut BTreeMap<String, Seen>,
+    identity: Option<&str>,
+    ip: Option<IpAddr>,
+) -> Option<&'c mut Seen> {
+    let plaintext = || ip.map(|ip| format!("plaintext from {ip}"));
+    let who = identity.map(str::to_owned).or_else(plaintext)?;
+    Some(callers.entry(who.clone()).or_insert(Seen {
+        who,
+        open: 0,
+        before: 0,
+        refused: 0,
+    }))
+}
+
+/// How often each caller called.
+fn before(calls: &[&calls::Call], callers: &mut BTreeMap<String, Seen>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for call in calls {
+        let caller = caller_of(callers, call.identity.as_deref(), Some(call.source_ip));
+        if let Some(caller) = caller {
+            *counts.entry(caller.who.clone()).or_default() += call.connections;
+        }
+    }
+    counts
 }
 
 // === how it is shown ===
@@ -259,8 +313,16 @@ fn row(style: Style, label: &str, text: &str, tone: Tone) -> String {
 
 impl std::fmt::Display for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { who, open, refused } = self;
+        let Self {
+            who,
+            open,
+            before,
+            refused,
+        } = self;
         write!(f, "{who}: {open} open")?;
+        if *before > 0 {
+            write!(f, ", {before} before")?;
+        }
         match refused {
             0 => Ok(()),
             refused => write!(f, ", {refused} refused, failed or cut lately"),

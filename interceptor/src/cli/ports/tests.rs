@@ -1,6 +1,7 @@
 //! What `interceptor ports` prints.
 
 use super::*;
+use crate::telemetry::Calls;
 use crate::telemetry::Record;
 use crate::telemetry::record::fixtures as records;
 use crate::telemetry::view::State;
@@ -99,9 +100,21 @@ fn one_port_with_its_callers_is_golden() {
     elsewhere.destination.workload = Some("demo/other".to_owned());
     elsewhere.service = Some("demo/other".to_owned());
     let connections = [allowed.clone(), allowed, denied, elsewhere];
+    let over = Calls::default();
+    for mut record in [
+        records::allowed(),
+        records::allowed_inbound(),
+        records::denied(),
+    ] {
+        record.destination.workload = Some(records::workload("server-a", "10.2.0.2"));
+        over.note(&record);
+    }
     let ports = Ports::of(
         found(Some("demo/server:http-web")).unwrap(),
-        Some(&connections),
+        Some(Known {
+            connections: &connections,
+            over: &over.report().calls,
+        }),
     );
     insta::assert_snapshot!(ports.text(Style::Plain));
 }

@@ -1,6 +1,7 @@
 //! Fixed states for golden files.
 
 use super::*;
+use crate::telemetry::shadow::Reporting;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -81,6 +82,7 @@ pub(crate) fn healthy() -> Status {
         },
         prober: prober(),
         unprotected: Vec::new(),
+        reporting: Vec::new(),
         connections_open: 2,
     }
 }
@@ -118,6 +120,20 @@ pub(crate) fn troubled() -> Status {
         problem: Some("the cgroup /sys/fs/cgroup/kubelet: No such file or directory".to_owned()),
         ..Prober::default()
     };
+    let reporting = |policy: &str, action: &str, would_refuse, audited| Summary {
+        policy: Reporting {
+            policy: policy.to_owned(),
+            action: action.to_owned(),
+            dry_run: action == "DENY",
+        },
+        would_refuse,
+        would_allow: 0,
+        audited,
+    };
+    status.reporting = vec![
+        reporting("demo/only-operator", "DENY", 3, 0),
+        reporting("demo/watch", "AUDIT", 0, 41),
+    ];
     status.unprotected = vec![
         Unprotected {
             subject: "demo/batch".to_owned(),

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::shadow::Summary;
+
 /// The state of one agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,6 +42,9 @@ pub struct Status {
     pub prober: Prober,
     /// What is not protected, and why.
     pub unprotected: Vec<Unprotected>,
+    /// Policies that only report (AUDIT, dry-run), and what they said since the agent started.
+    #[serde(default)]
+    pub reporting: Vec<Summary>,
     /// How many connections are being carried.
     pub connections_open: u64,
 }

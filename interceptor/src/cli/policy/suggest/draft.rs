@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::recording::{Call, Recording, Seen};
+use super::recording::{Call, Departure, Recording, Seen};
 use crate::cli::human;
 use crate::workload::{Enrolment, Mesh, Workload, WorkloadId};
 
@@ -105,6 +105,12 @@ impl Draft {
                 }
                 Err(why) => *left_out.entry(why).or_default() += seen.count(),
             }
+        }
+        let wanted = |left: &Departure| left.allowed || refused == Refused::Include;
+        for (_, seen) in recording.departures.iter().filter(|(left, _)| wanted(left)) {
+            of += seen.count();
+            let why = "left the mesh; Sidecar and ServiceEntry say what may".to_owned();
+            *left_out.entry(why).or_default() += seen.count();
         }
         let left_out = left_out
             .into_iter()

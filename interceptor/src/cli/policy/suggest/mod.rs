@@ -26,8 +26,8 @@ use crate::yaml::Mistake;
 /// and how long ago. What is printed is a manifest; look at it before you apply it.
 ///
 /// Recorded connections come from access logs in JSON (`--log`), or from the running agent, which
-/// knows what is open now and what it refused recently. With `--replay` nothing is suggested: the
-/// recording is judged again under other policies.
+/// counts who called whom since it started. With `--replay` nothing is suggested: the recording is
+/// judged again under other policies, and what left the mesh under other egress rules.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit code: 0 answered, 1 with --replay: something that went through would be refused, 2 a file is
@@ -36,7 +36,7 @@ wrong or no agent answers.
 Examples:
   interceptor policy suggest --log access.json -f manifests/ > suggested.yaml
   interceptor policy suggest --log access.json -f manifests/ --replay suggested.yaml
-  interceptor policy suggest                        what is open on this node now")]
+  interceptor policy suggest                        what this node has seen since its agent started")]
 pub(in crate::cli) struct Args {
     /// An access log in JSON (may be repeated). Without one, the running agent is asked.
     #[arg(long, value_name = "FILE")]
@@ -53,7 +53,7 @@ pub(in crate::cli) struct Args {
 
     /// Judge the recording under the policies of this folder or file instead: its
     /// authorization policies replace those of the manifests, and so do its peer authentications,
-    /// if it has any.
+    /// sidecars and service entries, if it has any.
     #[arg(long, value_name = "PATH", conflicts_with = "include_denied")]
     replay: Option<PathBuf>,
 
@@ -110,6 +110,12 @@ fn replace_policies(objects: &mut Objects, candidate: Objects) {
     objects.authorization_policies = candidate.authorization_policies;
     if !candidate.peer_authentications.is_empty() {
         objects.peer_authentications = candidate.peer_authentications;
+    }
+    if !candidate.sidecars.is_empty() {
+        objects.sidecars = candidate.sidecars;
+    }
+    if !candidate.service_entries.is_empty() {
+        objects.service_entries = candidate.service_entries;
     }
 }
 

@@ -1,5 +1,8 @@
 //! Connections of the past: from access logs (JSON), or from the running agent.
 //!
+//! A connection is judged where it arrives, by the policies there. One that its caller's agent sent
+//! out without mutual TLS, or refused before that, is judged where it left, by the egress rules.
+//!
 //! Equal connections are kept once with their number, so that memory follows how many callers and
 //! ports there are and not how long the log is. A connection that both nodes recorded is in the log
 //! twice; of equal ones the destination's count is taken, since that is where policy is decided.
@@ -15,8 +18,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::cli::{Failure, client, connections};
-use crate::telemetry::ConnectionView;
 use crate::telemetry::record::{Outcome, Reporter};
+use crate::telemetry::{ConnectionView, calls};
 use crate::workload::WorkloadId;
 
 /// Different connections that are kept. What comes after is counted as unusable.
@@ -40,6 +43,17 @@ pub(super) struct Call {
     pub(super) allowed: bool,
 }
 
+/// One kind of connection that left a workload without proving anything.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Departure {
+    /// The workload that called.
+    pub(super) source: WorkloadId,
+    /// Where to.
+    pub(super) to: SocketAddr,
+    /// Whether it went out.
+    pub(super) allowed: bool,
+}
+
 /// How often, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -54,8 +68,10 @@ pub(super) struct Seen {
 pub(super) struct Recording {
     /// Every kind of connection.
     pub(super) calls: BTreeMap<Call, Seen>,
-    /// Records that say too little: of connections that failed, whose destination is not known, or
-    /// that are not understood.
+    /// Every kind that left without mutual TLS.
+    pub(super) departures: BTreeMap<Departure, Seen>,
+    /// Records that say too little: of connections that failed, whose ends are not known, or that
+    /// are not understood.
     pub(super) unusable: u64,
 }
 
@@ -70,6 +86,20 @@ impl Seen {
     }
 }
 
+/// One record, from wherever it comes.
+struct Entry {
+    reporter: Reporter,
+    outcome: Outcome,
+    source: Option<WorkloadId>,
+    source_ip: Option<IpAddr>,
+    /// As written.
+    identity: Option<String>,
+    destination: Option<WorkloadId>,
+    target: Option<SocketAddr>,
+    count: u64,
+    last: Option<Timestamp>,
+}
+
 /// One line of the access log, as far as it matters here.
 #[derive(Debug, Deserialize)]
 struct Line {
@@ -78,6 +108,10 @@ struct Line {
     decision: Outcome,
     #[serde(rename = "src.addr")]
     source: Option<SocketAddr>,
+    #[serde(rename = "src.workload")]
+    source_workload: Option<String>,
+    #[serde(rename = "src.namespace")]
+    source_namespace: Option<String>,
     #[serde(rename = "src.identity")]
     identity: Option<String>,
     #[serde(rename = "dst.addr")]
@@ -109,7 +143,7 @@ impl Recording {
             match serde_json::from_slice::<Line>(&line) {
                 Ok(line) => {
                     understood += 1;
-                    self.add_line(&line);
+                    self.add(line.into());
                 }
                 Err(_) if line.iter().all(u8::is_ascii_whitespace) => {}
                 Err(_) => self.unusable += 1,
@@ -125,84 +159,153 @@ impl Recording {
         Ok(())
     }
 
-    /// Adds what the running agent knows: what is open now, and what it refused recently.
+    /// Adds what the running agent knows: what is open now, and what it has seen since it started.
     pub(super) fn read_agent(&mut self, socket: &Path) -> Result<(), Failure> {
         let answer: connections::Answer = client::fetch(socket, "/connections")?;
-        for view in answer.live.iter().flatten().chain(&answer.recent) {
-            self.add_view(view);
+        for view in answer.live.iter().flatten() {
+            self.add(view.into());
         }
+        let over: calls::Report = client::fetch(socket, "/calls")?;
+        self.read_report(over);
         Ok(())
     }
 
-    fn add_line(&mut self, line: &Line) {
-        let workload = line.namespace.as_ref().zip(line.workload.as_ref());
-        let destination = workload.map(|(namespace, name)| WorkloadId {
-            namespace: namespace.as_str().into(),
-            name: name.as_str().into(),
-        });
-        let reporter = match line.direction.as_str() {
-            "inbound" => Reporter::Destination,
-            _ => Reporter::Source,
-        };
-        let ends = (line.source, line.hbone.or(line.destination));
-        let identity = line.identity.as_deref();
-        let call = call(destination, ends, identity, line.decision);
-        self.add(call, reporter, line.time);
-    }
-
-    fn add_view(&mut self, view: &ConnectionView) {
-        let workload = view.destination.workload.as_deref();
-        let destination = workload.and_then(|workload| {
-            let (namespace, name) = workload.split_once('/')?;
-            Some(WorkloadId {
-                namespace: namespace.into(),
-                name: name.into(),
-            })
-        });
-        let reached = view.hbone_address.or(view.destination.address);
-        // In plaintext nothing was proven, whatever is known of the workload.
-        let proven = view.security.proves_identity();
-        let identity = view.source.identity.as_deref().filter(|_| proven);
-        let ends = (view.source.address, reached);
-        let call = call(destination, ends, identity, view.decision);
-        self.add(call, view.reporter, Some(view.at));
-    }
-
-    fn add(&mut self, call: Option<Call>, reporter: Reporter, at: Option<Timestamp>) {
-        let room = self.calls.len() < MOST;
-        let Some(call) = call.filter(|call| room || self.calls.contains_key(call)) else {
-            self.unusable += 1;
-            return;
-        };
-        let seen = self.calls.entry(call).or_default();
-        match reporter {
-            Reporter::Source => seen.at_source += 1,
-            Reporter::Destination => seen.at_destination += 1,
+    /// Adds what an agent has counted.
+    pub(super) fn read_report(&mut self, report: calls::Report) {
+        self.unusable = self.unusable.saturating_add(report.overflowed);
+        for call in report.calls {
+            self.add(call.into());
         }
-        seen.last = seen.last.max(at);
+    }
+
+    fn add(&mut self, entry: Entry) {
+        let room = self.calls.len().saturating_add(self.departures.len()) < MOST;
+        let (reporter, count, last) = (entry.reporter, entry.count, entry.last);
+        let seen = match entry.kind() {
+            Some(Kind::Arrival(call)) if room || self.calls.contains_key(&call) => {
+                self.calls.entry(call).or_default()
+            }
+            Some(Kind::Departure(left)) if room || self.departures.contains_key(&left) => {
+                self.departures.entry(left).or_default()
+            }
+            _ => {
+                self.unusable = self.unusable.saturating_add(count);
+                return;
+            }
+        };
+        let own = match reporter {
+            Reporter::Source => &mut seen.at_source,
+            Reporter::Destination => &mut seen.at_destination,
+        };
+        *own = own.saturating_add(count);
+        seen.last = seen.last.max(last);
     }
 }
 
-/// The connection, if enough is known of it.
-fn call(
-    destination: Option<WorkloadId>,
-    (source, target): (Option<SocketAddr>, Option<SocketAddr>),
-    identity: Option<&str>,
-    outcome: Outcome,
-) -> Option<Call> {
-    let identity = match identity {
-        Some(identity) => Some(identity.parse().ok()?),
-        None => None,
-    };
-    Some(Call {
-        destination: destination?,
-        target: target?,
-        identity,
-        source_ip: source?.ip().to_canonical(),
-        allowed: match outcome {
+/// Where a connection is judged.
+enum Kind {
+    Arrival(Call),
+    Departure(Departure),
+}
+
+impl Entry {
+    /// What is kept of the connection, if enough is known of it.
+    fn kind(self) -> Option<Kind> {
+        let allowed = match self.outcome {
             Outcome::Allowed | Outcome::Cut => true,
             Outcome::Denied => false,
             Outcome::Failed => return None,
-        },
+        };
+        let target = self.target?;
+        if self.reporter == Reporter::Source && self.identity.is_none() {
+            return Some(Kind::Departure(Departure {
+                source: self.source?,
+                to: target,
+                allowed,
+            }));
+        }
+        let identity = match self.identity {
+            Some(identity) => Some(identity.parse().ok()?),
+            None => None,
+        };
+        Some(Kind::Arrival(Call {
+            destination: self.destination?,
+            target,
+            identity,
+            source_ip: self.source_ip?.to_canonical(),
+            allowed,
+        }))
+    }
+}
+
+impl From<Line> for Entry {
+    fn from(line: Line) -> Self {
+        let id = |namespace: Option<String>, name: Option<String>| {
+            Some(WorkloadId {
+                namespace: namespace?.into(),
+                name: name?.into(),
+            })
+        };
+        Self {
+            reporter: match line.direction.as_str() {
+                "inbound" => Reporter::Destination,
+                _ => Reporter::Source,
+            },
+            outcome: line.decision,
+            source: id(line.source_namespace, line.source_workload),
+            source_ip: line.source.map(|source| source.ip()),
+            identity: line.identity,
+            destination: id(line.namespace, line.workload),
+            target: line.hbone.or(line.destination),
+            count: 1,
+            last: line.time,
+        }
+    }
+}
+
+impl From<&ConnectionView> for Entry {
+    fn from(view: &ConnectionView) -> Self {
+        // In plaintext nothing was proven, whatever is known of the workload.
+        let proven = view.security.proves_identity();
+        Self {
+            reporter: view.reporter,
+            outcome: view.decision,
+            source: view.source.workload.as_deref().and_then(workload_id),
+            source_ip: view.source.address.map(|source| source.ip()),
+            identity: view.source.identity.clone().filter(|_| proven),
+            destination: view.destination.workload.as_deref().and_then(workload_id),
+            target: view.hbone_address.or(view.destination.address),
+            count: 1,
+            last: Some(view.at),
+        }
+    }
+}
+
+impl From<calls::Call> for Entry {
+    fn from(call: calls::Call) -> Self {
+        Self {
+            reporter: call.reporter,
+            outcome: if call.refused {
+                Outcome::Denied
+            } else {
+                Outcome::Allowed
+            },
+            source: call.source.as_deref().and_then(workload_id),
+            source_ip: Some(call.source_ip),
+            identity: call.identity,
+            destination: call.destination.as_deref().and_then(workload_id),
+            target: Some(call.to),
+            count: call.connections,
+            last: Some(call.last),
+        }
+    }
+}
+
+/// The workload that `namespace/name` names.
+fn workload_id(text: &str) -> Option<WorkloadId> {
+    let (namespace, name) = text.split_once('/')?;
+    Some(WorkloadId {
+        namespace: namespace.into(),
+        name: name.into(),
     })
 }

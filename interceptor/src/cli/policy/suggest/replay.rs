@@ -1,9 +1,11 @@
 //! The past again, under other policies: what would have been refused, what newly allowed?
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::super::judge::Judged;
-use super::recording::{Call, Recording, Seen};
+use super::super::judge::{self, Caller, Goal, Judged};
+use super::recording::{Call, Departure, Recording, Seen};
 use crate::cli::Exit;
 use crate::cli::output::{Report, Style, Table, Tone, cell};
 use crate::workload::{Enrolment, Mesh};
@@ -18,7 +20,7 @@ pub(super) struct Replay {
     refused: Vec<Changed>,
     /// Connections that were refused and would have gone through.
     allowed: Vec<Changed>,
-    /// Connections to workloads that the manifests do not have.
+    /// Connections of workloads that the manifests do not have.
     unknown: u64,
     /// Records that say too little.
     unusable: u64,
@@ -41,12 +43,16 @@ impl Replay {
             ..Self::default()
         };
         for (call, seen) in &recording.calls {
-            replay.add(mesh, call, *seen);
+            replay.arrival(mesh, call, *seen);
+        }
+        for (departure, seen) in &recording.departures {
+            replay.departure(mesh, departure, *seen);
         }
         replay
     }
 
-    fn add(&mut self, mesh: &Mesh, call: &Call, seen: Seen) {
+    /// What the policies of the workload that was called say.
+    fn arrival(&mut self, mesh: &Mesh, call: &Call, seen: Seen) {
         let Some(destination) = mesh.workload(&call.destination) else {
             self.unknown += seen.count();
             return;
@@ -61,10 +67,6 @@ impl Replay {
                 format!("no policy protects it: {}", destination.enrolment),
             )
         };
-        if allowed == call.allowed {
-            self.unchanged += seen.count();
-            return;
-        }
         let caller = match &call.identity {
             Some(identity) => identity.to_string(),
             None => format!("plaintext from {}", call.source_ip),
@@ -75,10 +77,40 @@ impl Replay {
             connections: seen.count(),
             said,
         };
-        if allowed {
-            self.allowed.push(changed);
-        } else {
-            self.refused.push(changed);
+        self.judge(call.allowed, allowed, changed);
+    }
+
+    /// What the egress rules of the workload that called say, and then whoever would answer.
+    fn departure(&mut self, mesh: &Mesh, departure: &Departure, seen: Seen) {
+        let Some(source) = mesh.workload(&departure.source) else {
+            self.unknown += seen.count();
+            return;
+        };
+        let to = departure.to;
+        let goal = match mesh.workload_at(to.ip()) {
+            Some(workload) => Goal::Workload(Arc::clone(workload), to.port()),
+            None => Goal::Elsewhere(to),
+        };
+        let ways = judge::ways(mesh, &Caller::workload(source), &goal);
+        let refused = ways.iter().find(|way| !way.allowed);
+        let Some(way) = refused.or(ways.first()) else {
+            self.unknown += seen.count();
+            return;
+        };
+        let changed = Changed {
+            caller: departure.source.to_string(),
+            destination: to.to_string(),
+            connections: seen.count(),
+            said: way.said.clone(),
+        };
+        self.judge(departure.allowed, way.allowed, changed);
+    }
+
+    fn judge(&mut self, was_allowed: bool, is_allowed: bool, changed: Changed) {
+        match (was_allowed, is_allowed) {
+            (true, false) => self.refused.push(changed),
+            (false, true) => self.allowed.push(changed),
+            (true, true) | (false, false) => self.unchanged += changed.connections,
         }
     }
 }
@@ -117,7 +149,7 @@ impl Report for Replay {
         for (count, what) in [
             (
                 self.unknown,
-                "went to workloads that the manifests do not have",
+                "are of workloads that the manifests do not have",
             ),
             (self.unusable, "records say too little"),
         ] {

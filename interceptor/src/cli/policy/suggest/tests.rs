@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rstest::rstest;
+
 use super::*;
 use crate::telemetry::access::{Format, render};
 use crate::telemetry::record::{Outcome, Record, Security, fixtures};
@@ -146,4 +148,85 @@ fn a_log_in_text_is_refused_with_what_to_do() {
     fs::write(&path, line).unwrap();
     let failure = Recording::default().read_log(&path).unwrap_err();
     assert!(failure.to_string().contains("format: json"), "{failure}");
+}
+
+#[rstest]
+#[case::nothing_limits_it("", Exit::Yes)]
+#[case::only_what_is_registered(
+    "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: demo}
+spec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}
+",
+    Exit::No
+)]
+#[case::it_is_registered(
+    "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: demo}
+spec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: world, namespace: demo}
+spec: {hosts: [world.example.org], addresses: [192.0.2.7], ports: [{number: 443, name: tls, protocol: TLS}], resolution: NONE}
+",
+    Exit::Yes
+)]
+fn what_left_the_mesh_is_judged_by_the_egress_rules(#[case] rules: &str, #[case] exit: Exit) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let caller = "
+apiVersion: v1
+kind: Pod
+metadata: {name: caller, namespace: demo, labels: {app: caller}}
+spec: {nodeName: one, serviceAccountName: caller}
+status: {podIP: 10.1.0.2}
+";
+    fs::write(path("mesh.yaml"), format!("{MANIFESTS}---{caller}")).unwrap();
+    fs::write(path("rules.yaml"), rules).unwrap();
+    let log = render(&fixtures::passthrough(), at(1), Format::Json);
+    fs::write(path("access.json"), log).unwrap();
+    let mut recording = Recording::default();
+    recording.read_log(&path("access.json")).unwrap();
+    let settings = MeshSettings::for_node("");
+    let mesh = mesh(&path("mesh.yaml"), Some(&path("rules.yaml")), &settings).unwrap();
+    let replay = Replay::of(&mesh, &recording);
+    let said = replay.text(Style::Plain);
+    assert_eq!(replay.exit(), exit, "{said}");
+    assert!(said.starts_with("of 1 recorded connections"), "{said}");
+}
+
+#[test]
+fn what_an_agent_has_counted_is_the_same_recording_as_its_log() {
+    let calls = crate::telemetry::Calls::default();
+    let records = [
+        fixtures::allowed_inbound(),
+        fixtures::allowed_inbound(),
+        fixtures::denied(),
+        fixtures::passthrough(),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.json");
+    let mut lines = Vec::new();
+    for record in &records {
+        calls.note(record);
+        lines.extend(render(record, at(1), Format::Json));
+    }
+    fs::write(&log, lines).unwrap();
+    let (mut live, mut logged) = (Recording::default(), Recording::default());
+    live.read_report(calls.report());
+    logged.read_log(&log).unwrap();
+    let counts = |recording: &Recording| {
+        let calls = recording
+            .calls
+            .iter()
+            .map(|(call, seen)| (call.clone(), seen.count()));
+        let left = recording.departures.iter();
+        let left = left.map(|(left, seen)| (left.clone(), seen.count()));
+        (calls.collect::<Vec<_>>(), left.collect::<Vec<_>>())
+    };
+    assert_eq!(counts(&live), counts(&logged));
 }
