@@ -6,9 +6,8 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED,
-    BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
@@ -40,9 +39,18 @@ fn ic_sock_ops(ctx: SockOpsContext) -> u32 {
     }
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx, socket),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, socket),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => hand_over(&ctx, socket),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx, socket),
+        BPF_SOCK_OPS_STATE_CB => {
+            let change = Change {
+                from: ctx.arg(0),
+                to: ctx.arg(1),
+            };
+            match change.to {
+                BPF_TCP_ESTABLISHED => established(&ctx, socket, change),
+                BPF_TCP_CLOSE => closed(&ctx, socket, change),
+                _ => {}
+            }
+        }
         _ => {}
     }
     CONTINUE
@@ -67,19 +75,16 @@ fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     }
 }
 
-/// The handshake of a connection that this socket initiated is complete.
+/// The handshake of a connection that this socket initiated is complete. (The kernel's own callback
+/// for that is not made when both ends have initiated it.)
 #[inline]
-fn established(ctx: &SockOpsContext, socket: *mut bpf_sock) {
+fn established(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
     // SAFETY: the socket is the context's.
     let Some(flow) = (unsafe { recall(socket) }) else {
         return;
     };
     if flow.is(FlowKind::Direct) {
         count(Counter::DirectEstablished);
-        let change = Change {
-            from: BPF_TCP_SYN_SENT,
-            to: BPF_TCP_ESTABLISHED,
-        };
         report(ctx, socket, flow, ends(ctx).active(), change);
     }
 }
@@ -149,7 +154,7 @@ fn is_of_this_namespace(ctx: &SockOpsContext, flow: &Flow) -> bool {
 /// The connection is over. The port is released after this, so nobody can have taken the 4-tuple
 /// over yet.
 #[inline]
-fn closed(ctx: &SockOpsContext, socket: *mut bpf_sock) {
+fn closed(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
     // SAFETY: the socket is the context's.
     let Some(flow) = (unsafe { recall(socket) }) else {
         return;
@@ -158,10 +163,6 @@ fn closed(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     if FLOWS.remove(key).is_ok() {
         count(Counter::FlowClosed);
     }
-    let change = Change {
-        from: ctx.arg(0),
-        to: ctx.arg(1),
-    };
     // What is closed already may be told so again.
     if flow.is(FlowKind::Direct) && change.from != BPF_TCP_CLOSE {
         count(Counter::DirectClosed);

@@ -132,7 +132,7 @@ pub(crate) fn socket_storage(
 }
 
 /// Reads a value that the kernel wrote; `None` if the bytes are not as many as it has.
-pub(crate) fn value<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+pub(crate) const fn value<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
     if bytes.len() != size_of::<T>() {
         return None;
     }

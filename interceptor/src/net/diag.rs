@@ -100,9 +100,9 @@ impl Connection {
         // The interface that the socket is bound to: none.
         id.extend([0; 4]);
         // In two numbers, the lower half first.
-        let [a, b, c, d, e, f, g, h] = cookie.to_le_bytes();
-        id.extend(u32::from_le_bytes([a, b, c, d]).to_ne_bytes());
-        id.extend(u32::from_le_bytes([e, f, g, h]).to_ne_bytes());
+        for half in [cookie & u64::from(u32::MAX), cookie >> 32] {
+            id.extend(u32::try_from(half).unwrap_or_default().to_ne_bytes());
+        }
         Self {
             local,
             remote,

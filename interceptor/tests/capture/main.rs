@@ -9,6 +9,8 @@ mod cgroups;
 #[cfg(test)]
 mod datagram;
 #[cfg(test)]
+mod direct;
+#[cfg(test)]
 mod evasion;
 #[cfg(test)]
 mod frames;

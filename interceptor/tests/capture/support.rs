@@ -114,6 +114,33 @@ impl Netns {
         self.namespace.enter(write).unwrap();
     }
 
+    /// Has it forward packets between its interfaces.
+    pub(crate) fn route_between(&self) {
+        let write = || {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        };
+        self.namespace.enter(write).unwrap();
+    }
+
+    /// Has it use TCP Fast Open at both ends.
+    pub(crate) fn enable_fast_open(&self) {
+        let write = || std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3");
+        self.namespace.enter(write).unwrap();
+    }
+
+    /// Drops whatever would be forwarded to this address, without a word.
+    pub(crate) fn drop_everything_to(&self, address: &str) {
+        ip(&format!("-n {} route add blackhole {address}", self.name));
+    }
+
+    /// Forwards to these addresses again.
+    pub(crate) fn drop_nothing(&self, addresses: &[&str]) {
+        for address in addresses {
+            ip(&format!("-n {} route del blackhole {address}", self.name));
+        }
+    }
+
     /// Where it is named.
     pub(crate) fn path(&self) -> PathBuf {
         path(&self.name)
@@ -353,6 +380,23 @@ pub(crate) fn given_to_the_agent(capture: &Capture) -> u64 {
     .into_iter()
     .map(|it| counters.of(it))
     .sum()
+}
+
+/// Has a listener take TCP Fast Open.
+pub(crate) fn accept_fast_open(listener: &TcpListener) {
+    let queue: libc::c_int = 16;
+    // No safe wrapper has the option.
+    // SAFETY: the descriptor is open, and the value is a number of that length.
+    let set = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const queue).cast(),
+            4,
+        )
+    };
+    assert_eq!(set, 0);
 }
 
 /// Whether a connection was refused, and not merely lost.

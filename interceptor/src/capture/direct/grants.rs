@@ -72,7 +72,7 @@ struct Known {
 
 /// The maps, and an index of what is in them.
 pub(super) struct Grants {
-    grants: KernelMap<MapData, GrantKey, interceptor_common::Grant>,
+    granted: KernelMap<MapData, GrantKey, interceptor_common::Grant>,
     generation: Array<MapData, u64>,
     inbound: KernelMap<MapData, Address, Inbound>,
     known: HashMap<GrantKey, Known>,
@@ -83,12 +83,12 @@ impl Grants {
     pub(super) fn new(loaded: &mut Loaded) -> Result<Self, Source> {
         let inbound = Map::from_map_data(MapData::from_pin(loaded.pins.map("INBOUND"))?)?;
         let mut grants = Self {
-            grants: take(&mut loaded.object, "GRANTS")?.try_into()?,
+            granted: take(&mut loaded.object, "GRANTS")?.try_into()?,
             generation: take(&mut loaded.object, "GENERATION")?.try_into()?,
             inbound: inbound.try_into()?,
             known: HashMap::new(),
         };
-        for entry in &grants.grants {
+        for entry in &grants.granted {
             let (key, grant) = entry?;
             grants.known.insert(key, Known::new(&grant));
         }
@@ -113,9 +113,9 @@ impl Grants {
     /// Publishes a grant.
     pub(super) fn publish(&mut self, grant: &Grant) -> Result<(), GrantError> {
         let (key, value) = (grant.key(), self.value(grant)?);
-        match self.grants.insert(key, value, 0) {
+        match self.granted.insert(key, value, 0) {
             Err(error) if is_full(&error) && self.sweep()? => {
-                self.grants.insert(key, value, 0).map_err(refused)?;
+                self.granted.insert(key, value, 0).map_err(refused)?;
             }
             written => written.map_err(refused)?,
         }
@@ -202,7 +202,7 @@ impl Grants {
 
     /// Removes a grant, if it is there.
     fn remove(&mut self, key: &GrantKey) -> Result<(), GrantError> {
-        gone(self.grants.remove(key), GRANTS)
+        gone(self.granted.remove(key), GRANTS)
             .map_err(|error| GrantError::Kernel(io::Error::other(error)))?;
         self.known.remove(key);
         Ok(())

@@ -136,7 +136,7 @@ fn round_trip(microseconds: u32) -> Option<Duration> {
 }
 
 /// How it ended, by the socket's error and the state that it was in.
-fn end(event: &DirectEvent, established: bool) -> End {
+const fn end(event: &DirectEvent, established: bool) -> End {
     let in_order = matches!(event.old_state, FIN_WAIT2 | LAST_ACK | CLOSING);
     if event.error == UNKNOWN_ERROR {
         return if in_order {
@@ -168,25 +168,24 @@ mod tests {
     const BOTH: u32 = FIN_ACKNOWLEDGED | FIN_RECEIVED;
 
     #[rstest]
-    #[case::in_order(FIN_WAIT2, 0, BOTH, 12, 8, (10, 7, End::Finished))]
-    #[case::not_waited_for(FIN_WAIT2, 0, FIN_ACKNOWLEDGED, 12, 7, (10, 7, End::Finished))]
-    #[case::the_acceptor_closed_first(LAST_ACK, 0, BOTH, 12, 8, (10, 7, End::Finished))]
-    #[case::both_at_once(CLOSING, 0, BOTH, 12, 8, (10, 7, End::Finished))]
-    #[case::reset_by_the_acceptor(ESTABLISHED, libc::ECONNRESET, 0, 11, 7, (10, 7, End::Reset))]
-    #[case::reset_after_its_fin(CLOSE_WAIT, libc::EPIPE, FIN_RECEIVED, 11, 8, (10, 7, End::Reset))]
-    #[case::unread(ESTABLISHED, 0, 0, 11, 7, (10, 7, End::Aborted))]
-    #[case::cut(ESTABLISHED, libc::ECONNABORTED, 0, 11, 7, (10, 7, End::Cut))]
-    #[case::silence(FIN_WAIT1, libc::ETIMEDOUT, 0, 11, 7, (10, 7, End::TimedOut))]
-    #[case::refused(SYN_SENT, libc::ECONNREFUSED, 0, 0, 0, (0, 0, End::Refused))]
-    #[case::no_answer(SYN_SENT, libc::ETIMEDOUT, 0, 0, 0, (0, 0, End::TimedOut))]
-    #[case::given_up(SYN_SENT, 0, 0, 0, 0, (0, 0, End::Abandoned))]
-    #[case::no_route(SYN_SENT, libc::EHOSTUNREACH, 0, 0, 0, (0, 0, End::Failed(libc::EHOSTUNREACH)))]
+    #[case::in_order(FIN_WAIT2, 0, BOTH, (12, 8), (10, 7, End::Finished))]
+    #[case::not_waited_for(FIN_WAIT2, 0, FIN_ACKNOWLEDGED, (12, 7), (10, 7, End::Finished))]
+    #[case::the_acceptor_closed_first(LAST_ACK, 0, BOTH, (12, 8), (10, 7, End::Finished))]
+    #[case::both_at_once(CLOSING, 0, BOTH, (12, 8), (10, 7, End::Finished))]
+    #[case::reset_by_the_acceptor(ESTABLISHED, libc::ECONNRESET, 0, (11, 7), (10, 7, End::Reset))]
+    #[case::reset_after_its_fin(CLOSE_WAIT, libc::EPIPE, FIN_RECEIVED, (11, 8), (10, 7, End::Reset))]
+    #[case::unread(ESTABLISHED, 0, 0, (11, 7), (10, 7, End::Aborted))]
+    #[case::cut(ESTABLISHED, libc::ECONNABORTED, 0, (11, 7), (10, 7, End::Cut))]
+    #[case::silence(FIN_WAIT1, libc::ETIMEDOUT, 0, (11, 7), (10, 7, End::TimedOut))]
+    #[case::refused(SYN_SENT, libc::ECONNREFUSED, 0, (0, 0), (0, 0, End::Refused))]
+    #[case::no_answer(SYN_SENT, libc::ETIMEDOUT, 0, (0, 0), (0, 0, End::TimedOut))]
+    #[case::given_up(SYN_SENT, 0, 0, (0, 0), (0, 0, End::Abandoned))]
+    #[case::no_route(SYN_SENT, libc::EHOSTUNREACH, 0, (0, 0), (0, 0, End::Failed(libc::EHOSTUNREACH)))]
     fn payload_and_end_are_told_exactly(
         #[case] old_state: u16,
         #[case] error: i32,
         #[case] fins: u32,
-        #[case] bytes_acked: u64,
-        #[case] bytes_received: u64,
+        #[case] (bytes_acked, bytes_received): (u64, u64),
         #[case] expected: (u64, u64, End),
     ) {
         let closed = closed(&DirectEvent {
