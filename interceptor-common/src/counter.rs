@@ -115,6 +115,14 @@ counters! {
     DirectClosed = "direct_closed",
     /// Events of direct connections for which the ring buffer had no room.
     DirectEventLost = "direct_event_lost",
+    /// Datagrams that reached sockets of workloads whose UDP is asked about, except QUIC.
+    UdpInboundObserved = "udp_inbound_observed",
+    /// The same from or to port 443, which is QUIC's.
+    UdpQuicInboundObserved = "udp_quic_inbound_observed",
+    /// Refused: a datagram to a workload, other than QUIC, as its owner wants it.
+    RefusedUdpInbound = "refused_udp_inbound",
+    /// Refused: a datagram to a workload from or to port 443, which is QUIC's, as its owner wants it.
+    RefusedQuicInbound = "refused_quic_inbound",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

@@ -27,7 +27,7 @@ pub use direct::{
 };
 pub use flow::{Flow, FlowKey, FlowKind};
 pub use key::{CGROUP_BIT, ListenerKey, Role, cgroup_key, is_cgroup_key};
-pub use rule::{Action, Inbound, InboundPortKey, RuleKey, TCP, Udp, WorkloadEntry};
+pub use rule::{Action, ExpectedKey, Inbound, InboundPortKey, RuleKey, TCP, Udp, WorkloadEntry};
 
 /// Version of everything in this crate. Raise it with any change to a type, to a map's key or to
 /// the meaning of a field; maps of another version are refused, never read.

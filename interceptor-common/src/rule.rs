@@ -83,7 +83,28 @@ impl Udp {
     pub const DNS: u32 = 4;
     /// Every other port.
     pub const OTHER: u32 = 8;
+    /// Everything but questions to port 53 and their answers.
+    pub const ALL_BUT_DNS: u32 = Self::QUIC | Self::OTHER;
+    /// Everything.
+    pub const ALL: u32 = Self::QUIC | Self::DNS | Self::OTHER;
 }
+
+/// A datagram that a workload expects although its owner wants none of that kind: an answer to a
+/// question that it was allowed to ask, or what it sends to itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ExpectedKey {
+    /// The workload's key.
+    pub workload: u64,
+    /// Where it comes from; [`Address::NONE`] if that is the workload itself.
+    pub from: Address,
+    /// The port at which it arrives, network order.
+    pub port_be: u16,
+    /// Always zero.
+    pub reserved: [u8; 6],
+}
+
+const _: () = assert!(size_of::<ExpectedKey>() == 32);
 
 /// A workload, by its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,3 +177,7 @@ unsafe impl aya::Pod for Inbound {}
 // SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for InboundPortKey {}
+
+// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ExpectedKey {}

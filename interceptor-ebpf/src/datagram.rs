@@ -1,17 +1,26 @@
 //! UDP of workloads: left alone, counted or refused, as the workload's owner says. Never captured,
 //! because a datagram has no connection to carry it in.
 //!
-//! Asked where an application names a destination: `sendmsg(2)` with an address, and `connect(2)`.
-//! A socket that was connected before the owner said so is not asked again.
+//! What leaves is asked about where an application names a destination: `sendmsg(2)` with an
+//! address, and `connect(2)`. What arrives is asked about where the kernel looks for a socket that
+//! is not connected, in the lookup program of a namespace whose owner wants to know; the sender is
+//! told by ICMP that nobody listens. A socket that is connected has named its peer and was asked
+//! then; one that was connected before the owner said so is not asked again.
+//!
+//! Two kinds of datagrams arrive rightly where everything else is refused: answers to questions
+//! to port 53, if those may leave, and what the workload sends to itself. Neither is known by what
+//! the datagram says of itself, which anybody can write, but by what this workload was seen to
+//! send.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use interceptor_common::{Counter, FAMILY_IPV4, FAMILY_IPV6, Udp};
+use interceptor_common::{Address, Counter, ExpectedKey, FAMILY_IPV4, FAMILY_IPV6, FlowKey, Udp};
 
 use crate::connect::is_own_address;
-use crate::maps::count;
-use crate::sock_addr::endpoint;
+use crate::field::low_half;
+use crate::maps::{EXPECTED, INBOUND, count};
+use crate::sock_addr::{bound_to, endpoint};
 use crate::who::workload_of;
 
 /// The call goes on.
@@ -22,7 +31,7 @@ const REFUSE: i32 = 0;
 /// `IPPROTO_UDP`.
 const PROTOCOL_UDP: u32 = 17;
 /// `IPPROTO_UDPLITE`.
-const PROTOCOL_UDP_LITE: u32 = 136;
+pub(crate) const PROTOCOL_UDP_LITE: u32 = 136;
 
 const PORT_DNS: u16 = 53_u16.to_be();
 const PORT_QUIC: u16 = 443_u16.to_be();
@@ -49,11 +58,18 @@ pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     let Some(source) = workload_of(ctx.as_ptr()) else {
         return PROCEED;
     };
-    if source.entry.udp == 0 {
+    let udp = source.entry.udp;
+    if udp == 0 {
         return PROCEED;
     }
     let to = endpoint::<FAMILY>(ctx);
-    if to.address.is_loopback() || is_own_address(&source, to.address) {
+    if to.address.is_loopback() {
+        return PROCEED;
+    }
+    if is_own_address(&source, to.address) {
+        if udp != Udp::OBSERVED {
+            expect(source.key, Address::NONE, to.port_be);
+        }
         return PROCEED;
     }
     let (kind, seen, refused) = match to.port_be {
@@ -61,11 +77,81 @@ pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         PORT_DNS => (Udp::DNS, Counter::UdpObserved, Counter::RefusedUdp),
         _ => (Udp::OTHER, Counter::UdpObserved, Counter::RefusedUdp),
     };
-    if source.entry.udp & kind == 0 {
-        count(seen);
-        PROCEED
-    } else {
+    if udp & kind != 0 {
         count(refused);
-        REFUSE
+        return REFUSE;
     }
+    if kind == Udp::DNS && udp & Udp::OTHER != 0 {
+        let (_, port) = bound_to::<FAMILY>(ctx);
+        expect(source.key, to.address, low_half(port).to_be());
+    }
+    count(seen);
+    PROCEED
+}
+
+/// Remembers that a datagram from there may arrive at this port.
+#[inline]
+fn expect(workload: u64, from: Address, port_be: u16) {
+    // What cannot be remembered is refused when it arrives.
+    let _forgotten = EXPECTED.insert(expected(workload, from, port_be), 1, 0);
+}
+
+/// The key of an expected datagram.
+#[inline]
+const fn expected(workload: u64, from: Address, port_be: u16) -> ExpectedKey {
+    ExpectedKey {
+        workload,
+        from,
+        port_be,
+        reserved: [0; 6],
+    }
+}
+
+/// Whether a datagram may reach a socket that is not connected, in a namespace with this rule.
+/// Counts it.
+#[inline]
+pub(crate) fn may_arrive<const UDP: u32>(key: &FlowKey) -> bool {
+    if key.destination.is_loopback() {
+        return true;
+    }
+    let workload = owner(key.destination);
+    let is_own = workload.is_some() && owner(key.source) == workload;
+    if is_own && (UDP == Udp::OBSERVED || is_expected(workload, Address::NONE, key)) {
+        return true;
+    }
+    let (kind, seen, refused) =
+        if key.source_port_be == PORT_QUIC || key.destination_port_be == PORT_QUIC {
+            let seen = Counter::UdpQuicInboundObserved;
+            (Udp::QUIC, seen, Counter::RefusedQuicInbound)
+        } else {
+            let is_answer = key.source_port_be == PORT_DNS
+                && UDP & Udp::ALL == Udp::ALL_BUT_DNS
+                && is_expected(workload, key.source, key);
+            let kind = if is_answer { Udp::DNS } else { Udp::OTHER };
+            (
+                kind,
+                Counter::UdpInboundObserved,
+                Counter::RefusedUdpInbound,
+            )
+        };
+    let arrives = UDP & kind == 0;
+    count(if arrives { seen } else { refused });
+    arrives
+}
+
+/// Whether the workload expects a datagram from there at this port.
+#[inline]
+fn is_expected(workload: Option<u64>, from: Address, key: &FlowKey) -> bool {
+    let Some(workload) = workload else {
+        return false;
+    };
+    // SAFETY: the entry is only asked for.
+    unsafe { EXPECTED.get(expected(workload, from, key.destination_port_be)) }.is_some()
+}
+
+/// The workload at this address.
+#[inline]
+fn owner(address: Address) -> Option<u64> {
+    // SAFETY: one field is read at once.
+    unsafe { INBOUND.get(address) }.map(|inbound| inbound.workload)
 }

@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use interceptor_common::{
-    Address, COUNTERS, Counter, DirectEvent, Flow, FlowKey, Grant, GrantKey, Inbound,
+    Address, COUNTERS, Counter, DirectEvent, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound,
     InboundPortKey, ListenerKey, RuleKey, WorkloadEntry,
 };
 
@@ -40,6 +40,13 @@ pub(crate) static LISTENERS: SockHash<ListenerKey, 8192> = SockHash::new();
 /// that was lost meanwhile is refused or sent to the agent, never let through.
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+
+/// Datagrams that workloads expect although their owners want none. Written by the kernel.
+///
+/// Least recently used entries give way: an answer that nobody remembers is refused, and asked for
+/// again.
+#[btf_map]
+pub(crate) static EXPECTED: LruHashMap<ExpectedKey, u32, 8192> = LruHashMap::new();
 
 /// Which workload is behind an interface of the host's, by its index. Written by the agent.
 #[btf_map]

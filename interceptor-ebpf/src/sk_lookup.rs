@@ -12,8 +12,10 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use interceptor_common::{
     Action, Address, Counter, Flow, FlowKey, FlowKind, Inbound, InboundPortKey, ListenerKey, Role,
+    Udp,
 };
 
+use crate::datagram::may_arrive;
 use crate::direct::is_at;
 use crate::field::{INET, get, low_half, words};
 use crate::log;
@@ -30,23 +32,58 @@ const AGENT_INBOUND: u32 = FlowKind::AgentInbound.code();
 /// `IPPROTO_TCP`.
 const PROTOCOL_TCP: u32 = 6;
 
-/// For the namespaces of workloads.
+/// For the namespaces of workloads whose owners ask nothing about UDP.
 #[sk_lookup]
 fn ic_sk_lookup(ctx: SkLookupContext) -> u32 {
-    if !is_tcp(&ctx) {
-        return PASS;
+    look_up::<0>(&ctx)
+}
+
+/// For those whose UDP is counted.
+#[sk_lookup]
+fn ic_udp_observe(ctx: SkLookupContext) -> u32 {
+    look_up::<{ Udp::OBSERVED }>(&ctx)
+}
+
+/// For those that want no QUIC.
+#[sk_lookup]
+fn ic_udp_no_quic(ctx: SkLookupContext) -> u32 {
+    look_up::<{ Udp::QUIC }>(&ctx)
+}
+
+/// For those that want DNS and nothing else.
+#[sk_lookup]
+fn ic_udp_dns_only(ctx: SkLookupContext) -> u32 {
+    look_up::<{ Udp::ALL_BUT_DNS }>(&ctx)
+}
+
+/// For those that want no UDP.
+#[sk_lookup]
+fn ic_udp_deny(ctx: SkLookupContext) -> u32 {
+    look_up::<{ Udp::ALL }>(&ctx)
+}
+
+/// Who receives it in a namespace with this rule for datagrams. The rule is part of the program,
+/// so that nobody pays for what others ask about.
+#[inline]
+fn look_up<const UDP: u32>(ctx: &SkLookupContext) -> u32 {
+    if !is_tcp(ctx) {
+        return if UDP == 0 || may_arrive::<UDP>(&flow_key(ctx)) {
+            PASS
+        } else {
+            DROP
+        };
     }
-    let key = flow_key(&ctx);
+    let key = flow_key(ctx);
     if key.destination.is_loopback() {
         return PASS;
     }
     // SAFETY: the flow is used before the program ends and never written.
     match unsafe { FLOWS.get(key) } {
-        Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(&ctx, &key, flow),
+        Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(ctx, &key, flow),
         Some(flow) if opens_the_door(&key, flow) => pass(Counter::DirectPass),
         Some(flow) if flow.is(FlowKind::Host) => pass(Counter::ProbePass),
         None if is_lost(&key) => refuse(Counter::RefusedLostFlow),
-        _ => steer(&ctx, &key),
+        _ => steer(ctx, &key),
     }
 }
 

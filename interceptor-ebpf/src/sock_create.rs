@@ -6,6 +6,9 @@
 //! of its own making, and packet sockets are not seen here at all, so what leaves is looked at
 //! once more on the other side of the workload's interface.
 //!
+//! UDP-Lite has its own tables of sockets, where no lookup program sees what arrives. Where UDP is
+//! refused, so is it.
+//!
 //! Multipath TCP is not refused here but at `connect(2)`: a server that listens with it does no
 //! harm, and the errno is one that runtimes answer with plain TCP.
 
@@ -13,8 +16,9 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use interceptor_common::Counter;
+use interceptor_common::{Counter, Udp};
 
+use crate::datagram::PROTOCOL_UDP_LITE;
 use crate::field::get;
 use crate::maps::count;
 use crate::who::workload_of;
@@ -40,19 +44,24 @@ fn ic_sock_create(ctx: SockContext) -> i32 {
     let Some(outcome) = objection(fields(&ctx)) else {
         return PROCEED;
     };
-    if workload_of(ctx.as_ptr()).is_none() {
-        return PROCEED;
+    match workload_of(ctx.as_ptr()) {
+        Some(source) if outcome != Counter::RefusedUdp || source.entry.udp & Udp::OTHER != 0 => {
+            count(outcome);
+            REFUSE
+        }
+        _ => PROCEED,
     }
-    count(outcome);
-    REFUSE
 }
 
-/// What speaks against such a socket in a workload.
+/// What speaks against such a socket in a workload; against UDP-Lite, only if it refuses UDP.
 #[inline]
 fn objection(socket: &bpf_sock) -> Option<Counter> {
     let protocol = get(&socket.protocol);
     if matches!(protocol, PROTOCOL_SCTP | PROTOCOL_DCCP) {
         return Some(Counter::RefusedProtocol);
+    }
+    if protocol == PROTOCOL_UDP_LITE {
+        return Some(Counter::RefusedUdp);
     }
     let is_icmp = matches!(protocol, PROTOCOL_ICMP | PROTOCOL_ICMP6);
     (get(&socket.type_) == RAW && !is_icmp).then_some(Counter::RefusedRawSocket)

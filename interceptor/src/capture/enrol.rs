@@ -15,7 +15,7 @@ use super::error::EnrolError;
 use super::guard::{self, Unguarded};
 use super::links::{self, attach_to_namespace};
 use super::listeners::{Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
-use super::loader::{HOST_PROGRAM, NAMESPACE_PROGRAM, Source};
+use super::loader::{HOST_PROGRAM, Loaded, Source, namespace_program};
 use super::maps::{Entries, WriteError};
 use super::older;
 use super::origin::Origin;
@@ -181,6 +181,13 @@ pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), E
         maps.replace_inbound(&old, &new)
             .and_then(|()| maps.replace_outbound(place.key, &old, &new))
             .map_err(|error| write_failed(id, error))?;
+        let program = |entries: &Entries| namespace_program(entries.workload.as_ref());
+        if let Site::Namespace { namespace, .. } = &site
+            && program(&old) != program(&new)
+        {
+            steer(&mut capture.loaded, namespace, &new)
+                .map_err(|error| step(id, "steer the connections", error))?;
+        }
         enrolment.entries = new;
     }
     enrolment.origin.set(place.addresses(workload));
@@ -326,8 +333,7 @@ fn write(
     inbound.map_err(|error| write_failed(id, error))?;
     match &site {
         Site::Namespace { namespace, .. } => {
-            let pin = loaded.pins.namespace_link(key);
-            attach_to_namespace(&mut loaded.object, NAMESPACE_PROGRAM, namespace, &pin)
+            steer(loaded, namespace, &new)
                 .map_err(|error| step(id, "steer the connections", error))?;
         }
         Site::Cgroup { .. } => refresh_host(capture, id)?,
@@ -335,6 +341,14 @@ fn write(
     let maps = &mut capture.loaded.maps;
     maps.replace_outbound(key, old, &new)
         .map_err(|error| write_failed(id, error))
+}
+
+/// Attaches the program that steers what arrives in a workload's namespace, or puts it in the
+/// place of the one for another rule.
+fn steer(loaded: &mut Loaded, namespace: &Namespace, entries: &Entries) -> Result<(), Source> {
+    let program = namespace_program(entries.workload.as_ref());
+    let pin = loaded.pins.namespace_link(namespace.cookie());
+    attach_to_namespace(&mut loaded.object, program, namespace, &pin)
 }
 
 /// Guards the interfaces of an enrolled workload. From here on its connections have to be known

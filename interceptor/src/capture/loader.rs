@@ -16,6 +16,7 @@ use aya::maps::MapData;
 use aya::programs::{Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
+use interceptor_common::{Udp, WorkloadEntry};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -44,8 +45,23 @@ pub(super) const CGROUP_PROGRAMS: [&str; 10] = [
     "ic_sendmsg6",
 ];
 
-/// The program for the namespaces of workloads.
-pub(super) const NAMESPACE_PROGRAM: &str = "ic_sk_lookup";
+/// The programs for the namespaces of workloads, by what becomes of their datagrams.
+pub(super) const NAMESPACE_PROGRAMS: [(u32, &str); 5] = [
+    (0, "ic_sk_lookup"),
+    (Udp::OBSERVED, "ic_udp_observe"),
+    (Udp::QUIC, "ic_udp_no_quic"),
+    (Udp::ALL_BUT_DNS, "ic_udp_dns_only"),
+    (Udp::ALL, "ic_udp_deny"),
+];
+
+/// The program for the namespace of a workload.
+pub(super) fn namespace_program(workload: Option<&WorkloadEntry>) -> &'static str {
+    let udp = workload.map_or(0, |it| it.udp);
+    let mut programs = NAMESPACE_PROGRAMS.iter();
+    let found = programs.find(|(rule, _)| *rule == udp);
+    // Not knowing is a denial.
+    found.map_or("ic_udp_deny", |(_, name)| name)
+}
 
 /// The program for the host's namespace.
 pub(super) const HOST_PROGRAM: &str = "ic_host_lookup";

@@ -14,8 +14,8 @@ use aya::maps::{
 };
 use aya::{Ebpf, Pod};
 use interceptor_common::{
-    Address, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey, PROBER, RuleKey,
-    WorkloadEntry,
+    Address, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey,
+    PROBER, RuleKey, WorkloadEntry,
 };
 
 use super::config::Sizes;
@@ -42,6 +42,9 @@ const LISTENERS_EACH: u32 = 6;
 
 /// Addresses of a workload that may be on a node: two families, a second interface.
 const ADDRESSES_EACH: u32 = 4;
+
+/// Questions of a workload that may be open at a time.
+const EXPECTED_EACH: u32 = 16;
 
 /// The map of workloads in messages.
 const WORKLOADS: &str = "workloads";
@@ -99,6 +102,14 @@ pub(super) const SHAPES: &[Shape] = &[
         value_bytes: size_of::<Flow>(),
         capacity: Some(|sizes| sizes.flows),
         holds: "flows",
+    },
+    Shape {
+        name: "EXPECTED",
+        kind: MapType::LruHash,
+        key_bytes: size_of::<ExpectedKey>(),
+        value_bytes: size_of::<u32>(),
+        capacity: Some(|sizes| sizes.workloads.saturating_mul(EXPECTED_EACH)),
+        holds: "expected datagrams",
     },
     Shape {
         name: "GUARDED",
@@ -363,6 +374,7 @@ pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
         "INBOUND" => keys::<Address, Inbound>(map),
         "INBOUND_PORTS" => keys::<InboundPortKey, u32>(map),
         "FLOWS" => keys::<FlowKey, Flow>(map),
+        "EXPECTED" => keys::<ExpectedKey, u32>(map),
         "GUARDED" => keys::<u32, u64>(map),
         "GRANTS" => keys::<GrantKey, Grant>(map),
         "RULES" => {

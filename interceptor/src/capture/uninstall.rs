@@ -16,7 +16,7 @@ use aya::programs::{loaded_links, loaded_programs};
 use super::config::{Config, GUARD_LINK};
 use super::error::CaptureError;
 use super::links;
-use super::loader::{CGROUP_PROGRAMS, GUARD_PROGRAM, HOST_PROGRAM, NAMESPACE_PROGRAM, lock};
+use super::loader::{CGROUP_PROGRAMS, GUARD_PROGRAM, HOST_PROGRAM, NAMESPACE_PROGRAMS, lock};
 use crate::net::bpf;
 
 /// How often, and how long apart, the kernel is asked whether it has freed everything.
@@ -143,8 +143,12 @@ fn leftovers(config: &Config, folder: &Path) -> Vec<Leftover> {
 
 /// Whether a program with this name is one of ours.
 fn is_ours(name: &str) -> bool {
-    let ours = [NAMESPACE_PROGRAM, HOST_PROGRAM, GUARD_PROGRAM];
-    CGROUP_PROGRAMS.iter().chain(&ours).any(|it| *it == name)
+    let lookups = NAMESPACE_PROGRAMS.iter().map(|(_, name)| name);
+    let mut ours = CGROUP_PROGRAMS
+        .iter()
+        .chain(&[HOST_PROGRAM, GUARD_PROGRAM])
+        .chain(lookups);
+    ours.any(|it| *it == name)
 }
 
 /// The links of every node of this machine.

@@ -35,11 +35,26 @@ pub(crate) fn tcp_for(ends: (&str, &str), ports: (u16, u16), flags: u8) -> Vec<u
     header
 }
 
+/// A UDP datagram for an IPv6 packet, with its checksum.
+pub(crate) fn udp6_for(ends: (&str, &str), ports: (u16, u16)) -> Vec<u8> {
+    let mut datagram = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    datagram.extend([0, 9, 0, 0, b'x']);
+    let mut summed = vec![];
+    for end in [ends.0, ends.1] {
+        summed.extend(end.parse::<Ipv6Addr>().unwrap().octets());
+    }
+    summed.extend([0, 0, 0, 9, 0, 0, 0, 17]);
+    summed.extend(&datagram);
+    let sum = checksum(&summed);
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    datagram
+}
+
 /// The Internet's checksum.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2);
     let sum: u32 = words
-        .map(|it| u32::from(u16::from_be_bytes([it[0], it[1]])))
+        .map(|it| u32::from(u16::from_be_bytes([it[0], *it.get(1).unwrap_or(&0)])))
         .sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()

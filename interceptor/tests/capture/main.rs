@@ -5,6 +5,8 @@
 //! the agent: the programs recognise sockets, not processes.
 
 #[cfg(test)]
+mod arrival;
+#[cfg(test)]
 mod cgroups;
 #[cfg(test)]
 mod datagram;

@@ -268,9 +268,10 @@ async fn the_tuple_of_a_probe_is_no_use_to_anybody_else() {
     let (probe, from) = cell.app.accept().unwrap();
     // While it lives, its packets belong to its own socket.
     forger.forge(from.port());
-    // Once it is closed, the tuple opens no door.
-    drop(probe);
+    // Once it is closed, the tuple opens no door. The prober closes first, so that nothing of it
+    // waits on the workload's side.
     stop(child);
+    drop(probe);
     cell.has_no_flows();
     let passed = cell.count(Counter::ProbePass);
     let steered = cell.count(Counter::SteeredInbound);

@@ -84,8 +84,8 @@ const fn refused_udp(rule: UdpRule) -> u32 {
         UdpRule::Allow => 0,
         UdpRule::Observe => Udp::OBSERVED,
         UdpRule::DenyQuic => Udp::QUIC,
-        UdpRule::DenyExceptDns => Udp::QUIC | Udp::OTHER,
-        UdpRule::Deny => Udp::QUIC | Udp::DNS | Udp::OTHER,
+        UdpRule::DenyExceptDns => Udp::ALL_BUT_DNS,
+        UdpRule::Deny => Udp::ALL,
     }
 }
 

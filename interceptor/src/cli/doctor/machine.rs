@@ -269,9 +269,9 @@ mod tests {
             "35 24 0:30 / {} rw - cgroup2 none rw\n",
             mount.path().display()
         );
-        let (kubelet, nobody) = (mount.path(), Path::new("/nonexistent"));
+        let (kubelet, nobody) = (mount.path(), mount.path().join("nobody"));
         assert_eq!(prober(&mounts, kubelet).state, Health::Degraded);
-        assert_eq!(prober(&mounts, nobody).state, Health::Ok);
+        assert_eq!(prober(&mounts, &nobody).state, Health::Ok);
         let usual = "system.slice/kubelet.service";
         fs::create_dir_all(mount.path().join(usual)).unwrap();
         assert_eq!(prober(&mounts, kubelet).found, format!("/{usual}"));

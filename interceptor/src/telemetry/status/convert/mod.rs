@@ -16,7 +16,9 @@ use super::{
 use crate::capture;
 use crate::identity::SvidStatus;
 use crate::workload::source::LoadState;
-use crate::workload::{CaptureRules, Mesh, OutboundPort, PortSelection, UdpRule, Workload};
+use crate::workload::{
+    Binding, CaptureRules, Mesh, OutboundPort, PortSelection, UdpRule, Workload,
+};
 use crate::yaml::Mistake;
 
 impl From<&SvidStatus> for Certificate {
@@ -143,7 +145,18 @@ impl Unprotected {
             plaintext(mesh, workload, &mut entries);
         }
         entries.extend(Self::by_udp(mesh));
+        let local = mesh.local();
+        entries.extend(local.filter_map(|it| Self::by_udp_on_the_host(it)));
         entries
+    }
+
+    /// What an owner refuses and nobody stops, because the port is the host's.
+    fn by_udp_on_the_host(workload: &Workload) -> Option<Self> {
+        let on_the_host = matches!(workload.binding, Some(Binding::Cgroup(_)));
+        let refuses = !matches!(workload.capture.udp, UdpRule::Allow | UdpRule::Observe);
+        let why =
+            "a port of the host's network is the host's; interceptor.dev/udp is for what leaves";
+        (on_the_host && refuses).then(|| Self::new(workload, "UDP that arrives", why))
     }
 
     /// The workloads whose datagrams leave, in one line: it is what most of them have in common.

@@ -99,6 +99,24 @@ fn udp_that_leaves_is_one_line(
 }
 
 #[test]
+fn udp_that_arrives_at_the_hosts_ports_is_listed() {
+    let manifests = MANIFESTS.replace(
+        "    interceptor.dev/network-namespace: server\n",
+        "    interceptor.dev/cgroup: a.slice/b.service\n    interceptor.dev/udp: deny\n",
+    );
+    let manifests = manifests.replace("  containers:\n", "  hostNetwork: true\n  containers:\n");
+    let entries = lines(&Unprotected::by_configuration(&mesh(&manifests)));
+    assert!(
+        entries.contains(
+            &"demo/server: UDP that arrives: a port of the host's network is the host's; \
+              interceptor.dev/udp is for what leaves"
+                .to_owned()
+        ),
+        "{entries:#?}"
+    );
+}
+
+#[test]
 fn plaintext_that_is_accepted_names_the_object_that_says_so() {
     let without = MANIFESTS.rsplit_once("---").unwrap().0;
     let entries = lines(&Unprotected::by_configuration(&mesh(without)));
