@@ -13,6 +13,7 @@ mod node;
 mod peers;
 mod policy;
 mod restart;
+mod same_node;
 mod shadow;
 mod telemetry;
 mod uninstall;

@@ -62,6 +62,11 @@ pub struct Line {
     /// The key exchange.
     #[serde(rename = "tls.kx")]
     pub tls_kx: Option<String>,
+    /// `kernel` for what went from socket to socket.
+    pub path: Option<String>,
+    /// The round trip that the kernel measured, in microseconds.
+    #[serde(rename = "tcp.srtt_us")]
+    pub tcp_srtt_us: Option<u64>,
     /// The line as it was written.
     #[serde(skip)]
     pub text: String,
@@ -92,6 +97,11 @@ impl Line {
     pub fn is_of(&self, sent: usize, received: usize) -> bool {
         let is = |have: Option<u64>, wanted: usize| have == u64::try_from(wanted).ok();
         is(self.bytes_sent, sent) && is(self.bytes_recv, received)
+    }
+
+    /// Whether the kernel carried it from socket to socket.
+    pub fn is_direct(&self) -> bool {
+        self.path.as_deref() == Some("kernel")
     }
 
     /// Whether the connection was carried.

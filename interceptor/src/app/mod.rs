@@ -31,9 +31,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::capture::Capture;
+use crate::capture::{Capture, DebugLog};
 use crate::config::Config;
-use crate::connection::{Plane, Registry, recheck};
+use crate::connection::{DirectPath, Plane, Registry, direct, recheck};
 use crate::drain::Tasks;
 use crate::identity::{Ca, Identities};
 use crate::telemetry::logging::Logging;
@@ -90,16 +90,12 @@ impl Agent {
         let telemetry = Telemetry::new(access);
         let logging = Logging::start(&config.log, &telemetry.metrics)?;
         let listeners = admin::Listeners::open(&ports(&config))?;
-        let ca = Ca::open_or_create(
-            &config.identity.ca_directory,
-            &config.mesh.trust_domain,
-            SystemTime::now(),
-        )?;
-        let identities = Arc::new(Identities::new(Arc::new(ca), config.identity.svid_lifetime));
-        identities.trust_aliases(&config.mesh.trust_domain, &config.mesh.trust_domain_aliases);
+        let identities = identities(&config)?;
         let mut capture = Capture::start(config.capture.clone())?;
         let kernel_log = capture.debug_log()?;
 
+        let (direct, events) =
+            DirectPath::open(capture.direct()).context("cannot follow same-node connections")?;
         let publisher = Publisher::new(config.mesh.clone());
         let published = publisher.published();
         let source = DirectorySource::new(config.manifests.clone(), config.mesh.clone(), publisher);
@@ -110,6 +106,7 @@ impl Agent {
             identities: Arc::clone(&identities),
             telemetry: telemetry.clone(),
             registry: Registry::new(),
+            direct: Arc::new(direct),
             connect_timeout: config.transport.connect_timeout,
         });
         let (first_pass, passed) = watch::channel(false);
@@ -121,7 +118,7 @@ impl Agent {
             plane: Arc::clone(&plane),
             observer: capture.observer(),
             enrolled: enrolled.clone(),
-            passed,
+            passed: passed.clone(),
         };
 
         let control = Tasks::new();
@@ -130,15 +127,16 @@ impl Agent {
         control.spawn("identities", identities.run(control.clone()));
         let checking = recheck::run(Arc::clone(&plane), published.clone(), control.clone());
         control.spawn("re-check", checking);
+        let followed = direct::run(
+            Arc::clone(&plane),
+            events,
+            (published.clone(), passed),
+            control.clone(),
+        );
+        control.spawn("same node", followed);
         control.spawn("manifests", source.run(control.clone()));
         if let Some(log) = kernel_log {
-            let stopping = control.clone();
-            control.spawn("kernel log", async move {
-                tokio::select! {
-                    () = stopping.stopping() => {}
-                    () = log.run() => {}
-                }
-            });
+            control.spawn("kernel log", until_stopped(control.clone(), log));
         }
         let reconciler = Reconciler {
             plane,
@@ -175,6 +173,24 @@ impl Agent {
     fn flush(&self) {
         self.telemetry.access.flush(CONTROL_DEADLINE);
         self.logging.flush(CONTROL_DEADLINE);
+    }
+}
+
+/// The identities of this node, from the embedded CA.
+fn identities(config: &Config) -> anyhow::Result<Arc<Identities>> {
+    let (identity, mesh) = (&config.identity, &config.mesh);
+    let now = SystemTime::now();
+    let ca = Ca::open_or_create(&identity.ca_directory, &mesh.trust_domain, now)?;
+    let identities = Identities::new(Arc::new(ca), identity.svid_lifetime);
+    identities.trust_aliases(&mesh.trust_domain, &mesh.trust_domain_aliases);
+    Ok(Arc::new(identities))
+}
+
+/// Shows what the kernel programs log.
+async fn until_stopped(tasks: Tasks, log: DebugLog) {
+    tokio::select! {
+        () = tasks.stopping() => {}
+        () = log.run() => {}
     }
 }
 

@@ -203,14 +203,16 @@ impl Reconciler {
                     enrolled.dialer.clone(),
                     tasks.clone(),
                 );
+                let key = enrolled.key;
+                self.plane.direct.enrolled(key, id.clone());
                 let local = Arc::new(Local {
                     id: id.clone(),
+                    key,
                     dialer: enrolled.dialer,
                     origin: enrolled.origin,
                     tunnels,
                 });
                 self.open(&local, enrolled.listeners, &tasks);
-                let key = enrolled.key;
                 self.enrolled.set(
                     id,
                     State::Enrolled {
@@ -266,11 +268,12 @@ impl Reconciler {
     }
 
     fn release(&mut self, id: &WorkloadId, state: &State, why: &str) {
-        if let State::Enrolled { tasks, .. } = state {
+        if let State::Enrolled { tasks, key, .. } = state {
             tasks.stop();
             if let Err(error) = self.capture.unenrol(id) {
                 tracing::warn!(workload = %id, error = %chain(&error), "not everything could be removed");
             }
+            self.plane.direct.released(*key);
             tracing::info!(workload = %id, why, "un-enrolled");
         } else if let Err(error) = self.capture.open_closed(id) {
             tracing::warn!(workload = %id, error = %chain(&error), "its ports stay closed");

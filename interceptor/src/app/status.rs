@@ -21,7 +21,7 @@ use crate::telemetry::record::{Record, Reporter};
 use crate::telemetry::shadow::{self, Reporting};
 use crate::telemetry::status::{
     Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Prober, Program,
-    Readiness, Unprotected,
+    Readiness, SameNode, Unprotected,
 };
 use crate::telemetry::view::State as ConnectionState;
 use crate::telemetry::{ConnectionView, Status};
@@ -47,7 +47,10 @@ impl Watch {
         let (status, scraped, readiness) = (self.clone(), self.clone(), self.clone());
         let (connections, config, reporting) = (self.clone(), self.clone(), self.clone());
         let published = self.published.clone();
-        metrics.observe(Arc::new(move || scraped.status()));
+        metrics.observe(Arc::new(move || {
+            scraped.plane.direct.refresh();
+            scraped.status()
+        }));
         admin::State {
             status: Arc::new(move || status.status()),
             readiness: Arc::new(move || readiness.readiness()),
@@ -91,6 +94,18 @@ impl Watch {
             unprotected,
             reporting: self.shadows().summaries(),
             connections_open: u64::try_from(self.plane.registry.len()).unwrap_or(u64::MAX),
+            same_node: self.same_node(),
+        }
+    }
+
+    fn same_node(&self) -> SameNode {
+        let counts = self.plane.direct.counts();
+        SameNode {
+            granted: counts.granted,
+            unpublished: counts.unpublished,
+            open: counts.open,
+            events_lost: self.observer.counters().of(Counter::DirectEventLost),
+            ends_unseen: counts.unseen,
         }
     }
 
@@ -144,6 +159,7 @@ impl Watch {
     }
 
     fn connections(&self) -> Vec<ConnectionView> {
+        self.plane.direct.refresh();
         let live = self.plane.registry.snapshot();
         live.iter().map(|live| view(live)).collect()
     }
@@ -201,6 +217,7 @@ fn view(live: &Live) -> ConnectionView {
         bytes_sent,
         bytes_received,
         duration: live.since.elapsed(),
+        tcp: *live.tcp.lock(),
         ..live.record.clone()
     };
     ConnectionView::new(&now, ConnectionState::Open)

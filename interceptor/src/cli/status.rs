@@ -9,7 +9,7 @@ use super::output::{Printer, Report, Style, Table, Tone, cell};
 use super::{Exit, Failure, certificates, client, human};
 use crate::telemetry::Status;
 use crate::telemetry::shadow::Summary;
-use crate::telemetry::status::{EnrolledWorkload, Prober, Severity};
+use crate::telemetry::status::{EnrolledWorkload, Prober, SameNode, Severity};
 
 /// Is this node well, and what is not protected?
 ///
@@ -139,6 +139,8 @@ impl Answer {
             };
             table.note(format!("{}: {}", mistake.place, mistake.message), tone);
         }
+        let (text, tone) = same_node(&status.same_node);
+        table.row([("same node".to_owned(), Tone::Strong), (text, tone)]);
         prober(&mut table, &status.prober);
         table
     }
@@ -190,6 +192,28 @@ fn prober(table: &mut Table, prober: &Prober) {
     if let Some(problem) = &prober.problem {
         table.note(problem.clone(), Tone::Warning);
     }
+}
+
+/// What goes from socket to socket, and what of it the agent could not follow.
+fn same_node(same_node: &SameNode) -> (String, Tone) {
+    let count = |n: u64, what| human::count(usize::try_from(n).unwrap_or(usize::MAX), what);
+    let mut text = format!(
+        "{} in the kernel, {} open there",
+        count(same_node.granted, "pair"),
+        count(same_node.open, "connection")
+    );
+    let mut tone = Tone::Normal;
+    if same_node.unpublished > 0 {
+        let without = count(same_node.unpublished, "pair");
+        text = format!("{text}; no room for {without} (maxGrants)");
+        tone = Tone::Warning;
+    }
+    if same_node.events_lost > 0 {
+        let lost = count(same_node.events_lost, "event");
+        text = format!("{text}; {lost} lost (eventBufferBytes)");
+        tone = Tone::Warning;
+    }
+    (text, tone)
 }
 
 fn errors(status: &Status) -> usize {

@@ -4,6 +4,7 @@
 //!  15001 ──▶ outbound ──decide──▶ tunnel (HBONE) or plaintext ──▶ peer
 //!  15008 ──▶ tunnel ───decide──▶ application            (HBONE)
 //!  15006 ──▶ plaintext ─decide──▶ application            (plaintext)
+//!  kernel ─▶ direct ────────────▶ records of what went past the agent, inside of the node
 //! ```
 //!
 //! Each story is a straight line that ends in exactly one [`Record`](crate::telemetry::Record):
@@ -19,6 +20,7 @@
 //! (`telemetry`), who opens the listeners (`app`).
 
 pub mod accept;
+pub mod direct;
 mod inbound;
 mod outbound;
 pub mod recheck;
@@ -36,6 +38,7 @@ use crate::transport;
 use crate::workload::WorkloadId;
 use crate::workload::source::SharedMesh;
 
+pub use direct::DirectPath;
 pub use registry::Registry;
 
 /// What all connections of this agent share.
@@ -50,6 +53,8 @@ pub struct Plane {
     pub telemetry: Telemetry,
     /// The connections that are open now.
     pub registry: Registry,
+    /// Connections inside of the node that the kernel carries.
+    pub direct: Arc<DirectPath>,
     /// How long `connect(2)` to an application or a plaintext destination may take.
     pub connect_timeout: Duration,
 }
@@ -58,6 +63,8 @@ pub struct Plane {
 pub struct Local {
     /// Who it is.
     pub id: WorkloadId,
+    /// The kernel's key of it.
+    pub key: u64,
     /// Opens sockets in its network namespace.
     pub dialer: Dialer,
     /// Tells where its captured connections were headed.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 
+use super::direct;
 use super::registry::Basis;
 use super::story::{Stop, Story, because};
 use super::{Local, Plane};
@@ -51,8 +52,17 @@ pub(super) async fn serve(plane: &Plane, local: &Local, app: &TcpStream, client:
         client,
         original,
     };
-    match decide::outbound(&mesh, &captured.source, original, rand::random()) {
-        Outbound::Tunnel(route) => captured.tunnel(story, app, route).await,
+    let asked = direct::Captured {
+        local,
+        socket: app,
+        original,
+    };
+    let choice = plane.direct.choice(&asked);
+    match decide::outbound(&mesh, &captured.source, original, choice) {
+        Outbound::Tunnel(route) => {
+            plane.direct.offer(plane, &asked);
+            captured.tunnel(story, app, route).await;
+        }
         Outbound::Passthrough {
             to,
             why,

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::net::Traffic;
-use crate::telemetry::record::{Reason, Record};
+use crate::telemetry::record::{Reason, Record, TcpFacts};
 use crate::workload::WorkloadId;
 
 /// Shards of the table: enough that cores rarely meet at one lock, few enough that a snapshot is
@@ -39,6 +39,8 @@ pub enum Basis {
         /// plaintext.
         peer: Option<(IpAddr, SpiffeId)>,
     },
+    /// One that the kernel carries; `direct` knows, and cuts it.
+    Direct,
     /// A connection to a local workload.
     Inbound {
         /// The workload that is reached.
@@ -59,6 +61,8 @@ pub struct Live {
     pub basis: Basis,
     /// Bytes so far.
     pub traffic: Arc<Traffic>,
+    /// What the kernel measured so far, where it carries the connection.
+    pub tcp: Mutex<Option<TcpFacts>>,
     /// When it was captured.
     pub since: Instant,
     /// What is known so far.
@@ -113,6 +117,7 @@ impl Registry {
         let live = Arc::new(Live {
             basis,
             traffic: Arc::default(),
+            tcp: Mutex::default(),
             since,
             record,
             key: self.next.fetch_add(1, Ordering::Relaxed),

@@ -2,10 +2,10 @@
 //! may hold.
 //!
 //! A connection is decided here before it exists, once for all of its kind. So it must be one
-//! between two enrolled workloads of this node, allowed by the same [`outbound`] and [`inbound`]
-//! that decide on the agent's path, and by a verdict that cannot come out differently for the next
-//! connection ([`Unsettled`]). Whatever is not certain stays on the agent's path: a pair that is
-//! denied is never direct, so that every refusal is the agent's, with its reason.
+//! between two enrolled workloads of this node, allowed by the functions that decide on the
+//! agent's path, by a verdict that cannot come out differently for the next connection
+//! ([`Unsettled`]). Whatever is not certain stays on the agent's path: a pair that is denied is
+//! never direct, so that every refusal is the agent's, with its reason.
 //!
 //! `PeerAuthentication` STRICT asks for a caller that proves who it is and for bytes that nobody
 //! else sees. The kernel knows whose socket it is, and the bytes never leave it: it is satisfied.
@@ -19,13 +19,13 @@ use std::sync::Arc;
 
 use interceptor_policy::{Attempt, Unsettled, Verdict};
 
-use super::{Outbound, inbound, outbound, shares};
+use super::{Outbound, Share, endpoint, inbound, reach, shares};
 use crate::workload::{Binding, Mesh, PortSelection, Route, SameNode, Workload, WorkloadId};
 
 /// One of the ways that connections of a workload to an address may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// What leads there with [`outbound`].
+    /// What leads there with [`outbound`](super::outbound).
     pub choice: u64,
     /// Its share of the connections, relative to the others'.
     pub weight: u64,
@@ -74,31 +74,45 @@ const SLOTS: usize = 16;
 
 /// Every way that connections of `source` to `original` may go.
 pub fn ways(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Vec<Way> {
+    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     let shares = shares(mesh, source, original).into_iter();
-    let way = |share: super::Share| Way {
+    let way = |(share, direct): (Share, Result<Direct, NotDirect>)| Way {
         choice: share.choice,
         weight: share.weight,
-        direct: direct(mesh, source, original, share.choice),
+        direct,
     };
-    shares.map(way).collect()
+    if let Some(service) = mesh.service_at(original.ip()) {
+        // Each endpoint is looked at once: to ask `outbound` for each would look at all for each.
+        let endpoints = endpoint::each(service, source, original);
+        let direct = endpoints
+            .map(|(workload, to)| direct(mesh, source, workload, (original, to)))
+            .chain(std::iter::repeat(Err(NotDirect::NotInMesh)));
+        return shares.zip(direct).map(way).collect();
+    }
+    let resolve = |share: Share| {
+        let direct = match mesh.workload_at(original.ip()) {
+            Some(workload) => direct(mesh, source, workload, (original, original)),
+            // What a ServiceEntry leads to is not drawn by the kernel.
+            None => Err(NotDirect::NotInMesh),
+        };
+        way((share, direct))
+    };
+    shares.map(resolve).collect()
 }
 
+/// Whether connections to `original` that lead to this workload at `to` may be direct.
 fn direct(
     mesh: &Mesh,
     source: &Workload,
-    original: SocketAddr,
-    choice: u64,
+    workload: &Arc<Workload>,
+    (original, to): (SocketAddr, SocketAddr),
 ) -> Result<Direct, NotDirect> {
-    let Outbound::Tunnel(route) = outbound(mesh, source, original, choice) else {
+    let Outbound::Tunnel(Route { destination, .. }) = reach(mesh, source, workload, to, None)
+    else {
         return Err(NotDirect::NotInMesh);
     };
-    let Route {
-        destination,
-        authority: to,
-        ..
-    } = route;
     is_here(mesh, source, &destination, to)?;
-    if to.is_ipv4() != original.ip().to_canonical().is_ipv4() {
+    if to.is_ipv4() != original.is_ipv4() {
         return Err(NotDirect::OtherFamily);
     }
     let attempt = Attempt {

@@ -42,6 +42,15 @@ pub(super) fn shares(service: &Service, source: &Workload, original: SocketAddr)
     Share::of(eligible.map(|candidate| candidate.weight))
 }
 
+/// Those endpoints, in the same order.
+pub(super) fn each<'s>(
+    service: &'s Service,
+    source: &Workload,
+    original: SocketAddr,
+) -> impl Iterator<Item = (&'s Arc<Workload>, SocketAddr)> {
+    eligible(service, source, original).map(|candidate| (candidate.workload, candidate.to))
+}
+
 /// The endpoints that could take the connection, as far away as the Service wants.
 fn eligible<'s>(
     service: &'s Service,

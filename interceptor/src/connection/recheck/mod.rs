@@ -56,6 +56,7 @@ pub(super) fn one(live: &Live, mesh: &Mesh) -> bool {
 
 fn still_holds(basis: &Basis, mesh: &Mesh) -> Result<(), Reason> {
     match basis {
+        Basis::Direct => Ok(()),
         Basis::Outbound {
             source,
             identity,
@@ -119,11 +120,11 @@ fn plaintext_holds(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Resu
     }
 }
 
-fn gone(what: &str) -> Reason {
+pub(super) fn gone(what: &str) -> Reason {
     because("workload_gone", what)
 }
 
-fn identity_changed(was: &SpiffeId, now: &SpiffeId) -> Reason {
+pub(super) fn identity_changed(was: &SpiffeId, now: &SpiffeId) -> Reason {
     because(
         "identity_changed",
         format!("the workload was {was} and is now {now}"),

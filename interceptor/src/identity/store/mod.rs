@@ -217,6 +217,14 @@ impl Identities {
             .collect()
     }
 
+    /// Whether every identity of this node has an SVID in force.
+    pub fn are_current(&self) -> bool {
+        let published = self.published.load();
+        let now = (self.clock)();
+        let entries = self.entries.lock();
+        (entries.keys()).all(|id| published.get(id).is_some_and(|svid| now < svid.not_after))
+    }
+
     /// How issuing went since the start.
     pub fn counts(&self) -> IdentityCounts {
         IdentityCounts {

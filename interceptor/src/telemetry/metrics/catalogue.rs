@@ -101,6 +101,16 @@ catalogue! {
         "Connections of which a policy that only reports (AUDIT, dry-run) said something; effect is what enforcing it would have changed: would_refuse, would_allow, no_change, audited";
     HANDSHAKES_FAILED = Counter "interceptor_handshake_failures", &["reason"],
         "TLS handshakes of peers that failed on port 15008";
+    SAME_NODE_GRANTS = Gauge "interceptor_same_node_grants", &[],
+        "Pairs of a workload and an address whose connections go from socket to socket inside of the node";
+    SAME_NODE_UNPUBLISHED = Gauge "interceptor_same_node_unpublished", &[],
+        "Pairs that could, and take the agent's path because the kernel has no room for them";
+    SAME_NODE_OPEN = Gauge "interceptor_same_node_connections_open", &[],
+        "Connections open from socket to socket; each is reported by both ends";
+    SAME_NODE_LOST = Counter "interceptor_same_node_events_lost", &[],
+        "Events of such connections for which the kernel had no room, since its maps were created";
+    SAME_NODE_UNSEEN = Counter "interceptor_same_node_ends_unseen", &[],
+        "Such connections whose end was found by comparing with the sockets that are open, after events were lost";
     KERNEL_EVENTS = Counter "interceptor_kernel_events", &["event"],
         "Outcomes in the kernel programs, summed over CPUs, since their maps were created";
     MAP_ENTRIES = Gauge "interceptor_kernel_map_entries", &["map"],

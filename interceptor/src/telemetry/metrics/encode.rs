@@ -25,12 +25,13 @@ pub(super) struct Exposition(pub(super) Metrics);
 impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = &self.0.inner;
+        // First, because it asks what the kernel has carried.
+        let observe = metrics.observe.lock().clone();
+        let status = observe.map(|observe| observe());
         metrics.live.flush();
         let mut out = Out { encoder };
         self.traffic(&mut out)?;
         self.connections(&mut out)?;
-        let observe = metrics.observe.lock().clone();
-        let status = observe.map(|observe| observe());
         if let Some(status) = &status {
             kernel(&mut out, status)?;
             configuration(&mut out, status)?;
@@ -149,6 +150,12 @@ impl Exposition {
 }
 
 fn kernel(out: &mut Out<'_>, status: &Status) -> fmt::Result {
+    let same_node = &status.same_node;
+    out.one(&c::SAME_NODE_GRANTS, same_node.granted)?;
+    out.one(&c::SAME_NODE_UNPUBLISHED, same_node.unpublished)?;
+    out.one(&c::SAME_NODE_OPEN, same_node.open)?;
+    out.one(&c::SAME_NODE_LOST, same_node.events_lost)?;
+    out.one(&c::SAME_NODE_UNSEEN, same_node.ends_unseen)?;
     out.family(
         &c::KERNEL_EVENTS,
         status

@@ -15,6 +15,14 @@ fn prober() -> Prober {
     }
 }
 
+fn same_node() -> SameNode {
+    SameNode {
+        granted: 1,
+        open: 1,
+        ..SameNode::default()
+    }
+}
+
 /// An agent that does its work.
 pub(crate) fn healthy() -> Status {
     Status {
@@ -84,6 +92,7 @@ pub(crate) fn healthy() -> Status {
         unprotected: Vec::new(),
         reporting: Vec::new(),
         connections_open: 2,
+        same_node: same_node(),
     }
 }
 

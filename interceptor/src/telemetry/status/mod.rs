@@ -47,6 +47,25 @@ pub struct Status {
     pub reporting: Vec<Summary>,
     /// How many connections are being carried.
     pub connections_open: u64,
+    /// Connections inside of the node that the kernel carries.
+    #[serde(default)]
+    pub same_node: SameNode,
+}
+
+/// Connections inside of the node that the kernel carries by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SameNode {
+    /// Pairs of a workload and an address whose connections may go from socket to socket.
+    pub granted: u64,
+    /// Pairs that may, and take the agent's path because the kernel has no room for them.
+    pub unpublished: u64,
+    /// Connections that are open.
+    pub open: u64,
+    /// Events that the kernel could not tell the agent of, since its maps were created.
+    pub events_lost: u64,
+    /// Connections whose end was found by comparing with the sockets that are open.
+    pub ends_unseen: u64,
 }
 
 /// Whether the agent protects what it should.

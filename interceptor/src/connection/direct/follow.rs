@@ -1,0 +1,159 @@
+//! The task that keeps the kernel's grants equal to the mesh and takes in what it tells.
+//!
+//! ```text
+//!  first mesh ▶ void what an earlier agent granted ▶ workloads enrolled ▶ adopt what is open
+//!  events ────▶ records                mesh changed ▶ void, judge, grant again
+//!  every second ▶ certificates, losses, what could not be done before
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::flows::{compare, judge, refresh, take_in};
+use super::{DirectPath, Plane};
+use crate::capture::Events;
+use crate::drain::Tasks;
+use crate::workload::source::Published;
+
+/// How often it is looked at what no event tells: certificates that expire, events that are lost.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// So often the counters of long connections move without anybody asking.
+const REFRESH: u32 = 10;
+
+/// At most so many events are taken in before something else is looked at.
+const BATCH: usize = 4096;
+
+/// Follows the mesh and the kernel until the tasks are asked to stop. `passed` tells when the
+/// workloads of the first mesh are enrolled. Open connections go on after that, and the next agent
+/// takes them over.
+pub async fn run(
+    plane: Arc<Plane>,
+    events: Events,
+    (published, passed): (Published, watch::Receiver<bool>),
+    tasks: Tasks,
+) {
+    let lost = plane.direct.kernel.lost();
+    let follower = Follower {
+        path: Arc::clone(&plane.direct),
+        plane,
+        events,
+        published,
+        is_void: false,
+        lost,
+        compare: true,
+        ticks: 0,
+    };
+    tokio::select! {
+        () = tasks.stopping() => {}
+        () = follower.run(passed) => {}
+    }
+}
+
+struct Follower {
+    plane: Arc<Plane>,
+    path: Arc<DirectPath>,
+    events: Events,
+    published: Published,
+    /// Whether what was granted by the mesh before this one is void.
+    is_void: bool,
+    /// Lost events that have been looked into.
+    lost: u64,
+    /// Whether to compare with the sockets that are open.
+    compare: bool,
+    ticks: u32,
+}
+
+impl Follower {
+    async fn run(mut self, mut passed: watch::Receiver<bool>) {
+        while self.plane.mesh.load().version() == 0 {
+            self.published.changed().await;
+        }
+        self.follow_mesh();
+        if passed.wait_for(|passed| *passed).await.is_err() {
+            return;
+        }
+        self.look();
+        let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.published.changed() => self.follow_mesh(),
+                _ = tick.tick() => self.look(),
+                event = self.events.next() => self.take_in(Some(event)),
+            }
+        }
+    }
+
+    /// The mesh has changed, or something that weighs as much: nothing that was granted before
+    /// holds, and nothing that is open unless it is allowed now.
+    fn follow_mesh(&mut self) {
+        self.is_void = match self.path.kernel.advance() {
+            Ok(generation) => {
+                self.path.grants.advanced(generation);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot void the verdicts in the kernel; trying again");
+                false
+            }
+        };
+        self.judge();
+        if self.is_void {
+            let mesh = self.plane.mesh.load_full();
+            let kernel = &*self.path.kernel;
+            (self.path.grants).renew(kernel, &mesh, &self.plane.identities);
+        }
+    }
+
+    fn judge(&self) {
+        let all = judge(&self.path, &self.plane);
+        self.path.overdue.store(!all, Ordering::Relaxed);
+    }
+
+    /// Takes in events: this one, and those that are there.
+    fn take_in(&mut self, first: Option<crate::capture::Event>) {
+        let events = &mut self.events;
+        let more = std::iter::from_fn(|| events.try_next());
+        let events = first.into_iter().chain(more).take(BATCH);
+        take_in(&self.path, &self.plane, events);
+    }
+
+    /// What nobody tells.
+    fn look(&mut self) {
+        let uncertified = !self.plane.identities.are_current();
+        let mesh = self.plane.mesh.load_full();
+        let identities = &self.plane.identities;
+        let lacks = uncertified && self.path.grants.lacks_certificate(&mesh, identities);
+        if lacks || !self.is_void {
+            self.follow_mesh();
+        } else if uncertified || self.path.overdue.load(Ordering::Relaxed) {
+            self.judge();
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(REFRESH) {
+            refresh(&self.path);
+        }
+        let lost = self.path.kernel.lost();
+        if lost != self.lost {
+            let events = lost.saturating_sub(self.lost);
+            tracing::warn!(
+                events,
+                "events of same-node connections were lost; comparing with what is open"
+            );
+            self.lost = lost;
+            self.compare = true;
+        }
+        if self.compare {
+            let (path, plane) = (Arc::clone(&self.path), Arc::clone(&self.plane));
+            self.compare = compare(&path, &plane, || {
+                let events = &mut self.events;
+                take_in(&path, &plane, std::iter::from_fn(|| events.try_next()));
+            });
+        }
+    }
+}
