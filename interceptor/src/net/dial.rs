@@ -10,21 +10,21 @@
 //! of new connections; `connect(2)` picks the port by the full 4-tuple. There is one exception. Both
 //! addresses of the last leg are the workload's, so an application's port has one local port range
 //! for all its clients together, and whenever a client closes first a port of it stays in
-//! `TIME_WAIT` for a minute: 28,000 connections. When `connect(2)` finds none, a port is chosen
-//! here: to a bound socket the kernel gives a port in `TIME_WAIT` at once, safely by timestamps.
+//! `TIME_WAIT` for a minute: 28,000 connections. The search of `connect(2)` would go through all of
+//! them, so the port is chosen here, at random: to a bound socket the kernel gives a port in
+//! `TIME_WAIT` at once, safely by timestamps.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use interceptor_common::{Flow, FlowKind};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::ports::LocalPorts;
 use super::{Namespace, bpf, mapped};
 
 /// Idle time before the first probe on a leg to a peer, and between probes, as ztunnel has it.
@@ -33,14 +33,8 @@ const KEEPALIVE: Duration = Duration::from_mins(3);
 /// Unanswered probes after which a leg to a peer is dead.
 const KEEPALIVE_PROBES: u32 = 9;
 
-/// Where a namespace says which local ports it hands out, for both families.
-const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-
-/// The kernel's own range, for where that cannot be read.
-const USUAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
-
-/// How many ports are tried where `connect(2)` found none: one that is in use by an open connection
-/// or a listener is passed over.
+/// How many ports are tried for the last leg before it is left to the kernel: one that is in use by
+/// an open connection or a listener is passed over.
 const PORT_ATTEMPTS: usize = 32;
 
 /// What a socket of the agent is for; decides how the kernel programs treat it.
@@ -63,6 +57,8 @@ pub enum Purpose {
 pub struct Dialer {
     namespace: Option<Namespace>,
     mark: Option<Mark>,
+    /// The ports that the namespace hands out, as they were when the first was asked for.
+    ports: Arc<OnceLock<LocalPorts>>,
 }
 
 /// How the kernel programs recognise a socket: the map of socket storage, and the workload on
@@ -78,18 +74,16 @@ pub(crate) struct Mark {
 impl Dialer {
     /// A dialler that opens sockets in the calling thread's namespace and marks nothing. For
     /// nodes without capture, such as tests of the transport.
-    pub const fn host() -> Self {
-        Self {
-            namespace: None,
-            mark: None,
-        }
+    pub fn host() -> Self {
+        Self::default()
     }
 
     /// A dialler for a captured workload.
-    pub(crate) const fn marked(namespace: Namespace, mark: Mark) -> Self {
+    pub(crate) fn marked(namespace: Namespace, mark: Mark) -> Self {
         Self {
             namespace: Some(namespace),
             mark: Some(mark),
+            ports: Arc::default(),
         }
     }
 
@@ -104,19 +98,19 @@ impl Dialer {
     ///
     /// Dropping the future closes the socket.
     pub async fn connect(&self, to: SocketAddr, purpose: Purpose) -> io::Result<TcpStream> {
-        let mut outcome = self.connect_from(None, to, purpose).await;
-        if !matches!(purpose, Purpose::Application { .. }) {
-            return outcome;
-        }
-        for _ in 0..PORT_ATTEMPTS {
-            match &outcome {
-                Err(error) if no_port(error) => {}
-                _ => break,
+        if matches!(purpose, Purpose::Application { .. }) {
+            for _ in 0..PORT_ATTEMPTS {
+                let Some(port) = self.local_ports().draw() else {
+                    break;
+                };
+                let from = SocketAddr::new(to.ip(), port);
+                match self.connect_from(Some(from), to, purpose).await {
+                    Err(error) if is_taken(&error) => {}
+                    outcome => return outcome,
+                }
             }
-            let from = SocketAddr::new(to.ip(), rand::random_range(self.local_ports()));
-            outcome = self.connect_from(Some(from), to, purpose).await;
         }
-        outcome
+        self.connect_from(None, to, purpose).await
     }
 
     async fn connect_from(
@@ -161,15 +155,13 @@ impl Dialer {
     }
 
     /// The ports that the workload's namespace hands out.
-    fn local_ports(&self) -> RangeInclusive<u16> {
-        let read = || fs::read_to_string(LOCAL_PORTS);
-        let text = match &self.namespace {
-            Some(namespace) => namespace.enter(read),
-            None => read(),
-        };
-        text.ok()
-            .and_then(|text| port_range(&text))
-            .unwrap_or(USUAL_PORTS)
+    fn local_ports(&self) -> &LocalPorts {
+        self.ports.get_or_init(|| match &self.namespace {
+            Some(namespace) => namespace
+                .enter(|| Ok(LocalPorts::read()))
+                .unwrap_or_default(),
+            None => LocalPorts::read(),
+        })
     }
 
     /// Opens a non-blocking socket in the workload's namespace.
@@ -213,34 +205,19 @@ impl Mark {
     }
 }
 
-/// Whether the local port is what was missing: none is left, or the chosen one is in use.
-fn no_port(error: &io::Error) -> bool {
+/// Whether the port that was chosen is in use.
+fn is_taken(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
     )
 }
 
-/// Reads the kernel's two numbers, first and last.
-fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let mut numbers = text.split_whitespace().map(str::parse);
-    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-    (first <= last).then_some(first..=last)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernels_port_range_is_two_numbers() {
-        assert_eq!(port_range("32768\t60999\n"), Some(32_768..=60_999));
-        assert_eq!(port_range("60999 32768"), None);
-        assert_eq!(port_range("1 70000"), None);
-        assert_eq!(port_range(""), None);
-    }
-
     use tokio::net::TcpListener;
+
+    use super::*;
 
     #[tokio::test]
     async fn a_host_dialler_needs_no_privilege() {

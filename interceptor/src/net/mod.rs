@@ -13,6 +13,7 @@ mod gate;
 mod listen;
 mod namespace;
 pub(crate) mod netlink;
+mod ports;
 mod socket;
 pub mod traffic;
 
