@@ -50,7 +50,7 @@ impl PolicySet {
     }
 
     /// The same of policies that are shared with another set.
-    pub(crate) fn of(
+    pub fn of(
         settings: Settings,
         mut policies: Vec<Arc<Policy>>,
         mut peer_authentications: Vec<PeerAuthentication>,

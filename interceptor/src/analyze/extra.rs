@@ -125,7 +125,7 @@ impl Extra {
                 copy = copy.saturating_add(1);
             }
             taken.insert(id(&template.pod.meta));
-            objects.pods.push(template.pod.clone());
+            objects.pods.push(Arc::new(template.pod.clone()));
         }
     }
 

@@ -154,7 +154,7 @@ impl<'a> Model<'a> {
     /// A `PeerAuthentication` by name.
     pub(super) fn modes(&self, name: &PolicyName) -> Option<&'a PeerAuthentication> {
         let at = self.modes.get(&(&*name.namespace, &*name.name))?;
-        self.objects.peer_authentications.get(*at)
+        self.objects.peer_authentications.get(*at).map(Arc::as_ref)
     }
 
     pub(super) fn membership(&self, known: &Known<'_>) -> Membership {
@@ -279,7 +279,7 @@ fn compile<'a>(
             dry_run: dry_run.map(|annotation| annotation.value.clone()),
         };
         let compiled = Policy::compile(name, &meta, &object.spec, &settings).ok()?;
-        Some((object, compiled.value))
+        Some((&**object, compiled.value))
     });
     compiled.collect()
 }

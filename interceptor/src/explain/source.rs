@@ -1,6 +1,5 @@
 //! Who calls, and whether the caller's agent takes its connection.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,8 +9,8 @@ use super::resolve::Caller;
 use super::{Sense, Step, StepName};
 use crate::capture::outbound_captured;
 use crate::workload::{
-    Binding, Canonical, CaptureRules, Enrolment, Mesh, SameNode, TunnelProtocol,
-    UnknownDestinations, Workload, WorkloadId,
+    Binding, CaptureRules, Enrolment, Mesh, SameNode, TunnelProtocol, UnknownDestinations,
+    Workload, WorkloadId,
 };
 
 /// The caller as the rest of the way needs to know it.
@@ -183,9 +182,9 @@ fn made_up(identity: SpiffeId, enrolment: Enrolment) -> Workload {
         },
         identity,
         addresses: Vec::new(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         node: None,
-        ports: BTreeMap::new(),
+        ports: Arc::default(),
         protocol: TunnelProtocol::None,
         enrolment,
         healthy: true,
@@ -193,6 +192,6 @@ fn made_up(identity: SpiffeId, enrolment: Enrolment) -> Workload {
         binding: None,
         unknown_destinations: UnknownDestinations::default(),
         same_node: SameNode::default(),
-        canonical: Canonical::default(),
+        canonical: Arc::default(),
     }
 }

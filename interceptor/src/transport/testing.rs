@@ -1,6 +1,5 @@
 //! Two nodes on loopback for the transport's tests: real sockets, real TLS, no privilege.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +18,8 @@ use crate::drain::Tasks;
 use crate::identity::{Ca, Identities, Svid};
 use crate::net::{Dialer, Traffic};
 use crate::workload::{
-    Canonical, CaptureRules, Enrolment, Route, SameNode, TunnelProtocol, UnknownDestinations,
-    Workload, WorkloadId,
+    CaptureRules, Enrolment, Route, SameNode, TunnelProtocol, UnknownDestinations, Workload,
+    WorkloadId,
 };
 
 /// Longest that a test waits for what must happen.
@@ -203,9 +202,9 @@ fn workload() -> Workload {
         },
         identity: id("server"),
         addresses: Vec::new(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         node: None,
-        ports: BTreeMap::new(),
+        ports: Arc::default(),
         protocol: TunnelProtocol::Hbone,
         enrolment: Enrolment::Enrolled,
         healthy: true,
@@ -213,7 +212,7 @@ fn workload() -> Workload {
         binding: None,
         unknown_destinations: UnknownDestinations::Passthrough,
         same_node: SameNode::Kernel,
-        canonical: Canonical::default(),
+        canonical: Arc::default(),
     }
 }
 

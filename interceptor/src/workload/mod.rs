@@ -27,7 +27,7 @@ use interceptor_policy::{PolicyName, SpiffeId};
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use store::{AgentPorts, Mesh, MeshSettings};
+pub use store::{AgentPorts, Mesh, MeshSettings, Settled, Store};
 
 /// Namespace and name of a workload, unique in the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -54,11 +54,11 @@ pub struct Workload {
     /// Addresses at which it is reached; empty for one that has none yet.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// The node it runs on, if known.
     pub node: Option<Arc<str>>,
     /// Container ports by name: what `targetPort: http` and port names in policies mean here.
-    pub ports: BTreeMap<String, u16>,
+    pub ports: Arc<BTreeMap<String, u16>>,
     /// How it is reached.
     pub protocol: TunnelProtocol,
     /// Whether it is part of the mesh, and if not, why.
@@ -75,7 +75,7 @@ pub struct Workload {
     /// How it is connected with other workloads of its node.
     pub same_node: SameNode,
     /// Names for telemetry that are derived from labels once.
-    pub canonical: Canonical,
+    pub canonical: Arc<Canonical>,
 }
 
 /// Whether a workload takes HBONE on port 15008.
@@ -129,7 +129,7 @@ impl fmt::Display for Enrolment {
 }
 
 /// What ties a workload to this machine's kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum Binding {
     /// It has a network namespace of its own, named by a path such as `/run/netns/web`.
     NetworkNamespace(PathBuf),
@@ -261,7 +261,7 @@ pub enum OutboundPort {
 }
 
 /// Istio's canonical names of a workload, for metric labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Canonical {
     /// Label `app`, or empty.
     pub app: Arc<str>,
@@ -303,7 +303,7 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// The workloads behind it.
+    /// The workloads behind it, by name.
     pub endpoints: Vec<Endpoint>,
     /// `publishNotReadyAddresses`: workloads that are not ready get connections, too.
     pub publish_not_ready: bool,
@@ -343,7 +343,7 @@ pub struct Endpoint {
     pub workload: Arc<Workload>,
     /// Service port to this workload's target port. A named target port that the workload does
     /// not have is absent.
-    pub target_ports: BTreeMap<u16, u16>,
+    pub target_ports: Arc<BTreeMap<u16, u16>>,
     /// Its share of the connections relative to the others', at least 1.
     pub weight: u32,
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use interceptor::capture::{Capture, Config, Counter, uninstall, verify_removed};
 use interceptor::net::Namespace;
 use interceptor::workload::{
-    Binding, Canonical, CaptureRules, Enrolment, SameNode, TunnelProtocol, UnknownDestinations,
-    Workload, WorkloadId,
+    Binding, CaptureRules, Enrolment, SameNode, TunnelProtocol, UnknownDestinations, Workload,
+    WorkloadId,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -334,9 +334,9 @@ pub(crate) fn bound(binding: Binding, addresses: Vec<IpAddr>) -> Workload {
         },
         identity: "spiffe://cluster.local/ns/default/sa/test".parse().unwrap(),
         addresses,
-        labels: std::collections::BTreeMap::new(),
+        labels: Arc::default(),
         node: None,
-        ports: std::collections::BTreeMap::new(),
+        ports: Arc::default(),
         protocol: TunnelProtocol::Hbone,
         enrolment: Enrolment::Enrolled,
         healthy: true,
@@ -344,7 +344,7 @@ pub(crate) fn bound(binding: Binding, addresses: Vec<IpAddr>) -> Workload {
         binding: Some(binding),
         unknown_destinations: UnknownDestinations::default(),
         same_node: SameNode::default(),
-        canonical: Canonical::default(),
+        canonical: Arc::default(),
     }
 }
 

@@ -125,7 +125,7 @@ fn nearest_labels(model: &Model<'_>, meta: &Meta, selector: &SelectorSpec) -> Op
         .iter()
         .filter(|known| known.workload.id.namespace == meta.namespace);
     let labels: BTreeSet<String> = own
-        .flat_map(|known| &known.workload.labels)
+        .flat_map(|known| known.workload.labels.iter())
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     selector.match_labels.iter().find_map(|(key, value)| {

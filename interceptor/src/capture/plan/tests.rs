@@ -1,14 +1,13 @@
 //! What a workload's entries are, case by case.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rstest::rstest;
 
 use super::*;
 use crate::workload::{
-    Canonical, CaptureRules, Enrolment, PortSelection, SameNode, TunnelProtocol,
-    UnknownDestinations, WorkloadId,
+    CaptureRules, Enrolment, PortSelection, SameNode, TunnelProtocol, UnknownDestinations,
+    WorkloadId,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -23,9 +22,9 @@ fn workload(addresses: &[&str]) -> Workload {
         },
         identity: "spiffe://cluster.local/ns/default/sa/web".parse().unwrap(),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         node: None,
-        ports: BTreeMap::new(),
+        ports: Arc::default(),
         protocol: TunnelProtocol::Hbone,
         enrolment: Enrolment::Enrolled,
         healthy: true,
@@ -33,7 +32,7 @@ fn workload(addresses: &[&str]) -> Workload {
         binding: None,
         unknown_destinations: UnknownDestinations::default(),
         same_node: SameNode::default(),
-        canonical: Canonical::default(),
+        canonical: Arc::default(),
     }
 }
 

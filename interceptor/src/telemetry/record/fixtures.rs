@@ -1,7 +1,5 @@
 //! Fixed records for golden files: one of each outcome.
 
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::telemetry::shadow::Effect;
 use crate::workload::{
@@ -17,9 +15,9 @@ pub(crate) fn workload(name: &str, address: &str) -> Arc<Workload> {
         },
         identity: identity(name),
         addresses: vec![address.parse().unwrap()],
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         node: Some("one".into()),
-        ports: BTreeMap::new(),
+        ports: Arc::default(),
         protocol: TunnelProtocol::Hbone,
         enrolment: Enrolment::Enrolled,
         healthy: true,
@@ -27,13 +25,13 @@ pub(crate) fn workload(name: &str, address: &str) -> Arc<Workload> {
         binding: None,
         unknown_destinations: UnknownDestinations::Passthrough,
         same_node: SameNode::Kernel,
-        canonical: Canonical {
+        canonical: Arc::new(Canonical {
             app: name.into(),
             version: "v1".into(),
             service: name.into(),
             revision: "v1".into(),
             workload: name.into(),
-        },
+        }),
     })
 }
 

@@ -60,25 +60,28 @@ impl Objects {
             return;
         };
         match (group(version), kind) {
-            ("", "Pod") => self.pods.extend(super::pod::read(&fields)),
-            ("", "Service") => self.services.extend(super::service::read(&fields)),
-            ("", "Namespace") => self.namespaces.extend(namespace(&fields)),
+            ("", "Pod") => self.pods.extend(super::pod::read(&fields).map(Arc::new)),
+            ("", "Service") => self
+                .services
+                .extend(super::service::read(&fields).map(Arc::new)),
+            ("", "Namespace") => self.namespaces.extend(namespace(&fields).map(Arc::new)),
             ("", _) if kind.ends_with("List") => self.read_items(&fields),
             ("networking.istio.io", "WorkloadEntry") => self
                 .workload_entries
-                .extend(super::workload_entry::read(&fields)),
+                .extend(super::workload_entry::read(&fields).map(Arc::new)),
             ("networking.istio.io", "ServiceEntry") => self
                 .service_entries
-                .extend(super::egress::service_entry(&fields)),
+                .extend(super::egress::service_entry(&fields).map(Arc::new)),
             ("networking.istio.io", "Sidecar") => {
-                self.sidecars.extend(super::egress::sidecar(&fields));
+                self.sidecars
+                    .extend(super::egress::sidecar(&fields).map(Arc::new));
             }
             ("security.istio.io", "AuthorizationPolicy") => self
                 .authorization_policies
-                .extend(super::istio::authorization_policy(&fields)),
+                .extend(super::istio::authorization_policy(&fields).map(Arc::new)),
             ("security.istio.io", "PeerAuthentication") => self
                 .peer_authentications
-                .extend(super::istio::peer_authentication(&fields)),
+                .extend(super::istio::peer_authentication(&fields).map(Arc::new)),
             (group, _) => self.ignore(reader, group, version, kind),
         }
     }
@@ -162,7 +165,7 @@ pub(super) fn meta(object: &Fields<'_>) -> Option<Meta> {
     let meta = Meta {
         namespace: Arc::from(namespace.unwrap_or(Some("default"))?),
         name: Arc::from(name?),
-        labels: labels.unwrap_or_default(),
+        labels: Arc::new(labels.unwrap_or_default()),
         annotations: annotations.unwrap_or_default(),
         created: created.map(str::to_owned),
         deleting: fields.optional("deletionTimestamp").is_some(),

@@ -41,24 +41,24 @@ pub(in crate::workload) use meta::{
 pub use template::{DeclaredPort, Template, templates};
 
 /// Everything that a source knows, before it is put together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Objects {
     /// Namespaces with their labels.
-    pub namespaces: Vec<Namespace>,
+    pub namespaces: Vec<Arc<Namespace>>,
     /// Pods.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<Arc<Pod>>,
     /// Istio's `WorkloadEntry` objects.
-    pub workload_entries: Vec<WorkloadEntry>,
+    pub workload_entries: Vec<Arc<WorkloadEntry>>,
     /// Services.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// Istio's `AuthorizationPolicy` objects.
-    pub authorization_policies: Vec<AuthorizationPolicy>,
+    pub authorization_policies: Vec<Arc<AuthorizationPolicy>>,
     /// Istio's `PeerAuthentication` objects.
-    pub peer_authentications: Vec<PeerAuthentication>,
+    pub peer_authentications: Vec<Arc<PeerAuthentication>>,
     /// Istio's `ServiceEntry` objects.
-    pub service_entries: Vec<ServiceEntry>,
+    pub service_entries: Vec<Arc<ServiceEntry>>,
     /// Istio's `Sidecar` objects.
-    pub sidecars: Vec<Sidecar>,
+    pub sidecars: Vec<Arc<Sidecar>>,
     /// Objects of kinds that are not read.
     pub ignored: Vec<Ignored>,
 }
@@ -108,7 +108,7 @@ pub struct Meta {
     /// Name.
     pub name: Arc<str>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// The annotations that have a meaning for us.
     pub annotations: BTreeMap<String, Written<String>>,
     /// `creationTimestamp`, as written.

@@ -98,7 +98,7 @@ fn meta(controller: &Reader<'_>, pod: &Fields<'_>, object: &Reader<'_>) -> Optio
     Some(Meta {
         namespace: Arc::from(namespace.unwrap_or("default")),
         name: Arc::from(name),
-        labels: labels.map(|labels| labels.text_map()).unwrap_or_default(),
+        labels: Arc::new(labels.map(|labels| labels.text_map()).unwrap_or_default()),
         annotations: notes.map(|notes| annotations(&notes)).unwrap_or_default(),
         created: None,
         deleting: false,

@@ -1,6 +1,7 @@
 //! Istio's `WorkloadEntry`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::meta::{meta, origin, written};
 use super::{NamedPort, WorkloadEntry, Written};
@@ -24,7 +25,8 @@ pub(super) fn read(object: &Fields<'_>) -> Option<WorkloadEntry> {
     spec.known(&["network", "locality"]);
     spec.no_others();
     let mut meta = meta?;
-    meta.labels.extend(labels.unwrap_or_default());
+    let more = labels.unwrap_or_default();
+    Arc::make_mut(&mut meta.labels).extend(more);
     Some(WorkloadEntry {
         meta,
         service_account: Written {

@@ -1,4 +1,4 @@
-//! A folder of manifests, read whole and watched.
+//! Folders of manifests, read whole.
 //!
 //! Every `*.yaml`, `*.yml` and `*.json` of the folder is read, not those of folders inside it and
 //! none whose name begins with a dot (editors' files, and the `..data` of a mounted `ConfigMap`,
@@ -6,21 +6,17 @@
 //!
 //! # Invariants
 //!
-//! * A folder that is gone, or from which every manifest has vanished, is a mistake and not an
-//!   order to release every workload.
 //! * Reading ends: only regular files are opened, and size and number are bounded.
 //!
-//! Not here: watching (`watch`).
+//! Not here: reading only what changed (`folder`), watching (`watch`).
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::workload::objects::Objects;
+use crate::workload::objects::{Ignored, Objects};
 use crate::workload::{Mesh, MeshSettings};
 use crate::yaml::{self, Document, Limits, Mistake, Report, Severity};
 
@@ -58,19 +54,6 @@ pub struct Loaded {
     pub mistakes: Vec<Mistake>,
     /// How many manifests there were.
     pub files: usize,
-    /// Those of them that say nothing.
-    pub empty: BTreeSet<Arc<str>>,
-    /// Those that say something.
-    pub filled: BTreeSet<Arc<str>>,
-    /// A number that changes with the content.
-    pub digest: u64,
-}
-
-impl Loaded {
-    /// Whether the objects must not take effect.
-    pub fn has_errors(&self) -> bool {
-        self.mistakes.iter().any(Mistake::is_error)
-    }
 }
 
 /// Reads the manifests of a folder, or the one manifest that `path` is.
@@ -92,8 +75,10 @@ pub fn load_all(paths: &[impl AsRef<Path>], limits: &DirectoryLimits) -> Loaded 
             Err(mistake) => folder.loaded.mistakes.push(mistake),
         }
     }
-    folder.loaded.note_ignored_kinds();
-    folder.finish()
+    let mut loaded = folder.loaded;
+    let ignored = loaded.objects.ignored.iter().collect();
+    loaded.mistakes.extend(ignored_kinds(ignored));
+    loaded
 }
 
 /// Reads manifests and whole trees of folders, as people keep them in repositories; every document
@@ -121,7 +106,7 @@ pub fn load_trees(
             Err(mistake) => folder.loaded.mistakes.push(mistake),
         }
     }
-    folder.finish()
+    folder.loaded
 }
 
 /// Reads the manifests of a folder (or one manifest) and builds the mesh that they describe: what
@@ -150,10 +135,7 @@ pub fn load_meshes(
 }
 
 /// Builds the mesh, also if a file is wrong: then for its mistakes only.
-pub(super) fn build(
-    loaded: Loaded,
-    settings: &MeshSettings,
-) -> Result<(Mesh, Vec<Mistake>), Vec<Mistake>> {
+fn build(loaded: Loaded, settings: &MeshSettings) -> Result<(Mesh, Vec<Mistake>), Vec<Mistake>> {
     let Loaded {
         objects,
         mut mistakes,
@@ -169,15 +151,15 @@ pub(super) fn build(
     Ok((mesh, mistakes))
 }
 
-struct Listing {
-    files: Vec<PathBuf>,
+pub(super) struct Listing {
+    pub(super) files: Vec<PathBuf>,
     /// Folders inside, links to folders not among them.
     folders: Vec<PathBuf>,
-    notes: Vec<Mistake>,
+    pub(super) notes: Vec<Mistake>,
 }
 
 /// The manifests to read, by name.
-fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
+pub(super) fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
     let shown: Arc<str> = Arc::from(path.to_string_lossy());
     let failed = |error: io::Error| Mistake::in_file(&shown, format!("cannot be read: {error}"));
     if fs::metadata(path).map_err(failed)?.is_file() {
@@ -197,13 +179,10 @@ fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let found = entry.path();
-        let is_manifest = [".yaml", ".yml", ".json"]
-            .iter()
-            .any(|suffix| name.ends_with(suffix));
         if name.starts_with('.') {
             continue;
         }
-        if is_manifest {
+        if is_manifest(&name) {
             listing.files.push(found);
         } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             let file = Arc::from(found.to_string_lossy());
@@ -226,10 +205,15 @@ fn manifests(path: &Path, limit: usize) -> Result<Listing, Mistake> {
     Ok(listing)
 }
 
+/// Whether a folder's file of this name is read.
+pub(super) fn is_manifest(name: &str) -> bool {
+    let mut suffixes = [".yaml", ".yml", ".json"].into_iter();
+    !name.starts_with('.') && suffixes.any(|suffix| name.ends_with(suffix))
+}
+
 struct Folder<'l> {
     limits: &'l DirectoryLimits,
     left: usize,
-    digest: DefaultHasher,
     loaded: Loaded,
 }
 
@@ -238,14 +222,10 @@ impl<'l> Folder<'l> {
         Folder {
             limits,
             left: limits.bytes,
-            digest: DefaultHasher::new(),
             loaded: Loaded {
                 objects: Objects::default(),
                 mistakes: Vec::new(),
                 files: 0,
-                empty: BTreeSet::new(),
-                filled: BTreeSet::new(),
-                digest: 0,
             },
         }
     }
@@ -253,7 +233,6 @@ impl<'l> Folder<'l> {
     fn read(&mut self, path: &Path, mut see: impl FnMut(&Document)) {
         let file: Arc<str> = Arc::from(path.to_string_lossy());
         self.loaded.files += 1;
-        file.hash(&mut self.digest);
         // One byte more than allowed, so that the parser sees what is too long.
         let most = self.limits.file.bytes.saturating_add(1);
         let bytes = match read_file(path, most) {
@@ -264,12 +243,6 @@ impl<'l> Folder<'l> {
                 return;
             }
         };
-        bytes.hash(&mut self.digest);
-        if bytes.trim_ascii().is_empty() {
-            self.loaded.empty.insert(Arc::clone(&file));
-        } else {
-            self.loaded.filled.insert(Arc::clone(&file));
-        }
         let Some(left) = self.left.checked_sub(bytes.len()) else {
             let message = format!(
                 "is not read: the manifests before it fill the limit of {} bytes",
@@ -288,44 +261,35 @@ impl<'l> Folder<'l> {
         }
         self.loaded.mistakes.extend(report.into_mistakes());
     }
-
-    fn finish(mut self) -> Loaded {
-        self.loaded.mistakes.hash(&mut self.digest);
-        self.loaded.digest = self.digest.finish();
-        self.loaded
-    }
 }
 
-impl Loaded {
-    /// One note per kind, not one per object.
-    fn note_ignored_kinds(&mut self) {
-        let mut ignored: Vec<_> = self.objects.ignored.iter().collect();
-        ignored.sort_by(|a, b| a.kind.cmp(&b.kind));
-        for group in ignored.chunk_by(|a, b| a.kind == b.kind) {
-            if let [first, rest @ ..] = group {
-                let others = match rest.len() {
-                    0 => String::new(),
-                    more => format!(" (and {more} more)"),
-                };
-                // Somebody relies on what Istio's kinds say; others are none of our business.
-                let (severity, effect) = if first.kind.contains(".istio.io/") {
-                    (
-                        Severity::Warning,
-                        "has no effect: this release does not read it",
-                    )
-                } else {
-                    (Severity::Note, "is not read here")
-                };
-                let message = format!("{} {effect}{others}", first.kind);
-                self.mistakes
-                    .push(first.origin.error(message).with(severity));
-            }
-        }
-    }
+/// One note per kind that is not read, not one per object.
+pub(super) fn ignored_kinds(mut ignored: Vec<&Ignored>) -> Vec<Mistake> {
+    ignored.sort_by(|a, b| a.kind.cmp(&b.kind));
+    let groups = ignored.chunk_by(|a, b| a.kind == b.kind);
+    let note = |group: &[&Ignored]| {
+        let [first, rest @ ..] = group else {
+            return None;
+        };
+        let others = match rest.len() {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        // Somebody relies on what Istio's kinds say; others are none of our business.
+        let (severity, effect) = if first.kind.contains(".istio.io/") {
+            let effect = "has no effect: this release does not read it";
+            (Severity::Warning, effect)
+        } else {
+            (Severity::Note, "is not read here")
+        };
+        let message = format!("{} {effect}{others}", first.kind);
+        Some(first.origin.error(message).with(severity))
+    };
+    groups.filter_map(note).collect()
 }
 
 /// Reads at most `most` bytes of a regular file. Opening does not block, whatever the path is.
-fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub(super) fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let file: File = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -342,7 +306,7 @@ fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn why_unreadable(error: &io::Error) -> String {
+pub(super) fn why_unreadable(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "vanished, or is a link that leads nowhere".to_owned(),
         io::ErrorKind::PermissionDenied => {

@@ -13,7 +13,9 @@
 //! Not here: what follows from a change (enrolling, cutting connections), which is `app`'s.
 
 pub mod directory;
+mod folder;
 mod publish;
+mod reading;
 mod watch;
 
 pub use publish::{LoadState, Published, Publisher, SharedMesh};

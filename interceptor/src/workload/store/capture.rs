@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::build::{Draft, Findings};
-use super::service::Plan;
+use super::noted::Findings;
+use super::port_names::PortNames;
 use crate::workload::objects::{Meta, Written};
-use crate::workload::{OutboundPort, PortSelection, Workload};
+use crate::workload::{CaptureRules, OutboundPort, PortSelection, Workload};
 
 const PREFIX: &str = "traffic.sidecar.istio.io/";
 const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
@@ -37,27 +37,31 @@ const UNSUPPORTED: [&str; 2] = ["excludeInterfaces", "kubevirtInterfaces"];
 /// Metrics, readiness and Prometheus of Istio's own: never captured inbound.
 const ALWAYS_EXCLUDED: [u16; 3] = [15020, 15021, 15090];
 
-/// Reads the annotations of every draft into its capture rules.
-pub(super) fn apply(drafts: &mut [Draft<'_>], plan: &Plan<'_>, findings: &mut Findings) {
-    for draft in drafts {
-        let mut reader = Annotations {
-            meta: draft.meta,
-            findings: &mut *findings,
-        };
-        reader.report_unknown();
-        let workload = &mut draft.workload;
-        workload.capture.inbound = reader.inbound(workload);
-        let capture = &mut workload.capture;
-        capture.excluded_outbound_ports = reader.outbound_ports(EXCLUDE_OUTBOUND, plan);
-        capture.excluded_outbound_ranges = reader.ranges(EXCLUDE_RANGES).unwrap_or_default();
-        capture.included_outbound_ranges = reader.ranges(INCLUDE_RANGES);
-        if reader.get(INCLUDE_OUTBOUND).is_some_and(is_star) {
-            // Every port, whatever the ranges say.
-            capture.included_outbound_ranges = None;
-        } else {
-            capture.included_outbound_ports = reader.outbound_ports(INCLUDE_OUTBOUND, plan);
-        }
+/// The capture rules that the annotations of a workload come to. What they say about datagrams and
+/// about older connections is there already.
+pub(super) fn rules(
+    workload: &Workload,
+    meta: &Meta,
+    names: &mut PortNames,
+    findings: &mut Findings,
+) -> CaptureRules {
+    let mut reader = Annotations { meta, findings };
+    reader.report_unknown();
+    let mut rules = CaptureRules {
+        inbound: reader.inbound(workload),
+        ..workload.capture.clone()
+    };
+    let mut ports = |reader: &mut Annotations<'_>, key| reader.outbound_ports(key, workload, names);
+    rules.excluded_outbound_ports = ports(&mut reader, EXCLUDE_OUTBOUND);
+    rules.excluded_outbound_ranges = reader.ranges(EXCLUDE_RANGES).unwrap_or_default();
+    rules.included_outbound_ranges = reader.ranges(INCLUDE_RANGES);
+    if reader.get(INCLUDE_OUTBOUND).is_some_and(is_star) {
+        // Every port, whatever the ranges say.
+        rules.included_outbound_ranges = None;
+    } else {
+        rules.included_outbound_ports = ports(&mut reader, INCLUDE_OUTBOUND);
     }
+    rules
 }
 
 struct Annotations<'a> {
@@ -127,7 +131,12 @@ impl<'a> Annotations<'a> {
     }
 
     /// A list of destination ports, by number or by a Service port's name.
-    fn outbound_ports(&mut self, key: &str, plan: &Plan<'_>) -> Vec<OutboundPort> {
+    fn outbound_ports(
+        &mut self,
+        key: &str,
+        workload: &Workload,
+        names: &mut PortNames,
+    ) -> Vec<OutboundPort> {
         let Some(written) = self.get(key) else {
             return Vec::new();
         };
@@ -136,7 +145,7 @@ impl<'a> Annotations<'a> {
             let port = match parse_port(word) {
                 Port::Number(port) => OutboundPort::Number(port),
                 Port::Name => {
-                    let endpoints = plan.named(word).unwrap_or_else(|| {
+                    let endpoints = names.ask(word, &workload.id).unwrap_or_else(|| {
                         let message = format!("no Service of the mesh has a port named {word:?}");
                         self.findings.add(written.origin.warning(message));
                         Vec::new()

@@ -7,34 +7,44 @@ use std::sync::Arc;
 
 use interceptor_policy::PolicyName;
 
-use super::build::Findings;
-use super::{MeshSettings, enrol};
+use super::enrol;
+use super::noted::Findings;
+use super::selection::{Wanted, has};
 use crate::workload::external::{External, ExternalEndpoint, ExternalPort, Externals, Resolution};
-use crate::workload::objects::{Meta, Objects, OutboundMode, ServiceEntry, Sidecar};
+use crate::workload::objects::{Meta, OutboundMode, ServiceEntry, Sidecar};
 use crate::workload::{ServiceName, UnknownDestinations, Workload};
 
 /// The `Sidecar` objects that say something about unknown destinations, by namespace.
-pub(super) struct Sidecars<'o> {
-    root: &'o str,
+#[derive(Debug)]
+pub(super) struct Sidecars {
+    root: Arc<str>,
     /// Those with a selector first, then by age.
-    by_namespace: HashMap<&'o str, Vec<&'o Sidecar>>,
+    by_namespace: HashMap<Arc<str>, Vec<Arc<Sidecar>>>,
 }
 
-impl<'o> Sidecars<'o> {
-    pub(super) fn new(
-        objects: &'o Objects,
-        settings: &'o MeshSettings,
-        findings: &mut Findings,
-    ) -> Self {
-        let mut by_namespace: HashMap<&str, Vec<&Sidecar>> = HashMap::new();
-        for sidecar in &objects.sidecars {
-            let namespace = &*sidecar.meta.namespace;
-            by_namespace.entry(namespace).or_default().push(sidecar);
+impl Sidecars {
+    pub(super) fn new(root: Arc<str>) -> Self {
+        Self {
+            root,
+            by_namespace: HashMap::new(),
         }
-        for sidecars in by_namespace.values_mut() {
-            sidecars.sort_by_key(|sidecar| (sidecar.selector.is_none(), age(&sidecar.meta)));
-            let mut whole = sidecars.iter().filter(|sidecar| sidecar.selector.is_none());
-            let Some(first) = whole.next() else { continue };
+    }
+
+    /// Takes these for the objects that a namespace had before.
+    pub(super) fn set(
+        &mut self,
+        namespace: &Arc<str>,
+        mut sidecars: Vec<Arc<Sidecar>>,
+        findings: &mut Findings,
+    ) {
+        let order = |one: &Arc<Sidecar>, other: &Arc<Sidecar>| {
+            let key = |it: &Sidecar| it.selector.is_none();
+            let ages = (age(&one.meta), age(&other.meta));
+            key(one).cmp(&key(other)).then(ages.0.cmp(&ages.1))
+        };
+        sidecars.sort_by(order);
+        let mut whole = sidecars.iter().filter(|sidecar| sidecar.selector.is_none());
+        if let Some(first) = whole.next() {
             for other in whole {
                 let message = format!(
                     "has no effect: {} is older and holds for the whole namespace, too",
@@ -43,9 +53,10 @@ impl<'o> Sidecars<'o> {
                 findings.add(other.meta.origin.warning(message));
             }
         }
-        Self {
-            root: &settings.root_namespace,
-            by_namespace,
+        if sidecars.is_empty() {
+            self.by_namespace.remove(namespace);
+        } else {
+            self.by_namespace.insert(Arc::clone(namespace), sidecars);
         }
     }
 
@@ -70,15 +81,12 @@ impl<'o> Sidecars<'o> {
         namespace: &str,
         labels: &BTreeMap<String, String>,
     ) -> Option<UnknownDestinations> {
-        let selects = |sidecar: &&&Sidecar| {
+        let selects = |sidecar: &&Arc<Sidecar>| {
             let selector = sidecar.selector.as_ref();
-            selector.is_none_or(|selector| {
-                let mut wanted = selector.value.iter();
-                wanted.all(|(key, value)| labels.get(key) == Some(value))
-            })
+            selector.is_none_or(|selector| has(labels, &selector.value))
         };
         let own = self.by_namespace.get(namespace).into_iter().flatten();
-        let mesh = self.by_namespace.get(self.root).into_iter().flatten();
+        let mesh = self.by_namespace.get(&self.root).into_iter().flatten();
         // From the root namespace only those without a selector reach into others.
         let mesh = mesh.filter(|sidecar| sidecar.selector.is_none());
         let mut holding = own.filter(selects).chain(mesh);
@@ -104,23 +112,29 @@ fn age(meta: &Meta) -> (bool, Option<&str>, &str) {
     (meta.created.is_none(), meta.created.as_deref(), &meta.name)
 }
 
-/// All `ServiceEntry` objects, the older first.
-pub(super) fn externals(
-    objects: &Objects,
-    workloads: &[(Arc<Workload>, u32)],
-    findings: &mut Findings,
-) -> Externals {
-    let mut entries: Vec<&ServiceEntry> = objects.service_entries.iter().collect();
-    entries.sort_by_key(|entry| (age(&entry.meta), &*entry.meta.namespace));
-    let externals = entries.into_iter().map(|entry| {
-        report(entry, findings);
-        external(entry, workloads)
-    });
+/// The workloads that an entry selects; `None` if it selects none.
+pub(super) fn wanted(entry: &ServiceEntry) -> Option<Wanted> {
+    let labels = &entry.selector.as_ref()?.value;
+    (!labels.is_empty()).then(|| Wanted {
+        namespace: Some(Arc::clone(&entry.meta.namespace)),
+        labels: labels.clone(),
+    })
+}
+
+/// All `ServiceEntry` objects with the workloads that they select, the older first.
+pub(super) fn externals(mut entries: Vec<(&ServiceEntry, Vec<Member<'_>>)>) -> Externals {
+    entries.sort_by_key(|(entry, _)| (age(&entry.meta), &*entry.meta.namespace));
+    let externals = entries
+        .into_iter()
+        .map(|(entry, selected)| external(entry, &selected));
     Externals::new(externals.collect())
 }
 
+/// A selected workload, and its share of the connections.
+pub(super) type Member<'w> = (&'w Arc<Workload>, u32);
+
 /// What cannot be decided by address.
-fn report(entry: &ServiceEntry, findings: &mut Findings) {
+pub(super) fn report(entry: &ServiceEntry, findings: &mut Findings) {
     let addressable = !entry.addresses.is_empty() || !entry.endpoints.is_empty();
     let origin = entry
         .hosts
@@ -139,7 +153,7 @@ fn report(entry: &ServiceEntry, findings: &mut Findings) {
     }
 }
 
-fn external(entry: &ServiceEntry, workloads: &[(Arc<Workload>, u32)]) -> External {
+fn external(entry: &ServiceEntry, selected: &[Member<'_>]) -> External {
     let Meta {
         namespace, name, ..
     } = &entry.meta;
@@ -170,14 +184,14 @@ fn external(entry: &ServiceEntry, workloads: &[(Arc<Workload>, u32)]) -> Externa
             .collect(),
         location: entry.location,
         resolution: entry.resolution,
-        endpoints: endpoints(entry, workloads),
+        endpoints: endpoints(entry, selected),
         visible_to: visible_to(entry),
         hosts,
     }
 }
 
 /// Those that are listed by address, and the workloads that are selected.
-fn endpoints(entry: &ServiceEntry, workloads: &[(Arc<Workload>, u32)]) -> Vec<ExternalEndpoint> {
+fn endpoints(entry: &ServiceEntry, selected: &[Member<'_>]) -> Vec<ExternalEndpoint> {
     let targets = |named: &dyn Fn(&str) -> Option<u16>| -> BTreeMap<u16, u16> {
         let target = |port: &crate::workload::objects::EntryPort| {
             let own = port.name.as_deref().and_then(named);
@@ -191,17 +205,7 @@ fn endpoints(entry: &ServiceEntry, workloads: &[(Arc<Workload>, u32)]) -> Vec<Ex
         weight: endpoint.weight,
         workload: None,
     });
-    let selected = entry.selector.iter().flat_map(|selector| {
-        let wanted = &selector.value;
-        workloads.iter().filter(move |(workload, _)| {
-            workload.id.namespace == entry.meta.namespace
-                && !wanted.is_empty()
-                && wanted
-                    .iter()
-                    .all(|(key, value)| workload.labels.get(key) == Some(value))
-        })
-    });
-    let selected = selected.filter_map(|(workload, weight)| {
+    let selected = selected.iter().filter_map(|(workload, weight)| {
         let address: IpAddr = *workload.addresses.first()?;
         Some(ExternalEndpoint {
             address,

@@ -8,9 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::MeshSettings;
-use super::build::Findings;
+use super::noted::Findings;
 use crate::workload::objects::{
-    CGROUP, EXISTING, Meta, NETWORK_NAMESPACE, NODE, Objects, Origin, Pod, SAME_NODE, UDP,
+    CGROUP, EXISTING, Meta, NETWORK_NAMESPACE, NODE, Origin, Pod, SAME_NODE, UDP,
     UNKNOWN_DESTINATIONS, WorkloadEntry, Written,
 };
 use crate::workload::{
@@ -239,22 +239,17 @@ fn wanted(meta: &Meta, namespace: Option<&Meta>) -> Wanted {
 }
 
 /// Istio takes an unknown value of the label for no label; somebody wanted something, though.
-pub(super) fn report_unknown_modes(objects: &Objects, findings: &mut Findings) {
-    let namespaces = objects.namespaces.iter().map(|object| &object.meta);
-    let pods = objects.pods.iter().map(|object| &object.meta);
-    let entries = objects.workload_entries.iter().map(|object| &object.meta);
-    for meta in namespaces.chain(pods).chain(entries) {
-        let Some(mode) = meta.labels.get(DATAPLANE_MODE) else {
-            continue;
-        };
-        let known = ["ambient", "none"];
-        if !known.contains(&mode.as_str()) {
-            let hint = nearest(mode, known)
-                .map(|word| format!("; did you mean {word}?"))
-                .unwrap_or_default();
-            let message = format!("the label {DATAPLANE_MODE} has no value {mode:?}{hint}");
-            findings.add(meta.origin.warning(message));
-        }
+pub(super) fn report_unknown_mode(meta: &Meta, findings: &mut Findings) {
+    let Some(mode) = meta.labels.get(DATAPLANE_MODE) else {
+        return;
+    };
+    let known = ["ambient", "none"];
+    if !known.contains(&mode.as_str()) {
+        let hint = nearest(mode, known)
+            .map(|word| format!("; did you mean {word}?"))
+            .unwrap_or_default();
+        let message = format!("the label {DATAPLANE_MODE} has no value {mode:?}{hint}");
+        findings.add(meta.origin.warning(message));
     }
 }
 

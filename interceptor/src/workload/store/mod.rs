@@ -1,17 +1,28 @@
 //! The immutable view of the mesh from which every decision is made.
 //!
-//! Built whole from the objects of a source ([`build`]), published by swapping a pointer, never
-//! changed. Lookups are hash lookups; what can be worked out once per change (which policies hold
-//! for a local workload, which Services a workload backs) is.
+//! Published by swapping a pointer, never changed. Lookups are hash lookups; what can be worked out
+//! once per change (which policies hold for a local workload, which Services a workload backs) is.
+//! A mesh shares with its successor what the change between them left alone ([`Store`]).
 //!
 //! Not here: where objects come from (`source`), how they were written (`objects`).
 
-mod build;
 mod capture;
+mod claims;
+mod draft;
 mod egress;
 mod enrol;
+mod intern;
+mod interned;
+mod members;
+mod noted;
 mod policies;
+mod port_names;
+mod reach;
+mod selection;
 mod service;
+mod shards;
+mod table;
+mod update;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +38,8 @@ use super::external::{External, Externals, Registered};
 use super::objects::Objects;
 use super::{SameNode, Service, ServiceName, Workload, WorkloadId};
 use crate::yaml::Mistake;
+use shards::Shards;
+pub use update::{Settled, Store};
 
 /// What the configuration says about the mesh as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,20 +121,25 @@ impl MeshSettings {
 }
 
 /// Everything that is known of the mesh at one time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mesh {
     version: u64,
     settings: Arc<MeshSettings>,
-    workloads: BTreeMap<WorkloadId, Arc<Workload>>,
-    by_address: HashMap<IpAddr, Arc<Workload>>,
-    services: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Service>>>,
-    by_virtual_address: HashMap<IpAddr, Arc<Service>>,
-    backed: HashMap<WorkloadId, Vec<ServiceName>>,
-    externals: Externals,
-    policies: PolicySet,
+    workloads: Shards<WorkloadId, Arc<Workload>>,
+    /// Those of this node.
+    here: Arc<BTreeMap<WorkloadId, Arc<Workload>>>,
+    by_address: Shards<IpAddr, Arc<Workload>>,
+    services: Services,
+    by_virtual_address: Shards<IpAddr, Arc<Service>>,
+    backed: Shards<WorkloadId, Arc<[ServiceName]>>,
+    externals: Arc<Externals>,
+    policies: Arc<PolicySet>,
     /// Of local workloads, or of all.
-    effective: HashMap<WorkloadId, Effective>,
+    effective: Arc<HashMap<WorkloadId, Effective>>,
 }
+
+/// Services by namespace, then name.
+type Services = Shards<Arc<str>, Arc<BTreeMap<Arc<str>, Arc<Service>>>>;
 
 impl Mesh {
     /// A mesh in which nothing is known: nothing is enrolled, every destination is unknown.
@@ -130,14 +148,15 @@ impl Mesh {
         Self {
             version: 0,
             settings: Arc::new(settings),
-            workloads: BTreeMap::new(),
-            by_address: HashMap::new(),
-            services: BTreeMap::new(),
-            by_virtual_address: HashMap::new(),
-            backed: HashMap::new(),
-            externals: Externals::default(),
-            policies,
-            effective: HashMap::new(),
+            workloads: Shards::default(),
+            here: Arc::default(),
+            by_address: Shards::default(),
+            services: Shards::default(),
+            by_virtual_address: Shards::default(),
+            backed: Shards::default(),
+            externals: Arc::default(),
+            policies: Arc::new(policies),
+            effective: Arc::default(),
         }
     }
 
@@ -145,7 +164,10 @@ impl Mesh {
     /// are seen together, and all of policies. If one of them is an error, the mesh must not be
     /// used for anything but looking at it.
     pub fn build(objects: &Objects, settings: &MeshSettings) -> (Self, Vec<Mistake>) {
-        build::build(objects, settings)
+        let mut store = Store::new(settings.clone());
+        store.say(&Arc::from(""), objects.clone());
+        store.settle();
+        (store.mesh, store.noted.to_mistakes())
     }
 
     /// The same mesh with the number under which it is published.
@@ -167,12 +189,27 @@ impl Mesh {
 
     /// All workloads, by namespace and name.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.values()
+        let mut all: Vec<&Arc<Workload>> = self.workloads.values().collect();
+        all.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        all.into_iter()
+    }
+
+    /// How many workloads there are.
+    pub const fn workload_count(&self) -> usize {
+        self.workloads.len()
     }
 
     /// All Services, by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values().flat_map(BTreeMap::values)
+        let of_namespaces = self.services.values();
+        let mut all: Vec<&Arc<Service>> = of_namespaces.flat_map(|of| of.values()).collect();
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all.into_iter()
+    }
+
+    /// How many Services there are.
+    pub fn service_count(&self) -> usize {
+        self.services.values().map(|of| of.len()).sum()
     }
 
     /// The workloads that this node's agent captures.
@@ -188,9 +225,7 @@ impl Mesh {
     }
 
     fn on_this_node(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads
-            .values()
-            .filter(|workload| workload.node.as_ref() == Some(&self.settings.node))
+        self.here.values()
     }
 
     /// A workload by name.
@@ -226,11 +261,11 @@ impl Mesh {
 
     /// The Services that a workload backs, in the order of their names.
     pub fn services_of(&self, id: &WorkloadId) -> &[ServiceName] {
-        self.backed.get(id).map_or(&[], Vec::as_slice)
+        self.backed.get(id).map_or(&[], |names| names)
     }
 
     /// The policies of the whole mesh.
-    pub const fn policy_set(&self) -> &PolicySet {
+    pub fn policy_set(&self) -> &PolicySet {
         &self.policies
     }
 
@@ -248,7 +283,7 @@ impl Mesh {
     pub fn worked_out(mut self) -> Self {
         let all = (self.workloads.values())
             .map(|workload| (workload.id.clone(), self.work_out_policies(workload)));
-        self.effective = all.collect();
+        self.effective = Arc::new(all.collect());
         self
     }
 
@@ -266,6 +301,21 @@ impl Mesh {
         })
     }
 
+    /// The Services that a workload backs, with its ports behind theirs.
+    fn backed_by(
+        &self,
+        workload: &Workload,
+    ) -> impl Iterator<Item = (&Arc<Service>, &Arc<BTreeMap<u16, u16>>)> {
+        let names = self.services_of(&workload.id).iter();
+        let services = names.filter_map(|name| self.service(&name.namespace, &name.name));
+        services.filter_map(|service| {
+            // Endpoints are in the order of their names.
+            let endpoints = &service.endpoints;
+            let at = endpoints.binary_search_by(|it| it.workload.id.cmp(&workload.id));
+            Some((service, &endpoints.get(at.ok()?)?.target_ports))
+        })
+    }
+
     fn work_out_policies(&self, workload: &Workload) -> Effective {
         self.with_target(workload, |target| self.policies.effective(target))
     }
@@ -273,15 +323,8 @@ impl Mesh {
     /// Shows `work` a workload as the policy engine sees it.
     fn with_target<T>(&self, workload: &Workload, work: impl FnOnce(&Target<'_>) -> T) -> T {
         let backed: Vec<(&str, Vec<u16>)> = self
-            .services_of(&workload.id)
-            .iter()
-            .filter_map(|name| self.service(&name.namespace, &name.name))
-            .filter_map(|service| {
-                let own = |endpoint: &&super::Endpoint| endpoint.workload.id == workload.id;
-                let endpoint = service.endpoints.iter().find(own)?;
-                let ports = endpoint.target_ports.values().copied().collect();
-                Some((&*service.name.name, ports))
-            })
+            .backed_by(workload)
+            .map(|(service, ports)| (&*service.name.name, ports.values().copied().collect()))
             .collect();
         let services: Vec<ServicePorts<'_>> = backed
             .iter()

@@ -315,7 +315,7 @@ fn plaintext(mesh: &Mesh, workload: &Workload, entries: &mut Vec<Unprotected>) {
         general.mode,
         &general.origin,
     );
-    for (name, number) in &workload.ports {
+    for (name, number) in &*workload.ports {
         let own = policies.mtls(*number);
         if own.mode != general.mode {
             let what = format!("inbound in plaintext on port {number} ({name})");

@@ -1,43 +1,57 @@
 //! Watching a folder of manifests and publishing what it says.
 //!
 //! ```text
-//!  inotify event ─┐
-//!                 ├─▶ wait until quiet ─▶ load ─▶ same as before? ─▶ publish | keep the last good
-//!  every few secs ┘
+//!  inotify event ─▶ complete? ── a few ms ──▶ look at it ─▶ publish, if all is well
+//!        │             no │                       │ no
+//!        │                └────── wait until quiet ──▶ look at it ─▶ publish | keep the last good
+//!  every few secs ─────────────────▶ look at everything ─▶ publish | keep the last good
 //! ```
 //!
-//! The kernel's events make a change take effect at once. Looking at the folder's state every few
-//! seconds catches what they miss: files behind links, a folder that was replaced as a whole,
-//! network file systems.
+//! # When a change takes effect
+//!
+//! A file that was closed after writing, or renamed into the folder, is complete, and takes effect
+//! a few milliseconds later: long enough for files that come together to be taken together. That
+//! is safe as far as it adds and changes. What takes something away or is wrong may be half of a
+//! change: an editor removes a file before it writes it anew, a script empties it first. That waits
+//! until the folder has been quiet, and only then counts (or, if it is wrong, is shown).
+//!
+//! Looking at everything every few seconds catches what the kernel does not tell: files behind
+//! links, a folder that was replaced as a whole, network file systems.
 
-use std::collections::BTreeSet;
+mod events;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind, event::AccessMode,
-};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::time::Instant;
 
 use super::Publisher;
-use super::directory::{self, DirectoryLimits, Loaded};
+use super::directory::DirectoryLimits;
+use super::folder::{Folder, Places};
 use crate::drain::Tasks;
-use crate::workload::MeshSettings;
+use crate::workload::{Mesh, MeshSettings};
 use crate::yaml::{Mistake, Severity};
+use events::{Changes, Events};
 
-/// A load begins when the folder has been quiet for this long: editors and `kubectl cp` write in
-/// several steps.
+/// A complete change is looked at when nothing has come for this long.
+const SOON: Duration = Duration::from_millis(5);
+
+/// Any other is looked at when the folder has been quiet for this long: editors and `kubectl cp`
+/// write in several steps.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// A folder that never gets quiet is loaded anyway.
+/// A folder that never gets quiet is looked at anyway.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// How often the folder's state is looked at besides.
+/// How often everything is looked at besides.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Looking at a large folder takes time, of which it may take this share.
+const SHARE: u32 = 100;
 
 /// How many mistakes of a failed load are logged; all are in `status`.
 const LOGGED: usize = 20;
@@ -47,107 +61,161 @@ const LOGGED: usize = 20;
 pub struct DirectorySource {
     directory: PathBuf,
     settings: MeshSettings,
-    limits: DirectoryLimits,
     publisher: Publisher,
-    last: Last,
+    /// Not there while somebody looks at it.
+    folder: Option<Folder>,
+    /// Whether something changed that was neither published nor refused.
+    unsettled: bool,
+    /// Whether that took something away.
+    vanished: bool,
     look: Duration,
-}
-
-/// What was loaded last.
-#[derive(Debug, Default)]
-struct Last {
-    digest: Option<u64>,
-    /// The manifests that the mesh in force came from.
-    filled: BTreeSet<Arc<str>>,
 }
 
 impl DirectorySource {
     /// A source that publishes what the manifests in `directory` say.
-    pub fn new(directory: PathBuf, settings: MeshSettings, publisher: Publisher) -> Self {
+    pub const fn new(directory: PathBuf, settings: MeshSettings, publisher: Publisher) -> Self {
         Self {
             directory,
             settings,
-            limits: DirectoryLimits::default(),
             publisher,
-            last: Last::default(),
+            folder: None,
+            unsettled: false,
+            vanished: false,
             look: LOOK,
         }
     }
 
     /// Loads at once, then whenever the folder changes, until `tasks` stop.
     pub async fn run(mut self, tasks: Tasks) {
-        let (events, mut changed) = mpsc::channel(1);
+        let (events, mut changes) = events::channel(&self.directory);
         let mut watch = Watch::new(self.directory.clone(), events);
-        let mut look = tokio::time::interval(self.look);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = None;
+        // Watching first: what changes during the load is not missed.
+        watch.renew();
+        let mut next = self.load().await;
         loop {
-            // Watching first: what changes during the load is not missed.
-            watch.renew();
-            let directory = self.directory.clone();
-            let look_at = move || fingerprint(&directory);
-            let state = tokio::task::spawn_blocking(look_at).await.ok();
-            if seen.is_none() || seen != state {
-                seen = state;
-                self.reload().await;
-            }
             tokio::select! {
                 () = tasks.stopping() => return,
-                Some(()) = changed.recv() => {
-                    until_quiet(&mut changed).await;
-                    // Whatever the fingerprint says: it may be too coarse for two quick writes.
-                    seen = None;
+                () = changes.changed() => {
+                    if self.follow(&mut changes).await {
+                        next = next.min(Instant::now() + QUIET);
+                    }
+                    if watch.renew() {
+                        next = Instant::now();
+                    }
                 }
-                _ = look.tick() => {}
+                () = tokio::time::sleep_until(next) => {
+                    watch.renew();
+                    next = self.load().await;
+                }
             }
         }
     }
 
-    /// Loads the folder and publishes the outcome, if it is another than before.
+    /// Looks at everything and publishes the outcome, if it is another than before.
     pub async fn reload(&mut self) {
-        let (path, limits, settings) = (self.directory.clone(), self.limits, self.settings.clone());
-        let (directory, had) = (self.directory.clone(), self.last.filled.clone());
+        self.load().await;
+    }
+
+    /// The same. Returns when to do so again.
+    async fn load(&mut self) -> Instant {
+        let begun = Instant::now();
+        self.look(Places::all()).await;
+        if self.unsettled {
+            self.conclude();
+        }
+        Instant::now() + self.look.max(begun.elapsed().saturating_mul(SHARE))
+    }
+
+    /// Brings the mesh to where the changes lead. Returns whether to look at everything soon.
+    async fn follow(&mut self, changes: &mut Changes) -> bool {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let (mut tried, mut soon) = (false, false);
+        loop {
+            let hopeful = !tried && changes.are_complete();
+            let pause = if hopeful { SOON } else { QUIET };
+            let more = tokio::time::timeout(pause, changes.changed()).await.is_ok();
+            let late = Instant::now() >= deadline;
+            if more && !late {
+                continue;
+            }
+            let (places, others) = changes.take();
+            soon |= others;
+            self.look(places).await;
+            tried = true;
+            if late || !hopeful || self.publish_if_safe() {
+                break;
+            }
+        }
+        if self.unsettled {
+            self.conclude();
+        }
+        soon
+    }
+
+    /// Publishes what a change came to as long as the folder is not quiet. Returns whether there is
+    /// nothing left to decide.
+    fn publish_if_safe(&mut self) -> bool {
+        if !self.unsettled {
+            return true;
+        }
+        let outcome = self.folder.as_ref().filter(|_| !self.vanished);
+        match outcome.map(Folder::outcome) {
+            Some(Ok((mesh, mistakes))) => {
+                self.publish(mesh, mistakes);
+                true
+            }
+            Some(Err(_)) | None => false,
+        }
+    }
+
+    /// Publishes or refuses what the folder says now.
+    fn conclude(&mut self) {
+        match self.folder.as_ref().map(Folder::outcome) {
+            Some(Ok((mesh, mistakes))) => self.publish(mesh, mistakes),
+            Some(Err(mistakes)) => self.fail(mistakes),
+            None => {}
+        }
+        (self.unsettled, self.vanished) = (false, false);
+    }
+
+    async fn look(&mut self, places: Places) {
+        let folder = self.folder.take().unwrap_or_else(|| {
+            let limits = DirectoryLimits::default();
+            // The first look at a folder is a change, whatever is in it.
+            self.unsettled = true;
+            let folder = Folder::new(self.directory.clone(), limits, self.settings.clone());
+            folder.after(&self.publisher.published().state())
+        });
         let work = move || {
-            let mut loaded = directory::load(&path, &limits);
-            // First, because it is the cause of what else seems to be missing.
-            let lost = lost(&directory, &had, &loaded);
-            loaded.mistakes.splice(0..0, lost);
-            let seen = Seen {
-                digest: loaded.digest,
-                files: loaded.files,
-                filled: std::mem::take(&mut loaded.filled),
-            };
-            (seen, directory::build(loaded, &settings))
+            let mut folder = folder;
+            let look = folder.look(&places);
+            (folder, look)
         };
-        let now = SystemTime::now();
-        let Ok((seen, outcome)) = tokio::task::spawn_blocking(work).await else {
+        let Ok((folder, look)) = tokio::task::spawn_blocking(work).await else {
+            // What it knew is lost with it: the next look begins anew.
             let message = "reading the manifests failed: a bug, please report it";
             let file = Arc::from(self.directory.to_string_lossy());
-            self.fail(vec![Mistake::in_file(&file, message)], now);
+            self.fail(vec![Mistake::in_file(&file, message)]);
             return;
         };
-        let Seen {
-            digest,
-            files,
-            filled,
-        } = seen;
-        if self.last.digest.replace(digest) == Some(digest) {
-            return;
-        }
-        match outcome {
-            Ok((mesh, mistakes)) => {
-                log_warnings(&mistakes);
-                let workloads = mesh.workloads().count();
-                let services = mesh.services().count();
-                let version = self.publisher.publish(mesh, mistakes, now);
-                tracing::info!(version, files, workloads, services, "configuration loaded");
-                self.last.filled = filled;
-            }
-            Err(mistakes) => self.fail(mistakes, now),
-        }
+        self.folder = Some(folder);
+        self.unsettled |= look.changed;
+        self.vanished |= look.vanished;
     }
 
-    fn fail(&self, mistakes: Vec<Mistake>, now: SystemTime) {
+    fn publish(&mut self, mesh: Mesh, mistakes: Vec<Mistake>) {
+        log_warnings(&mistakes);
+        let (workloads, services) = (mesh.workload_count(), mesh.service_count());
+        let version = self.publisher.publish(mesh, mistakes, SystemTime::now());
+        let files = self.folder.as_ref().map_or(0, Folder::len);
+        tracing::info!(version, files, workloads, services, "configuration loaded");
+        if let Some(folder) = &mut self.folder {
+            folder.is_in_force();
+        }
+        (self.unsettled, self.vanished) = (false, false);
+    }
+
+    fn fail(&self, mistakes: Vec<Mistake>) {
         let in_force = self.publisher.published().state().version;
         let errors = mistakes.iter().filter(|mistake| mistake.is_error());
         for mistake in errors.clone().take(LOGGED) {
@@ -164,33 +232,8 @@ impl DirectorySource {
             consequence,
             "configuration not changed"
         );
-        self.publisher.fail(mistakes, now);
+        self.publisher.fail(mistakes, SystemTime::now());
     }
-}
-
-/// What one look at the folder has seen.
-struct Seen {
-    digest: u64,
-    files: usize,
-    filled: BTreeSet<Arc<str>>,
-}
-
-/// Objects that went without anybody having removed their manifest: a file that is being written,
-/// or a folder that is not there any more. Taking them for deletions would open what they protect.
-fn lost(directory: &Path, had: &BTreeSet<Arc<str>>, loaded: &Loaded) -> Vec<Mistake> {
-    if loaded.files == 0 && !had.is_empty() && !loaded.has_errors() {
-        let message = "holds no manifests any more; if nothing is to be enrolled, leave one \
-                       with a Namespace in it";
-        return vec![Mistake::in_file(
-            &Arc::from(directory.to_string_lossy()),
-            message,
-        )];
-    }
-    let emptied = had.intersection(&loaded.empty);
-    let message = "is empty and was not before; remove the file if its objects are to go";
-    emptied
-        .map(|file| Mistake::in_file(file, message))
-        .collect()
 }
 
 fn log_warnings(mistakes: &[Mistake]) {
@@ -202,49 +245,15 @@ fn log_warnings(mistakes: &[Mistake]) {
     }
 }
 
-/// Returns when no event has come for [`QUIET`], or after [`LONGEST_WAIT`].
-async fn until_quiet(changed: &mut mpsc::Receiver<()>) {
-    let deadline = Instant::now() + LONGEST_WAIT;
-    while Instant::now() < deadline {
-        match tokio::time::timeout(QUIET, changed.recv()).await {
-            Ok(Some(())) => {}
-            Ok(None) | Err(_) => return,
-        }
-    }
-}
-
-/// What a folder looks like from outside: the files with everything that changes when they do.
-/// Links are followed.
-fn fingerprint(directory: &Path) -> Option<Vec<(PathBuf, [i64; 4], u64)>> {
-    let mut files: Vec<_> = fs::read_dir(directory)
-        .ok()?
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let facts = fs::metadata(&path).map_or(([0; 4], 0), |metadata| {
-                let times = [
-                    metadata.mtime(),
-                    metadata.mtime_nsec(),
-                    metadata.ctime(),
-                    metadata.ctime_nsec(),
-                ];
-                (times, metadata.ino() ^ metadata.size().rotate_left(32))
-            });
-            Some((path, facts.0, facts.1))
-        })
-        .collect();
-    files.sort();
-    Some(files)
-}
-
 /// The kernel's watch on a folder, renewed when another folder has taken its place.
 struct Watch {
     directory: PathBuf,
-    events: mpsc::Sender<()>,
+    events: Events,
     watched: Option<(RecommendedWatcher, (u64, u64))>,
 }
 
 impl Watch {
-    const fn new(directory: PathBuf, events: mpsc::Sender<()>) -> Self {
+    const fn new(directory: PathBuf, events: Events) -> Self {
         Self {
             directory,
             events,
@@ -252,24 +261,21 @@ impl Watch {
         }
     }
 
-    fn renew(&mut self) {
+    /// Returns whether it was renewed: what changed before was not seen then.
+    fn renew(&mut self) -> bool {
         let identity = fs::metadata(&self.directory)
             .map(|metadata| (metadata.dev(), metadata.ino()))
             .ok();
         if self.watched.as_ref().map(|(_, watched)| *watched) == identity {
-            return;
+            return false;
         }
         self.watched = identity.and_then(|identity| Some((self.watch()?, identity)));
+        true
     }
 
     fn watch(&self) -> Option<RecommendedWatcher> {
         let events = self.events.clone();
-        let changed = move |event: notify::Result<notify::Event>| {
-            // Our own reading is an event, too. A full queue already holds what we would say.
-            if event.map_or(true, |event| is_change(event.kind)) {
-                events.try_send(()).unwrap_or_default();
-            }
-        };
+        let changed = move |event| events.take(event);
         let started = notify::recommended_watcher(changed).and_then(|mut watcher| {
             watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
             Ok(watcher)
@@ -283,15 +289,6 @@ impl Watch {
             }
         }
     }
-}
-
-const fn is_change(kind: EventKind) -> bool {
-    !matches!(
-        kind,
-        EventKind::Access(
-            AccessKind::Open(_) | AccessKind::Read | AccessKind::Close(AccessMode::Read)
-        )
-    )
 }
 
 #[cfg(test)]

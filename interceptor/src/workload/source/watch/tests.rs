@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::drain::Tasks;
 use crate::workload::MeshSettings;
+use crate::workload::source::folder::Places;
 use crate::workload::source::{DirectorySource, Published, Publisher};
 
 fn source(directory: &Path) -> (DirectorySource, Published) {
@@ -227,4 +228,62 @@ async fn a_folder_that_is_replaced_as_a_whole_is_noticed() {
         fs::rename(parent.path().join("tmp"), &path).unwrap();
     };
     assert_eq!(after(&path, change).await, ["demo/two"]);
+}
+
+/// What looking at one file comes to while the folder is not quiet yet.
+async fn at_once(source: &mut DirectorySource, file: &Path) -> bool {
+    let places = Places {
+        files: [file.to_owned()].into(),
+        all: false,
+    };
+    source.look(places).await;
+    source.publish_if_safe()
+}
+
+#[tokio::test]
+async fn what_adds_and_changes_counts_at_once_and_what_takes_away_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut source, published) = source(folder.path());
+    let (one, two) = (folder.path().join("1.yaml"), folder.path().join("2.yaml"));
+    fs::write(&one, pod("one")).unwrap();
+    source.reload().await;
+
+    fs::write(&two, pod("two")).unwrap();
+    assert!(at_once(&mut source, &two).await);
+    assert_eq!(names(&published), ["demo/one", "demo/two"]);
+
+    fs::write(&two, "kind: [").unwrap();
+    assert!(!at_once(&mut source, &two).await, "it is wrong");
+    assert_eq!(published.state().errors(), 0, "and nobody is told yet");
+
+    fs::remove_file(&two).unwrap();
+    assert!(!at_once(&mut source, &two).await, "it is gone");
+    assert_eq!(names(&published), ["demo/one", "demo/two"]);
+
+    fs::write(&two, pod("two")).unwrap();
+    source.reload().await;
+    fs::write(&two, pod("three")).unwrap();
+    assert!(!at_once(&mut source, &two).await, "demo/two is gone");
+    source.conclude();
+    assert_eq!(names(&published), ["demo/one", "demo/three"]);
+}
+
+#[tokio::test]
+async fn a_manifest_that_an_editor_removes_and_writes_anew_is_never_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, pod("one")).unwrap();
+    let (source, mut published) = source(folder.path());
+    let tasks = Tasks::new();
+    tasks.spawn("source", source.run(tasks.clone()));
+    published.changed().await;
+    for version in 2..5 {
+        fs::rename(&file, folder.path().join("a.yaml~")).unwrap();
+        let label = format!("labels: {{version: v{version}}}, name: one");
+        fs::write(&file, pod("one").replace("name: one", &label)).unwrap();
+        published.changed().await;
+        assert_eq!(names(&published), ["demo/one"]);
+        assert_eq!(published.state().version, version);
+    }
+    tasks.finish(Duration::from_secs(5)).await;
 }

@@ -1,6 +1,7 @@
 //! Contradictions between objects, and enrolment.
 
 mod capture;
+mod changes;
 
 use std::path::PathBuf;
 
