@@ -45,10 +45,8 @@ fn ic_sock_ops(ctx: SockOpsContext) -> u32 {
                 from: ctx.arg(0),
                 to: ctx.arg(1),
             };
-            match change.to {
-                BPF_TCP_ESTABLISHED => established(&ctx, socket, change),
-                BPF_TCP_CLOSE => closed(&ctx, socket, change),
-                _ => {}
+            if change.to == BPF_TCP_ESTABLISHED || change.to == BPF_TCP_CLOSE {
+                changed(&ctx, socket, change);
             }
         }
         _ => {}
@@ -72,20 +70,6 @@ fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     }
     if FLOWS.insert(ends(ctx).active(), flow, 0).is_err() {
         count(Counter::FlowNotPublished);
-    }
-}
-
-/// The handshake of a connection that this socket initiated is complete. (The kernel's own callback
-/// for that is not made when both ends have initiated it.)
-#[inline]
-fn established(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
-    // SAFETY: the socket is the context's.
-    let Some(flow) = (unsafe { recall(socket) }) else {
-        return;
-    };
-    if flow.is(FlowKind::Direct) {
-        count(Counter::DirectEstablished);
-        report(ctx, socket, flow, ends(ctx).active(), change);
     }
 }
 
@@ -151,22 +135,29 @@ fn is_of_this_namespace(ctx: &SockOpsContext, flow: &Flow) -> bool {
     flow.workload == unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
-/// The connection is over. The port is released after this, so nobody can have taken the 4-tuple
-/// over yet.
+/// A connection that this socket initiated was established, or is over. (For the first there is a
+/// callback of its own, which the kernel does not make when both ends have initiated it.)
+///
+/// The port is released after this, so nobody can have taken the 4-tuple over yet.
 #[inline]
-fn closed(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
+fn changed(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
     // SAFETY: the socket is the context's.
     let Some(flow) = (unsafe { recall(socket) }) else {
         return;
     };
     let key = ends(ctx).active();
-    if FLOWS.remove(key).is_ok() {
+    let is_over = change.to == BPF_TCP_CLOSE;
+    if is_over && FLOWS.remove(key).is_ok() {
         count(Counter::FlowClosed);
     }
     // What is closed already may be told so again.
     if flow.is(FlowKind::Direct) && change.from != BPF_TCP_CLOSE {
-        count(Counter::DirectClosed);
-        report(ctx, socket, flow, key, change);
+        count(if is_over {
+            Counter::DirectClosed
+        } else {
+            Counter::DirectEstablished
+        });
+        report(ctx, socket, (flow, &key), change);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What happens to direct connections, read from the kernel's ring buffer.
 //!
-//! The kernel wakes nobody until the buffer is a quarter full: a wake-up for each event would cost
-//! more than the connection. So the reader looks by itself, ten times a second.
+//! The kernel wakes nobody before another quarter of the buffer is full: a wake-up for each event
+//! would cost more than the connection. So the reader looks by itself, ten times a second.
 
 use std::fmt;
 use std::io;

@@ -3,6 +3,7 @@
 //! Two workloads behind a host that routes between them, as on a node; the agent runs in the
 //! host's namespace, so both have guards. The tests play the agent that publishes grants.
 
+mod cost;
 mod doors;
 mod ends;
 mod grants;

@@ -1,0 +1,130 @@
+//! What the programs cost a direct connection, by the kernel's own accounting. A measurement, and
+//! so run by hand and on a quiet machine:
+//!
+//! ```text
+//! cargo test --release -p interceptor --test capture -- --ignored --nocapture cost
+//! ```
+//!
+//! Beside it stands what `connect(2)` takes with and without the programs, in turns.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use aya::programs::loaded_programs;
+use aya::sys::{Stats, enable_stats};
+
+use super::{APP, Cell, tcp};
+use crate::support::{Netns, may_run};
+
+const CONNECTIONS: u32 = 10_000;
+const TURNS: usize = 4;
+
+/// Connects so often, and returns how long each `connect(2)` took, the quickest first.
+fn connect(from: &Netns, to: &str) -> Vec<Duration> {
+    let address: SocketAddr = to.parse().unwrap();
+    let address = address.into();
+    let mut took: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let socket = tcp(from, to);
+            // Closed with a reset, so that no port stays in TIME_WAIT.
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+            let begun = Instant::now();
+            socket.connect(&address).unwrap();
+            begun.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    took
+}
+
+/// Accepts and closes until the test ends.
+fn serve(listener: &TcpListener) {
+    let listener = listener.try_clone().unwrap();
+    std::thread::spawn(move || while listener.accept().is_ok() {});
+}
+
+/// How often each program has run, and for how long.
+fn runs(cell: &Cell) -> BTreeMap<String, (u64, Duration)> {
+    let ours: Vec<_> = cell
+        .capture
+        .status()
+        .programs
+        .iter()
+        .map(|it| it.id)
+        .collect();
+    let mut all: BTreeMap<String, (u64, Duration)> = BTreeMap::new();
+    for program in loaded_programs().flatten() {
+        if ours.contains(&program.id()) {
+            let sum = all
+                .entry(program.name_as_str().unwrap().to_owned())
+                .or_default();
+            sum.0 += program.run_count();
+            sum.1 += program.run_time();
+        }
+    }
+    all
+}
+
+/// Shows one line.
+#[expect(clippy::print_stderr, reason = "a measurement is for reading")]
+fn show(line: &str) {
+    eprintln!("{line}");
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_of_a_direct_connection() {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    serve(&cell.app);
+    // The same path between two namespaces that nobody captures.
+    let (c, d) = (Netns::new("c"), Netns::new("d"));
+    c.connect(&["10.81.0.2/24"], &cell.host, &["10.81.0.1/24"]);
+    d.connect(&["10.82.0.2/24"], &cell.host, &["10.82.0.1/24"]);
+    c.default_route("10.81.0.1");
+    d.default_route("10.82.0.1");
+    let plain = d.listen("10.82.0.2:9000");
+    serve(&plain);
+
+    let mut medians = [Vec::new(), Vec::new()];
+    for _ in 0..TURNS {
+        for (all, (from, to)) in (medians.iter_mut()).zip([(&cell.a, APP), (&c, "10.82.0.2:9000")])
+        {
+            let took = connect(from, to);
+            all.push(took[took.len() / 2]);
+            while cell.events.try_next().is_some() {}
+        }
+    }
+    for (name, all) in ["direct", "not enrolled"].into_iter().zip(&mut medians) {
+        all.sort_unstable();
+        show(&format!(
+            "connect(2), {name}: medians of {TURNS} turns {all:?}"
+        ));
+    }
+
+    let counting = enable_stats(Stats::RunTime).unwrap();
+    let before = runs(&cell);
+    connect(&cell.a, APP);
+    let after = runs(&cell);
+    drop(counting);
+    let mut total = 0.0;
+    for (name, (count, time)) in after {
+        let (count_before, time_before) = before.get(&name).copied().unwrap_or_default();
+        let (count, time) = (count - count_before, time - time_before);
+        if count == 0 {
+            continue;
+        }
+        let each = time.as_secs_f64() * 1e9 / f64::from(u32::try_from(count).unwrap());
+        let runs = f64::from(u32::try_from(count).unwrap()) / f64::from(CONNECTIONS);
+        total += each * runs;
+        show(&format!(
+            "{name}: {each:.0} ns, {runs:.1} runs per connection"
+        ));
+    }
+    show(&format!("all programs: {total:.0} ns per connection"));
+    assert_eq!(cell.direct.lost(), 0);
+}
