@@ -15,5 +15,6 @@ mod policy;
 mod restart;
 mod same_node;
 mod shadow;
+mod takeover;
 mod telemetry;
 mod uninstall;

@@ -20,6 +20,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,7 +39,8 @@ mod serve;
 mod socket;
 
 use routes::Surface;
-use socket::Socket;
+
+pub(crate) use socket::Socket;
 
 /// Makes a value when it is asked for.
 pub type Provide<T> = Arc<dyn Fn() -> T + Send + Sync>;
@@ -147,7 +149,15 @@ pub struct Listeners {
     admin: TcpListener,
     metrics: TcpListener,
     readiness: TcpListener,
-    socket: Socket,
+    socket: Door,
+}
+
+/// The unix socket, open or to be opened.
+#[derive(Debug)]
+enum Door {
+    Open(Socket),
+    /// Another agent answers there, until this one serves.
+    Later(PathBuf),
 }
 
 impl Listeners {
@@ -159,15 +169,60 @@ impl Listeners {
     ///
     /// When a port or the socket is taken or not allowed.
     pub fn open(config: &Config) -> Result<Self, AdminError> {
+        let socket = Door::Open(Socket::bind(&config.socket)?);
+        Self::with(config, Vec::new(), socket)
+    }
+
+    /// Uses those of a running agent that listen where they are wanted, and opens the others. The
+    /// unix socket stays that agent's until [`Listeners::serve`].
+    ///
+    /// # Errors
+    ///
+    /// As with [`Listeners::open`].
+    pub fn take_over(
+        config: &Config,
+        open: Vec<std::net::TcpListener>,
+    ) -> Result<Self, AdminError> {
+        Self::with(config, open, Door::Later(config.socket.clone()))
+    }
+
+    fn with(
+        config: &Config,
+        mut open: Vec<std::net::TcpListener>,
+        socket: Door,
+    ) -> Result<Self, AdminError> {
         if !config.admin.ip().is_loopback() {
             return Err(AdminError::NotLoopback(config.admin));
         }
+        let mut listen = |address, purpose, key| {
+            let listener = match open.iter().position(|it| serve::listens_at(it, address)) {
+                Some(index) => TcpListener::from_std(open.swap_remove(index)),
+                None => serve::listen(address),
+            };
+            listener.map_err(|source| AdminError::Listen {
+                address,
+                purpose,
+                key,
+                source,
+            })
+        };
         Ok(Self {
             admin: listen(config.admin, "administration", "ports.admin")?,
             metrics: listen(config.metrics, "metrics", "ports.metrics")?,
             readiness: listen(config.readiness, "readiness", "ports.readiness")?,
-            socket: Socket::bind(&config.socket)?,
+            socket,
         })
+    }
+
+    /// The same ports for another process, which may go on when this one ends.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no more descriptors.
+    pub fn share(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let all = [&self.admin, &self.metrics, &self.readiness];
+        let share = |it: &TcpListener| Ok((it.local_addr()?, it.as_fd().try_clone_to_owned()?));
+        all.into_iter().map(share).collect()
     }
 
     /// The addresses that were really bound: administration, metrics, readiness.
@@ -183,8 +238,17 @@ impl Listeners {
         ])
     }
 
-    /// Answers until `tasks` are asked to stop. The socket's file is removed at the end.
-    pub fn serve(self, state: State, tasks: &Tasks) {
+    /// Answers until `tasks` are asked to stop. The socket's file is removed at the end, unless it
+    /// is a successor's by then.
+    ///
+    /// # Errors
+    ///
+    /// When the socket of another agent cannot be replaced.
+    pub fn serve(self, state: State, tasks: &Tasks) -> Result<(), AdminError> {
+        let socket = match self.socket {
+            Door::Open(socket) => socket,
+            Door::Later(path) => Socket::replace(&path)?,
+        };
         let state = Arc::new(state);
         for (listener, surface, name) in [
             (self.admin, Surface::Admin, "admin"),
@@ -195,21 +259,9 @@ impl Listeners {
             tasks.spawn(name, server.run(listener));
         }
         let server = serve::Server::new(state, Surface::Socket, tasks.clone());
-        tasks.spawn("socket", server.run(self.socket));
+        tasks.spawn("socket", server.run(socket));
+        Ok(())
     }
-}
-
-fn listen(
-    address: SocketAddr,
-    purpose: &'static str,
-    key: &'static str,
-) -> Result<TcpListener, AdminError> {
-    serve::listen(address).map_err(|source| AdminError::Listen {
-        address,
-        purpose,
-        key,
-        source,
-    })
 }
 
 #[cfg(test)]

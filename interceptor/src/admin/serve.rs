@@ -59,6 +59,14 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
+/// Whether `listener` is what [`listen`] would open for `address`.
+pub(super) fn listens_at(listener: &std::net::TcpListener, address: SocketAddr) -> bool {
+    listener.local_addr().is_ok_and(|found| {
+        let any = found.ip().is_unspecified() && address.ip().is_unspecified();
+        found.port() == address.port() && (any || found.ip() == address.ip())
+    })
+}
+
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
 

@@ -13,7 +13,7 @@ use super::serve::Accept;
 
 /// The open socket. Its file goes with it.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
@@ -22,15 +22,21 @@ pub(super) struct Socket {
 impl Socket {
     /// Opens the socket with mode 0600. A file that nobody answers on is replaced.
     pub(super) fn bind(path: &Path) -> Result<Self, AdminError> {
-        let failed = |source| AdminError::Socket {
-            path: path.to_path_buf(),
-            source,
-        };
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(AdminError::SocketInUse {
                 path: path.to_path_buf(),
             });
         }
+        Self::replace(path)
+    }
+
+    /// Opens the socket in the place of whatever is there, in one step: whoever connects reaches
+    /// the one or the other.
+    pub(crate) fn replace(path: &Path) -> Result<Self, AdminError> {
+        let failed = |source| AdminError::Socket {
+            path: path.to_path_buf(),
+            source,
+        };
         let listener = open(path).map_err(failed)?;
         Ok(Self {
             listener,
@@ -38,19 +44,25 @@ impl Socket {
             inode: fs::metadata(path).map_err(failed)?.ino(),
         })
     }
+
+    /// The next connection of somebody who may ask.
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _peer) = self.listener.accept().await?;
+            if may_ask(&stream) {
+                return Ok(stream);
+            }
+            tracing::warn!("refused a process of another user on the socket");
+        }
+    }
 }
 
 impl Accept for Socket {
     type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<(UnixStream, IpAddr)> {
-        loop {
-            let (stream, _peer) = self.listener.accept().await?;
-            if may_ask(&stream) {
-                return Ok((stream, IpAddr::V4(Ipv4Addr::LOCALHOST)));
-            }
-            tracing::warn!("refused a process of another user on the socket");
-        }
+        let stream = Self::accept(self).await?;
+        Ok((stream, IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
 }
 

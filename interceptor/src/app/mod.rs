@@ -12,36 +12,31 @@
 //!
 //! * Nothing is attached before everything that can be checked was checked: the ports, the
 //!   certificate authority, the log files.
+//! * An agent that is replaced by a running successor stops accepting only when that one accepts.
 //! * Stopping leaves the kernel programs pinned and the ports of enrolled workloads closed. Only
 //!   `interceptor uninstall` opens them.
 //!
 //! Not here: what any of the parts does.
 
 mod reconcile;
+mod start;
 mod status;
+mod succession;
+mod take_over;
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
-use jiff::Timestamp;
 use nix::sys::signal::{SigSet, Signal};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin;
-use crate::capture::{Capture, DebugLog};
 use crate::config::Config;
-use crate::connection::{DirectPath, Plane, Registry, direct, recheck};
 use crate::drain::Tasks;
-use crate::identity::{Ca, Identities};
+use crate::telemetry::Telemetry;
 use crate::telemetry::logging::Logging;
-use crate::telemetry::{AccessLog, Telemetry};
-use crate::transport;
-use crate::workload::source::{DirectorySource, Publisher};
-use reconcile::{Enrolled, Reconciler};
-use status::Watch;
 
 /// Threads for everything but connections: the scrape and the sources are never busy for long.
 const CONTROL_THREADS: usize = 2;
@@ -49,118 +44,109 @@ const CONTROL_THREADS: usize = 2;
 /// How long the control tasks may take to end, after the connections have.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Runs the agent until it is asked to stop by SIGTERM or SIGINT, and drains.
+/// How to start and to end besides what the configuration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Take over from the agent of this node that is running, if one is.
+    pub take_over: bool,
+    /// When replaced, wait to be asked to stop.
+    pub wait_when_replaced: bool,
+}
+
+/// Why the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By SIGTERM or SIGINT.
+    Asked,
+    /// Another agent has taken over.
+    Replaced,
+}
+
+/// Runs the agent until it is asked to stop by SIGTERM or SIGINT, or another takes over, and
+/// drains.
 ///
 /// # Errors
 ///
 /// What kept it from starting, with the remedy.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, manner: Manner) -> anyhow::Result<Ended> {
     crate::net::raise_file_limit();
     listen_to_signals()?;
     let control = runtime("control", Some(CONTROL_THREADS))?;
     let data = runtime("data", None)?;
-    let stopped = control.block_on(async {
-        let agent = Agent::start(config, data.handle().clone())?;
-        let signal = wait_for_signal().await?;
-        tracing::info!(signal, "stopping");
-        tokio::select! {
-            () = agent.stop() => {}
-            again = wait_for_signal() => tracing::warn!(signal = again?, "stopping at once"),
-        }
+    let ended = control.block_on(async {
+        let agent = start::start(config, data.handle().clone(), manner.take_over).await?;
+        let ended = agent.until_the_end().await?;
         agent.flush();
-        anyhow::Ok(())
+        if ended == Ended::Replaced && manner.wait_when_replaced {
+            tracing::info!("replaced; waiting to be stopped");
+            wait_for_signal().await?;
+        }
+        anyhow::Ok(ended)
     });
     data.shutdown_timeout(CONTROL_DEADLINE);
     control.shutdown_timeout(CONTROL_DEADLINE);
-    stopped
+    ended
 }
 
 /// A running agent.
 struct Agent {
     config: Config,
     control: Tasks,
+    /// Of these, what one agent of a node does and no two: answering people, machines and
+    /// successors, reading the kernel's events.
+    doors: Tasks,
+    /// Listeners and connections.
     data: Tasks,
+    /// Tunnels to peers, which connections open as long as there are any.
+    tunnels: Tasks,
     telemetry: Telemetry,
     logging: Logging,
+    replaced: watch::Receiver<bool>,
 }
 
 impl Agent {
-    fn start(config: Config, data: Handle) -> anyhow::Result<Self> {
-        let access = AccessLog::open(&config.access_log).context("cannot open the access log")?;
-        let telemetry = Telemetry::new(access);
-        let logging = Logging::start(&config.log, &telemetry.metrics)?;
-        let listeners = admin::Listeners::open(&ports(&config))?;
-        let identities = identities(&config)?;
-        let mut capture = Capture::start(config.capture.clone())?;
-        let kernel_log = capture.debug_log()?;
-
-        let (direct, events) =
-            DirectPath::open(capture.direct()).context("cannot follow same-node connections")?;
-        let publisher = Publisher::new(config.mesh.clone());
-        let published = publisher.published();
-        let source = DirectorySource::new(config.manifests.clone(), config.mesh.clone(), publisher);
-        let transport = Arc::new(config.transport.clone());
-        let plane = Arc::new(Plane {
-            mesh: published.shared(),
-            server: transport::Server::new(Arc::clone(&transport), &identities),
-            identities: Arc::clone(&identities),
-            telemetry: telemetry.clone(),
-            registry: Registry::new(),
-            direct: Arc::new(direct),
-            connect_timeout: config.transport.connect_timeout,
-        });
-        let (first_pass, passed) = watch::channel(false);
-        let enrolled = Enrolled::default();
-        let watch = Watch {
-            config: config.clone(),
-            started: Timestamp::now(),
-            published: published.clone(),
-            plane: Arc::clone(&plane),
-            observer: capture.observer(),
-            enrolled: enrolled.clone(),
-            passed: passed.clone(),
+    /// Serves until it is asked to stop or replaced, and drains.
+    async fn until_the_end(&self) -> anyhow::Result<Ended> {
+        let mut replaced = self.replaced.clone();
+        let ended = tokio::select! {
+            signal = wait_for_signal() => {
+                tracing::info!(signal = signal?, "stopping");
+                Ended::Asked
+            }
+            Ok(_yes) = replaced.wait_for(|it| *it) => {
+                // Its successor answers from here on.
+                self.doors.stop();
+                tracing::info!(deadline = ?self.config.drain_deadline, "replaced by a successor; open connections may end");
+                Ended::Replaced
+            }
         };
-
-        let control = Tasks::new();
-        let connections = Tasks::new();
-        listeners.serve(watch.provide(logging.clone()), &control);
-        control.spawn("identities", identities.run(control.clone()));
-        let checking = recheck::run(Arc::clone(&plane), published.clone(), control.clone());
-        control.spawn("re-check", checking);
-        let followed = direct::run(
-            Arc::clone(&plane),
-            events,
-            (published.clone(), passed),
-            control.clone(),
-        );
-        control.spawn("same node", followed);
-        control.spawn("manifests", source.run(control.clone()));
-        if let Some(log) = kernel_log {
-            control.spawn("kernel log", until_stopped(control.clone(), log));
+        tokio::select! {
+            () = self.stop() => {}
+            again = self.asked_again(ended) => tracing::warn!(signal = again?, "stopping at once"),
         }
-        let reconciler = Reconciler {
-            plane,
-            transport,
-            capture,
-            data,
-            tasks: connections.clone(),
-            enrolled,
-        };
-        control.spawn("reconciler", reconciler.run(published, first_pass));
-        tracing::info!(node = %config.mesh.node, trust_domain = %config.mesh.trust_domain, "started");
-        Ok(Self {
-            config,
-            control,
-            data: connections,
-            telemetry,
-            logging,
-        })
+        Ok(ended)
+    }
+
+    /// Waits for a signal that ends the draining: the second one. A replaced agent has not had its
+    /// first.
+    async fn asked_again(&self, ended: Ended) -> anyhow::Result<&'static str> {
+        if ended == Ended::Replaced {
+            let signal = wait_for_signal().await?;
+            tracing::info!(signal, "stopping already");
+        }
+        wait_for_signal().await
+    }
+
+    fn has_started(&self, how: &'static str) {
+        let mesh = &self.config.mesh;
+        tracing::info!(node = %mesh.node, trust_domain = %mesh.trust_domain, "{how}");
     }
 
     /// Stops accepting, lets connections end until the deadline, then ends everything. A second
     /// signal ends the waiting.
     async fn stop(&self) {
         let cut = self.data.finish(self.config.drain_deadline).await;
+        self.tunnels.finish(CONTROL_DEADLINE).await;
         let left = self.control.finish(CONTROL_DEADLINE).await;
         tracing::info!(
             cut,
@@ -173,24 +159,6 @@ impl Agent {
     fn flush(&self) {
         self.telemetry.access.flush(CONTROL_DEADLINE);
         self.logging.flush(CONTROL_DEADLINE);
-    }
-}
-
-/// The identities of this node, from the embedded CA.
-fn identities(config: &Config) -> anyhow::Result<Arc<Identities>> {
-    let (identity, mesh) = (&config.identity, &config.mesh);
-    let now = SystemTime::now();
-    let ca = Ca::open_or_create(&identity.ca_directory, &mesh.trust_domain, now)?;
-    let identities = Identities::new(Arc::new(ca), identity.svid_lifetime);
-    identities.trust_aliases(&mesh.trust_domain, &mesh.trust_domain_aliases);
-    Ok(Arc::new(identities))
-}
-
-/// Shows what the kernel programs log.
-async fn until_stopped(tasks: Tasks, log: DebugLog) {
-    tokio::select! {
-        () = tasks.stopping() => {}
-        () = log.run() => {}
     }
 }
 

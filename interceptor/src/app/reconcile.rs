@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::succession::{Predecessor, Succession};
 use crate::capture::{Capture, Listeners};
 use crate::connection::accept::{self, Door};
 use crate::connection::{Local, Plane};
@@ -47,8 +48,17 @@ pub(super) struct Reconciler {
     pub(super) data: Handle,
     /// Parent of every workload's tasks.
     pub(super) tasks: Tasks,
+    /// Parent of every workload's tunnels. They outlive the connections: one that was accepted just
+    /// before the agent stops has still to open one.
+    pub(super) tunnels: Tasks,
     /// What is enrolled, for `status`.
     pub(super) enrolled: Enrolled,
+    /// The agent that this one takes over from, until that is through.
+    pub(super) predecessor: Option<Predecessor>,
+    /// Who may take over from this one.
+    pub(super) succession: Succession,
+    /// Whether a successor has been here and left its traces.
+    pub(super) unsettled: bool,
 }
 
 /// The state of each local workload, shared with `status`. Clones share the same table.
@@ -66,6 +76,8 @@ pub(super) enum State {
         key: u64,
         /// Its accept loops and connections.
         tasks: Tasks,
+        /// Its tunnels.
+        tunnels: Tasks,
     },
     /// Not captured, though it should be.
     Failed {
@@ -96,17 +108,27 @@ impl Enrolled {
 }
 
 impl Reconciler {
-    /// Follows the mesh until the tasks are asked to stop. `first` is told when the first pass is
-    /// through.
+    /// Follows the mesh until the tasks are asked to stop, or a successor does. `first` is told
+    /// when the first pass is through.
     pub(super) async fn run(mut self, mut published: Published, first: watch::Sender<bool>) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.resume();
             if self.reconcile().await {
+                if !self.settle().await {
+                    return;
+                }
+                self.retire_unclaimed();
                 first.send_if_modified(|passed| !std::mem::replace(passed, true));
             }
             tokio::select! {
                 () = self.tasks.stopping() => return,
+                Some(petition) = self.succession.petitions.recv() => {
+                    if self.hand_over(petition).await {
+                        return;
+                    }
+                }
                 () = published.changed() => {}
                 _ = tick.tick() => {}
             }
@@ -140,7 +162,6 @@ impl Reconciler {
         for (id, workload) in wanted {
             self.follow(&id, workload).await;
         }
-        self.retire_unclaimed();
         true
     }
 
@@ -196,12 +217,12 @@ impl Reconciler {
             Err(error) => self.failed(&workload, &error, attempts),
             Ok(enrolled) => {
                 tracing::info!(workload = %id, identity = %workload.identity, "enrolled");
-                let tasks = self.tasks.child();
+                let (tasks, carriers) = (self.tasks.child(), self.tunnels.child());
                 let tunnels = transport::Client::new(
                     Arc::clone(&self.transport),
                     Arc::clone(&self.plane.identities),
                     enrolled.dialer.clone(),
-                    tasks.clone(),
+                    carriers.clone(),
                 );
                 let key = enrolled.key;
                 self.plane.direct.enrolled(key, id.clone());
@@ -219,6 +240,7 @@ impl Reconciler {
                         workload,
                         key,
                         tasks,
+                        tunnels: carriers,
                     },
                 );
             }
@@ -241,7 +263,13 @@ impl Reconciler {
 
     /// Publishes what changed about an enrolled workload; its listeners stay.
     async fn update(&mut self, workload: Arc<Workload>, state: &State) {
-        let State::Enrolled { key, tasks, .. } = state else {
+        let State::Enrolled {
+            key,
+            tasks,
+            tunnels,
+            ..
+        } = state
+        else {
             return;
         };
         let id = workload.id.clone();
@@ -256,20 +284,28 @@ impl Reconciler {
             return;
         }
         tracing::info!(workload = %id, "updated");
-        let (key, tasks) = (*key, tasks.clone());
+        let (key, tasks, tunnels) = (*key, tasks.clone(), tunnels.clone());
         self.enrolled.set(
             id,
             State::Enrolled {
                 workload,
                 key,
                 tasks,
+                tunnels,
             },
         );
     }
 
     fn release(&mut self, id: &WorkloadId, state: &State, why: &str) {
-        if let State::Enrolled { tasks, key, .. } = state {
+        if let State::Enrolled {
+            tasks,
+            tunnels,
+            key,
+            ..
+        } = state
+        {
             tasks.stop();
+            tunnels.stop();
             if let Err(error) = self.capture.unenrol(id) {
                 tracing::warn!(workload = %id, error = %chain(&error), "not everything could be removed");
             }

@@ -7,14 +7,16 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
-use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, WorkloadEntry};
+use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, ListenerKey, WorkloadEntry};
+use tokio::net::TcpListener;
 
 use super::error::EnrolError;
 use super::guard::{self, Unguarded};
 use super::links::{self, attach_to_namespace};
-use super::listeners::{Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
+use super::listeners::{Known, Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
 use super::loader::{HOST_PROGRAM, Loaded, Source, namespace_program};
 use super::maps::{Entries, WriteError};
 use super::older;
@@ -31,6 +33,7 @@ pub(super) struct Enrolment {
     site: Site,
     entries: Entries,
     origin: Origin,
+    listeners: Known,
     unguarded: Vec<Unguarded>,
     older: Vec<Connection>,
 }
@@ -44,6 +47,11 @@ impl Enrolment {
     /// The workload's key.
     pub(super) const fn key(&self) -> u64 {
         self.site.key()
+    }
+
+    /// Its listeners, as long as somebody accepts on them.
+    pub(super) fn listeners(&self) -> Vec<(ListenerKey, Arc<TcpListener>)> {
+        self.listeners.open()
     }
 
     /// Its interfaces that have no guard.
@@ -136,18 +144,23 @@ fn enrol_at(
         site,
         entries,
         origin: origin.clone(),
+        listeners: Known::default(),
         unguarded: Vec::new(),
         older: Vec::new(),
     };
     capture.enrolled.insert(id.clone(), enrolment);
-    let listeners = write(capture, id, &old, &opened).and_then(|()| {
+    let listeners = write(capture, id, &old, &opened.keyed()).and_then(|()| {
         guard_interfaces(capture, id);
         // An agent that comes back finds connections that it captured before.
         if old.workload.is_none() {
             settle_older(capture, workload);
         }
-        let listeners = opened.into_listeners();
-        listeners.map_err(|error| step(id, "start the listeners", error))
+        let (listeners, known) =
+            (opened.into_listeners()).map_err(|error| step(id, "start the listeners", error))?;
+        if let Some(enrolment) = capture.enrolled.get_mut(id) {
+            enrolment.listeners = known;
+        }
+        Ok(listeners)
     });
     if listeners.is_err() {
         undo(capture, id, old);
@@ -196,6 +209,24 @@ pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), E
     Ok(())
 }
 
+/// Writes an enrolled workload again, whatever somebody else has made of it. `found` is what the
+/// maps say of it now.
+pub(super) fn write_again(
+    capture: &mut Capture,
+    id: &WorkloadId,
+    found: &Entries,
+) -> Result<(), EnrolError> {
+    let unknown = || EnrolError::Unknown { id: id.clone() };
+    let listeners = (capture.enrolled.get(id).ok_or_else(unknown)?).listeners();
+    let listeners: Vec<_> = listeners
+        .iter()
+        .map(|(key, it)| (*key, it.as_fd()))
+        .collect();
+    write(capture, id, found, &listeners)?;
+    guard_interfaces(capture, id);
+    Ok(())
+}
+
 /// Un-enrols a workload.
 pub(super) fn unenrol(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
     let unknown = || EnrolError::Unknown { id: id.clone() };
@@ -211,13 +242,22 @@ pub(super) fn retire_unclaimed(capture: &mut Capture) -> Result<usize, EnrolErro
     capture.adopted.remove(&host);
     let closed = &capture.closed;
     let unclaimed = |key: &u64, _: &mut Entries| !closed.values().any(|site| site.key() == *key);
-    let adopted: HashMap<_, _> = capture.adopted.extract_if(unclaimed).collect();
+    let mut adopted: HashMap<_, _> = capture.adopted.extract_if(unclaimed).collect();
+    let count = adopted.len();
     let nobody = nobody("an earlier agent's workload");
-    for (key, entries) in &adopted {
-        release(capture, &nobody, *key, entries)?;
+    let keys: Vec<_> = adopted.keys().copied().collect();
+    for key in keys {
+        let entries = adopted.remove(&key).unwrap_or_default();
+        if let Err(error) = release(capture, &nobody, key, &entries) {
+            // It and those after it are tried again.
+            capture.adopted.insert(key, entries);
+            capture.adopted.extend(adopted);
+            return Err(error);
+        }
     }
     refresh_host(capture, &nobody)?;
-    Ok(adopted.len())
+    capture.inherited.close();
+    Ok(count)
 }
 
 /// For messages about something that is no workload with a name.
@@ -301,12 +341,18 @@ fn claim(adopted: &mut HashMap<u64, Entries>, key: u64, entries: &Entries) -> En
 }
 
 /// Opens the listeners of a workload.
-fn open_listeners(capture: &Capture, id: &WorkloadId, site: &Site) -> Result<Opened, EnrolError> {
+fn open_listeners(
+    capture: &mut Capture,
+    id: &WorkloadId,
+    site: &Site,
+) -> Result<Opened, EnrolError> {
+    let (of, inherited) = ((id, site.key()), &mut capture.inherited);
     match site {
         Site::Namespace { namespace, .. } => {
-            Opened::new(id, namespace, &ports_of_a_namespace(capture.config.ports))
+            let ports = ports_of_a_namespace(capture.config.ports);
+            Opened::new(of, namespace, &ports, inherited)
         }
-        Site::Cgroup { .. } => Opened::new(id, &capture.host, &PORTS_ON_THE_HOST),
+        Site::Cgroup { .. } => Opened::new(of, &capture.host, &PORTS_ON_THE_HOST, inherited),
     }
 }
 
@@ -315,7 +361,7 @@ fn write(
     capture: &mut Capture,
     id: &WorkloadId,
     old: &Entries,
-    opened: &Opened,
+    listeners: &[(ListenerKey, BorrowedFd<'_>)],
 ) -> Result<(), EnrolError> {
     let unknown = || EnrolError::Unknown { id: id.clone() };
     let enrolment = capture.enrolled.get(id).ok_or_else(unknown)?;
@@ -325,8 +371,8 @@ fn write(
         enrolment.entries.clone(),
     );
     let loaded = &mut capture.loaded;
-    for (key, listener) in opened.keyed(key) {
-        let set = loaded.maps.set_listener(key, listener);
+    for (key, listener) in listeners {
+        let set = loaded.maps.set_listener(*key, *listener);
         set.map_err(|error| write_failed(id, error))?;
     }
     let inbound = loaded.maps.replace_inbound(old, &new);

@@ -37,10 +37,22 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// Another agent of this node is running.
-    #[error("another agent of node {node:?} is running: stop it, or choose another node name")]
+    #[error(
+        "another agent of node {node:?} is running: take over from it with `--take-over`, stop it, \
+         or choose another node name"
+    )]
     Running {
         /// The node.
         node: String,
+    },
+    /// What a running agent handed over belongs to another node.
+    #[error(
+        "the agent that is running is not the one of {}: give each node a run folder of its own",
+        folder.display()
+    )]
+    OtherNode {
+        /// This node's folder.
+        folder: PathBuf,
     },
     /// What is pinned was made by another version.
     #[error(

@@ -3,15 +3,21 @@
 //! They are on loopback, where nothing outside of the namespace reaches them; `sk_lookup` hands
 //! them connections to whatever address and port. A host-network workload has outbound listeners
 //! only, on ports that the kernel picks: the namespace is shared, and nobody needs to know them.
+//!
+//! Whoever accepts owns them. An enrolment only knows them, so that a listener closes when nobody
+//! accepts on it any longer, and a client is refused instead of kept waiting.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::{Arc, Weak};
 
 use interceptor_common::{FAMILY_IPV4, FAMILY_IPV6, ListenerKey, Role};
 use tokio::net::TcpListener;
 
 use super::config::Ports;
 use super::error::EnrolError;
+use super::heritage::Inherited;
 use crate::net::{Namespace, listen};
 use crate::workload::WorkloadId;
 
@@ -19,29 +25,39 @@ use crate::workload::WorkloadId;
 #[derive(Debug, Default)]
 pub struct Listeners {
     /// Captured outbound connections.
-    pub outbound: Vec<TcpListener>,
+    pub outbound: Vec<Arc<TcpListener>>,
     /// Plaintext connections to the workload.
-    pub inbound: Vec<TcpListener>,
+    pub inbound: Vec<Arc<TcpListener>>,
     /// HBONE to the workload.
-    pub hbone: Vec<TcpListener>,
+    pub hbone: Vec<Arc<TcpListener>>,
 }
 
 /// Listeners that are open but not yet anybody's.
-pub(super) struct Opened(Vec<(Role, IpAddr, std::net::TcpListener)>);
+pub(super) struct Opened(Vec<(ListenerKey, std::net::TcpListener)>);
+
+/// The listeners of an enrolled workload, as long as somebody accepts on them.
+#[derive(Debug, Default)]
+pub(super) struct Known(Vec<(ListenerKey, Weak<TcpListener>)>);
 
 impl Opened {
-    /// Opens the listeners of `id` in `namespace`.
+    /// Opens the listeners of the workload with this `key` in `namespace`, or takes those that an
+    /// earlier agent has handed over.
     pub(super) fn new(
-        id: &WorkloadId,
+        (id, key): (&WorkloadId, u64),
         namespace: &Namespace,
         ports: &[(Role, u16)],
+        inherited: &mut Inherited,
     ) -> Result<Self, EnrolError> {
         let mut opened = Vec::new();
         for &(role, port) in ports {
             for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
-                let address = SocketAddr::new(ip, port);
+                let (address, key) = (SocketAddr::new(ip, port), listener_key(key, role, ip));
+                if let Some(listener) = inherited.take(key, address) {
+                    opened.push((key, listener));
+                    continue;
+                }
                 match namespace.enter(|| listen(address)) {
-                    Ok(listener) => opened.push((role, ip, listener)),
+                    Ok(listener) => opened.push((key, listener)),
                     // Without IPv6 in the namespace there are no IPv6 connections either.
                     Err(error) if ip.is_ipv6() && has_no_such_address(&error) => {}
                     Err(error) => return Err(failed(id, address, error)),
@@ -52,32 +68,33 @@ impl Opened {
     }
 
     /// Each listener with the key under which the kernel finds it.
-    pub(super) fn keyed(
-        &self,
-        workload: u64,
-    ) -> impl Iterator<Item = (ListenerKey, &std::net::TcpListener)> {
-        self.0.iter().map(move |(role, ip, listener)| {
-            let family = if ip.is_ipv4() {
-                FAMILY_IPV4
-            } else {
-                FAMILY_IPV6
-            };
-            (key(workload, *role, family), listener)
-        })
+    pub(super) fn keyed(&self) -> Vec<(ListenerKey, BorrowedFd<'_>)> {
+        self.0.iter().map(|(key, it)| (*key, it.as_fd())).collect()
     }
 
     /// Registers them with the current runtime.
-    pub(super) fn into_listeners(self) -> io::Result<Listeners> {
-        let mut listeners = Listeners::default();
-        for (role, _, listener) in self.0 {
-            let listener = TcpListener::from_std(listener)?;
+    pub(super) fn into_listeners(self) -> io::Result<(Listeners, Known)> {
+        let (mut listeners, mut known) = (Listeners::default(), Known::default());
+        for (key, listener) in self.0 {
+            let listener = Arc::new(TcpListener::from_std(listener)?);
+            known.0.push((key, Arc::downgrade(&listener)));
+            let role = Role::ALL.into_iter().find(|role| role.code() == key.role);
             match role {
-                Role::Outbound => listeners.outbound.push(listener),
-                Role::Inbound => listeners.inbound.push(listener),
-                Role::Hbone => listeners.hbone.push(listener),
+                Some(Role::Outbound) => listeners.outbound.push(listener),
+                Some(Role::Inbound) => listeners.inbound.push(listener),
+                Some(Role::Hbone) => listeners.hbone.push(listener),
+                None => {}
             }
         }
-        Ok(listeners)
+        Ok((listeners, known))
+    }
+}
+
+impl Known {
+    /// Those on which somebody accepts.
+    pub(super) fn open(&self) -> Vec<(ListenerKey, Arc<TcpListener>)> {
+        let open = |(key, it): &(ListenerKey, Weak<_>)| Some((*key, it.upgrade()?));
+        self.0.iter().filter_map(open).collect()
     }
 }
 
@@ -96,14 +113,19 @@ pub(super) const PORTS_ON_THE_HOST: [(Role, u16); 1] = [(Role::Outbound, 0)];
 /// Every key under which a listener of `workload` may be found.
 pub(super) fn all_keys(workload: u64) -> impl Iterator<Item = ListenerKey> {
     Role::ALL.into_iter().flat_map(move |role| {
-        [FAMILY_IPV4, FAMILY_IPV6]
+        [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
             .into_iter()
-            .map(move |family| key(workload, role, family))
+            .map(move |ip| listener_key(workload, role, ip))
     })
 }
 
-/// The key of one listener.
-fn key(workload: u64, role: Role, family: u8) -> ListenerKey {
+/// The key of the listener at this loopback address.
+fn listener_key(workload: u64, role: Role, ip: IpAddr) -> ListenerKey {
+    let family = if ip.is_ipv4() {
+        FAMILY_IPV4
+    } else {
+        FAMILY_IPV6
+    };
     ListenerKey {
         workload,
         role: role.code(),

@@ -26,6 +26,7 @@ use super::cgroup::Hierarchy;
 use super::config::{Config, Pins, layout_name};
 use super::error::CaptureError;
 use super::links::attach_to_cgroup;
+use super::lock::NodeLock;
 use super::maps::{Maps, SHAPES};
 use super::object::OBJECT;
 use crate::net::bpf::Target;
@@ -86,19 +87,14 @@ pub(super) struct Loaded {
     /// Where they are attached.
     pub(super) hierarchy: Hierarchy,
     /// Keeps a second agent of the node away.
-    _lock: Flock<File>,
+    pub(super) lock: NodeLock,
 }
 
 impl Loaded {
-    /// Loads and attaches, or adopts.
-    pub(super) fn new(config: &Config) -> Result<Self, CaptureError> {
+    /// Loads and attaches, or adopts, for the node that `lock` is of.
+    pub(super) fn new(config: &Config, lock: NodeLock) -> Result<Self, CaptureError> {
         let hierarchy = Hierarchy::find(config.cgroup_root.as_deref())?;
-        ensure_bpffs(&config.bpffs)?;
-        let node_folder = config.node_folder().ok_or_else(|| CaptureError::NodeName {
-            node: config.node.clone(),
-        })?;
-        create(&node_folder)?;
-        let lock = lock(&node_folder, &config.node)?;
+        let node_folder = lock.folder().to_path_buf();
         refuse_other_layouts(&node_folder)?;
 
         let pins = Pins::new(node_folder.join(layout_name()));
@@ -119,7 +115,7 @@ impl Loaded {
                 maps,
                 pins,
                 hierarchy,
-                _lock: lock,
+                lock,
             }),
             // What did not exist before must not half exist afterwards.
             Err(error) if !adopting => {
@@ -130,6 +126,11 @@ impl Loaded {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Puts our programs behind the links again, whatever somebody else has put there.
+    pub(super) fn attach_again(&mut self) -> Result<(), CaptureError> {
+        attach_all(&mut self.object, &self.hierarchy, &self.pins)
     }
 }
 
@@ -209,7 +210,7 @@ fn attach_all(object: &mut Ebpf, hierarchy: &Hierarchy, pins: &Pins) -> Result<(
 }
 
 /// Makes sure that a BPF file system is mounted at `path`.
-fn ensure_bpffs(path: &Path) -> Result<(), CaptureError> {
+pub(super) fn ensure_bpffs(path: &Path) -> Result<(), CaptureError> {
     let mounted =
         |path: &Path| statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
     if mounted(path) {
@@ -238,25 +239,11 @@ fn ensure_bpffs(path: &Path) -> Result<(), CaptureError> {
 }
 
 /// Creates a folder and those above it.
-fn create(folder: &Path) -> Result<(), CaptureError> {
+pub(super) fn create(folder: &Path) -> Result<(), CaptureError> {
     fs::create_dir_all(folder).map_err(|source| CaptureError::Io {
         doing: "create",
         path: folder.to_path_buf(),
         source,
-    })
-}
-
-/// Locks the node's folder for this process.
-pub(super) fn lock(folder: &Path, node: &str) -> Result<Flock<File>, CaptureError> {
-    let file = File::open(folder).map_err(|source| CaptureError::Io {
-        doing: "open",
-        path: folder.to_path_buf(),
-        source,
-    })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_file, _errno)| {
-        CaptureError::Running {
-            node: node.to_owned(),
-        }
     })
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
@@ -341,7 +341,7 @@ impl Maps {
     pub(super) fn set_listener(
         &mut self,
         key: ListenerKey,
-        socket: &std::net::TcpListener,
+        socket: BorrowedFd<'_>,
     ) -> Result<(), WriteError> {
         let result = self.listeners.insert(key, socket.as_raw_fd(), 0);
         result.map_err(|error| failed("listeners", error))

@@ -32,9 +32,11 @@ mod direct;
 mod enrol;
 mod error;
 mod guard;
+mod heritage;
 mod links;
 mod listeners;
 mod loader;
+mod lock;
 mod maps;
 mod object;
 mod older;
@@ -59,8 +61,10 @@ pub use direct::{
 };
 pub use error::{CaptureError, DestinationError, EnrolError};
 pub use guard::Unguarded;
+pub use heritage::{Estate, Heritage};
 pub use interceptor_common::Counter;
 pub use listeners::Listeners;
+pub use lock::NodeLock;
 pub use origin::Origin;
 pub use prober::{Prober, ProberStatus, USUAL_PROBERS};
 pub use rules::{Captured, Why, inbound_captured, outbound_captured};
@@ -70,6 +74,7 @@ pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed
 pub(crate) use object::OBJECT;
 
 use enrol::Enrolment;
+use heritage::Inherited;
 use loader::Loaded;
 use maps::Entries;
 use prober::Probers;
@@ -89,6 +94,8 @@ pub struct Capture {
     /// Of those, the ones that were claimed but could not be enrolled. They stay refused.
     closed: HashMap<WorkloadId, Site>,
     probers: Probers,
+    /// Listeners that a running agent has handed over and no enrolment has claimed yet.
+    inherited: Inherited,
     observer: Observer,
     direct: Direct,
 }
@@ -114,7 +121,33 @@ impl Capture {
     /// If the machine cannot run them, another agent of the node is running, or another version's
     /// maps are pinned. A node on which nothing was pinned is left as it was.
     pub fn start(config: Config) -> Result<Self, CaptureError> {
-        let mut loaded = Loaded::new(&config)?;
+        let lock = NodeLock::acquire(&config)?;
+        Self::start_locked(config, lock)
+    }
+
+    /// [`Capture::start`] for who has the node's lock already.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_locked(config: Config, lock: NodeLock) -> Result<Self, CaptureError> {
+        Self::begin(config, lock, Inherited::default())
+    }
+
+    /// Takes the node over from an agent that goes on running: its programs are replaced one by
+    /// one, its maps adopted, and workloads enrolled on the listeners that it has handed over, on
+    /// which both accept until it stops.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Capture::start`]; and if what was handed over is not this node's.
+    pub fn take_over(config: Config, heritage: Heritage) -> Result<Self, CaptureError> {
+        let (lock, inherited) = heritage.open(&config)?;
+        Self::begin(config, lock, inherited)
+    }
+
+    fn begin(config: Config, lock: NodeLock, inherited: Inherited) -> Result<Self, CaptureError> {
+        let mut loaded = Loaded::new(&config, lock)?;
         let host = Namespace::current().map_err(|source| CaptureError::Io {
             doing: "open",
             path: "/proc/thread-self/ns/net".into(),
@@ -140,6 +173,7 @@ impl Capture {
             adopted,
             closed: HashMap::new(),
             probers: Probers::adopted(probers),
+            inherited,
             observer,
             direct,
         };
@@ -173,6 +207,30 @@ impl Capture {
             storage: Arc::clone(&self.loaded.maps.storage),
             workload,
         }
+    }
+
+    /// What a successor needs to go on where this one is: see [`Capture::take_over`].
+    ///
+    /// # Errors
+    ///
+    /// If the node's lock cannot be shared.
+    pub fn estate(&self) -> std::io::Result<Estate> {
+        let listeners = self.enrolled.values().flat_map(Enrolment::listeners);
+        Ok(Estate {
+            lock: self.loaded.lock.share()?,
+            listeners: listeners.collect(),
+        })
+    }
+
+    /// Goes on after a successor gave up half-way: puts our programs, entries and listeners back
+    /// in their place. What the successor added is retired with the next
+    /// [`Capture::retire_unclaimed`]. Returns the workloads for which that failed.
+    ///
+    /// # Errors
+    ///
+    /// If the programs cannot be put back, or the maps not be read.
+    pub fn resume(&mut self) -> Result<Vec<(WorkloadId, EnrolError)>, CaptureError> {
+        heritage::resume(self)
     }
 
     /// A handle for reports, which needs no access to this value.

@@ -16,7 +16,8 @@ use aya::programs::{loaded_links, loaded_programs};
 use super::config::{Config, GUARD_LINK};
 use super::error::CaptureError;
 use super::links;
-use super::loader::{CGROUP_PROGRAMS, GUARD_PROGRAM, HOST_PROGRAM, NAMESPACE_PROGRAMS, lock};
+use super::loader::{CGROUP_PROGRAMS, GUARD_PROGRAM, HOST_PROGRAM, NAMESPACE_PROGRAMS};
+use super::lock::NodeLock;
 use crate::net::bpf;
 
 /// How often, and how long apart, the kernel is asked whether it has freed everything.
@@ -72,7 +73,7 @@ pub fn uninstall(config: &Config) -> Result<Removed, UninstallError> {
     if !folder.exists() {
         return Ok(removed);
     }
-    let _lock = lock(&folder, &config.node)?;
+    let _lock = NodeLock::of_folder(&folder, &config.node)?;
     for layout in list(&folder) {
         // Guards go first, for they let only known connections begin; then what is captured, and
         // what serves it last.

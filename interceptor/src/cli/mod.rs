@@ -8,6 +8,7 @@
 //! | 0 | yes: well, allowed, nothing found |
 //! | 1 | no: not well, refused, something found |
 //! | 2 | could not tell: no agent answers, wrong arguments, unreadable files |
+//! | 3 | `run` only: another agent has taken over |
 //!
 //! Answers go to standard output, errors with what to do next to standard error. Colours only on
 //! a terminal, and not if `NO_COLOR` is set.
@@ -117,6 +118,8 @@ enum Exit {
     No,
     /// Could not tell.
     Unclear,
+    /// The agent ended because another has taken over.
+    Replaced,
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -136,6 +139,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Exit::Yes) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),
         Ok(Exit::Unclear) => ExitCode::from(2),
+        Ok(Exit::Replaced) => ExitCode::from(3),
         Err(failure) => {
             failure.print();
             ExitCode::from(2)

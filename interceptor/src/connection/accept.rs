@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Local, Plane, inbound, outbound};
 use crate::drain::Tasks;
+use crate::net::reset_on_close;
 
 /// Pause after an accept failed for want of resources.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(50);
@@ -33,7 +34,7 @@ pub fn serve(
     plane: &Arc<Plane>,
     local: &Arc<Local>,
     door: Door,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     tasks: &Tasks,
 ) {
     let (plane, local, connections) = (Arc::clone(plane), Arc::clone(local), tasks.clone());
@@ -65,6 +66,11 @@ fn begin(
 ) {
     let (plane, local) = (Arc::clone(plane), Arc::clone(local));
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    if door != Door::Hbone {
+        // From its first moment on: an agent that is killed while the verdict is awaited must not
+        // leave an orderly end. Carrying the connection takes it back. Fails only if it is gone.
+        let _gone = reset_on_close(&stream);
+    }
     match door {
         Door::Outbound => tasks.spawn("outbound", async move {
             outbound::serve(&plane, &local, &stream, peer).await;

@@ -13,6 +13,7 @@ mod gate;
 mod listen;
 mod namespace;
 pub(crate) mod netlink;
+pub(crate) mod pass;
 mod ports;
 mod socket;
 pub mod traffic;

@@ -225,6 +225,11 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Whether the peer ended the session in order: what it has not answered, it has not seen.
+    pub(crate) fn is_goodbye(&self) -> bool {
+        matches!(self, Self::GoAway { code } if code == "NO_ERROR")
+    }
+
     /// The stable, low-cardinality label under which this failure is counted.
     pub const fn reason(&self) -> &'static str {
         match self {

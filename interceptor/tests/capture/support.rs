@@ -360,7 +360,7 @@ pub(crate) fn connected() -> (Netns, Netns) {
 }
 
 /// Accepts from whichever of the listeners has a connection.
-pub(crate) async fn accept(listeners: &[TokioListener]) -> (TokioStream, SocketAddr) {
+pub(crate) async fn accept(listeners: &[Arc<TokioListener>]) -> (TokioStream, SocketAddr) {
     let any = poll_fn(|context| {
         for listener in listeners {
             if let Poll::Ready(accepted) = listener.poll_accept(context) {

@@ -62,6 +62,8 @@ pub struct Agent {
     manifests: PathBuf,
     own_group: bool,
     child: Option<Child>,
+    /// Those that it has taken over from, and that have not been waited for.
+    predecessors: Vec<Child>,
 }
 
 impl Agent {
@@ -79,6 +81,7 @@ impl Agent {
             // Ctrl-C at a terminal is for the demonstration, which then stops its agents.
             own_group: shared.prefix.is_empty(),
             child: None,
+            predecessors: Vec::new(),
         };
         fs::create_dir_all(&agent.folder)?;
         fs::create_dir_all(&agent.manifests)?;
@@ -129,6 +132,17 @@ impl Agent {
     }
 
     fn launch(&mut self) -> Result<()> {
+        self.child = Some(self.spawn(&self.config(), &[])?);
+        Ok(())
+    }
+
+    /// Starts the agent's binary beside whatever runs already, with a configuration and more
+    /// arguments. What it says goes to this agent's log.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be started.
+    pub fn spawn(&self, config: &Path, arguments: &[&str]) -> Result<Child> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -141,7 +155,8 @@ impl Agent {
             .args(["--inh-caps=-all", "--"])
             .arg(settings::agent_binary()?)
             .args(["run", "--config"])
-            .arg(self.config())
+            .arg(config)
+            .args(arguments)
             .env(sweep::PARENT, std::process::id().to_string())
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
@@ -151,12 +166,49 @@ impl Agent {
             command.process_group(0);
         }
         // A child inherits the namespace of the thread that makes it.
-        self.child = Some(
-            self.namespace
-                .run(move || command.spawn())?
-                .context("start the agent")?,
-        );
-        Ok(())
+        let child = self.namespace.run(move || command.spawn())?;
+        child.context("start the agent")
+    }
+
+    /// Starts another agent that takes over from this one, and waits until it has. The old one
+    /// goes on draining: [`Agent::wait_predecessors`].
+    ///
+    /// # Errors
+    ///
+    /// Fails with the log if the new one ends or does not take over.
+    pub fn take_over(&mut self) -> Result<()> {
+        let old = self.child.take().context("the agent is not running")?;
+        self.predecessors.push(old);
+        let mut new = self.spawn(&self.config(), &["--take-over"])?;
+        let pid = new.id();
+        let waited = wait::until("the successor to answer", || {
+            if let Some(status) = new.try_wait().ok().flatten() {
+                return Some(Err(status));
+            }
+            let status = self.status().ok()?;
+            (status.get("pid")? == pid).then_some(Ok(()))
+        });
+        self.child = Some(new);
+        match waited {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!("the successor ended with {status}:\n{}", self.log()),
+            Err(error) => bail!("{error}; the log:\n{}", self.log()),
+        }
+    }
+
+    /// Waits until those that were replaced have ended, and tells how.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one goes on.
+    pub fn wait_predecessors(&mut self) -> Result<Vec<ExitStatus>> {
+        let mut ended = Vec::new();
+        for mut old in self.predecessors.drain(..) {
+            ended.push(wait::until("a predecessor to end", || {
+                old.try_wait().ok().flatten()
+            })?);
+        }
+        Ok(ended)
     }
 
     /// Waits until its readiness port says yes.
@@ -329,7 +381,12 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        for mut child in self
+            .child
+            .take()
+            .into_iter()
+            .chain(self.predecessors.drain(..))
+        {
             drop(child.kill());
             drop(child.wait());
         }

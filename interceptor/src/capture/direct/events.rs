@@ -5,10 +5,13 @@
 
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Map, MapData, RingBuf};
 use interceptor_common::DirectEvent;
+use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
@@ -43,18 +46,32 @@ pub enum Event {
     },
 }
 
+/// Whose turn it is to read. Two readers would each go on from where they last were, whatever the
+/// other had read meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Ours.
+    Ours,
+    /// Ours again: another process may have read, so where to go on has to be asked.
+    OursAgain,
+    /// Another process's.
+    Theirs,
+}
+
 /// The events of one node, in the order in which they happened on each CPU. An opening always
 /// comes before its end.
 pub struct Events {
     ring: AsyncFd<RingBuf<MapData>>,
+    pin: PathBuf,
+    turn: Arc<Mutex<Turn>>,
 }
 
 impl Events {
-    /// Reads this buffer, from where the last reader stopped.
-    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
-        Ok(Self {
-            ring: bpf::watch(ring)?,
-        })
+    /// Reads the buffer that is pinned here, from where the last reader stopped, when it is our
+    /// turn.
+    pub(super) fn new(pin: PathBuf, turn: Arc<Mutex<Turn>>) -> io::Result<Self> {
+        let ring = open(&pin)?;
+        Ok(Self { ring, pin, turn })
     }
 
     /// The next event.
@@ -76,6 +93,22 @@ impl Events {
 
     /// The next event if there is one now.
     pub fn try_next(&mut self) -> Option<Event> {
+        // Held while reading: whoever gives the turn away knows that nothing is read after that.
+        let mut turn = self.turn.lock();
+        match *turn {
+            Turn::Ours => {}
+            Turn::Theirs => return None,
+            Turn::OursAgain => match open(&self.pin) {
+                Ok(ring) => {
+                    self.ring = ring;
+                    *turn = Turn::Ours;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot read the events of same-node connections");
+                    return None;
+                }
+            },
+        }
         loop {
             let item = self.ring.get_mut().next()?;
             if let Some(event) = bpf::value(&item) {
@@ -84,6 +117,13 @@ impl Events {
             tracing::error!(bytes = item.len(), "an event of another version");
         }
     }
+}
+
+/// Opens a buffer where its last reader stopped.
+fn open(pin: &Path) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    let ring = MapData::from_pin(pin).map(Map::RingBuf);
+    let ring = ring.and_then(RingBuf::try_from).map_err(io::Error::other)?;
+    bpf::watch(ring)
 }
 
 impl fmt::Debug for Events {

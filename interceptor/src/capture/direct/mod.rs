@@ -40,17 +40,17 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray};
 use interceptor_common::{Counter, Flow, FlowKey};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 
 use super::loader::{Loaded, Source};
-use super::maps::take;
 use crate::net::{Namespace, unmapped};
 
 pub use events::{Event, Events};
@@ -59,6 +59,7 @@ pub use interceptor_common::MAX_TARGETS;
 pub use open::Open;
 pub use totals::{End, Totals};
 
+use events::Turn;
 use grants::Grants;
 
 /// The kernel's same-node connections. Clones share it.
@@ -69,8 +70,10 @@ pub struct Direct {
 
 struct Shared {
     grants: Mutex<Grants>,
-    /// Until somebody reads the events.
-    ring: Mutex<Option<RingBuf<MapData>>>,
+    /// Where the events are, until somebody reads them.
+    ring: Mutex<Option<PathBuf>>,
+    /// Who reads them.
+    turn: Arc<Mutex<Turn>>,
     /// Where the enrolled workloads' sockets are, by workload key.
     namespaces: ArcSwap<HashMap<u64, Namespace>>,
     storage: Arc<OwnedFd>,
@@ -128,12 +131,13 @@ impl DirectFlow {
 impl Direct {
     /// Of the loaded maps. What earlier agents granted stays.
     pub(super) fn new(loaded: &mut Loaded) -> Result<Self, Source> {
-        let ring = RingBuf::try_from(take(&mut loaded.object, "EVENTS")?)?;
         let grants = Grants::new(loaded)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 grants: Mutex::new(grants),
-                ring: Mutex::new(Some(ring)),
+                ring: Mutex::new(Some(loaded.pins.map("EVENTS"))),
+                // An earlier agent may read on until it is our turn.
+                turn: Arc::new(Mutex::new(Turn::OursAgain)),
                 namespaces: ArcSwap::default(),
                 storage: Arc::clone(&loaded.maps.storage),
                 counts: Arc::clone(&loaded.maps.counts),
@@ -196,8 +200,20 @@ impl Direct {
     ///
     /// Outside of a tokio runtime.
     pub fn events(&self) -> io::Result<Option<Events>> {
-        let ring = self.shared.ring.lock().take();
-        ring.map(Events::new).transpose()
+        let Some(pin) = self.shared.ring.lock().take() else {
+            return Ok(None);
+        };
+        Events::new(pin, Arc::clone(&self.shared.turn)).map(Some)
+    }
+
+    /// Leaves the events to another process: when this returns, none is read here any more.
+    pub fn leave_events(&self) {
+        *self.shared.turn.lock() = Turn::Theirs;
+    }
+
+    /// Reads events again, from where that process stopped.
+    pub fn resume_events(&self) {
+        *self.shared.turn.lock() = Turn::OursAgain;
     }
 
     /// How many events were lost because nobody read them in time. After any, compare with

@@ -155,7 +155,7 @@ impl Answer {
         let tone = match self.exit() {
             Exit::Yes if analysis.has(Severity::Warning) => Tone::Warning,
             Exit::Yes => Tone::Good,
-            Exit::No | Exit::Unclear => Tone::Bad,
+            Exit::No | Exit::Unclear | Exit::Replaced => Tone::Bad,
         };
         style.paint(tone, &format!("{} {seen}{suppressed}", parts.join(", ")))
     }

@@ -129,7 +129,8 @@ impl Follower {
         let mesh = self.plane.mesh.load_full();
         let identities = &self.plane.identities;
         let lacks = uncertified && self.path.grants.lacks_certificate(&mesh, identities);
-        if lacks || !self.is_void {
+        let foreign = self.path.foreign.swap(false, Ordering::Relaxed);
+        if lacks || foreign || !self.is_void {
             self.follow_mesh();
         } else if uncertified || self.path.overdue.load(Ordering::Relaxed) {
             self.judge();

@@ -100,6 +100,8 @@ pub struct DirectPath {
     unseen: AtomicU64,
     /// Something that may not be open could not be cut.
     overdue: AtomicBool,
+    /// Somebody else has granted by a mesh of its own.
+    foreign: AtomicBool,
 }
 
 /// What `status` and the metrics say of the path past the agent.
@@ -139,6 +141,7 @@ impl DirectPath {
             names: Names::default(),
             unseen: AtomicU64::new(0),
             overdue: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
         }
     }
 
@@ -153,6 +156,11 @@ impl DirectPath {
     pub fn released(&self, key: u64) {
         self.names.retire(key);
         self.grants.look_again();
+    }
+
+    /// Another agent has been at the kernel's grants: none of them is ours any more.
+    pub fn distrust(&self) {
+        self.foreign.store(true, Ordering::Relaxed);
     }
 
     /// The number that leads a connection to one of its ways: any, or one that the kernel does

@@ -4,8 +4,9 @@
 //!
 //! * One client belongs to one workload: it dials from that workload's network namespace, with the
 //!   certificate of the identity that the caller names.
-//! * A CONNECT is sent a second time only if the first went to a carrier that had been used before
-//!   and turned out dead without an answer. Nothing of the application's had been sent by then.
+//! * A CONNECT is sent again only if the peer has not answered, and either the carrier had been
+//!   used before and turned out dead, or the peer said goodbye before it looked (its agent is being
+//!   replaced; a successor answers the next carrier). Nothing of the application's had been sent.
 //! * Everything has a limit: dialling, handshake, answer.
 
 use std::fmt;
@@ -27,6 +28,10 @@ use crate::drain::Tasks;
 use crate::identity::{Identities, Svid};
 use crate::net::Dialer;
 use crate::workload::Route;
+
+/// How often in a row a peer may end a carrier in order before it has answered. One that always
+/// does serves nobody.
+const MOST_GOODBYES: u32 = 3;
 
 /// Opens tunnels for one workload. Clones share its carriers.
 #[derive(Clone)]
@@ -110,6 +115,7 @@ impl Client {
             gateway: route.gateway,
         };
         let mut choice = Choice::Any;
+        let mut goodbyes = 0;
         loop {
             let lease = self.lease(&key, choice)?;
             let (slot, reused) = (Arc::clone(&lease.slot), lease.reused);
@@ -118,9 +124,11 @@ impl Client {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Dead(error)) => {
                     self.shared.pool.retire(&slot);
-                    if !reused || choice == Choice::Fresh {
+                    let goodbye = error.is_goodbye() && goodbyes < MOST_GOODBYES;
+                    if !goodbye && (!reused || choice == Choice::Fresh) {
                         return Err(broken(&key, error));
                     }
+                    goodbyes += 1;
                     tracing::debug!(gateway = %key.gateway, %error, "retrying on a fresh carrier");
                     choice = Choice::Fresh;
                 }

@@ -1,0 +1,264 @@
+//! Starting: checks everything that can be checked, wires the parts, and begins to serve, in the
+//! place of a running agent if one hands over.
+//!
+//! # Invariants
+//!
+//! * The node is claimed first (its lock, or a running agent's consent), so that a second agent
+//!   learns about the first and not about a port that the first has.
+//! * The kernel half comes last: nothing is attached before all else was found to be right.
+//! * What people and machines ask of a node they ask of the old agent until the new one serves.
+//!
+//! Not here: what two agents say to each other (`take_over`).
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::reconcile::{Enrolled, Reconciler};
+use super::status::Watch;
+use super::succession::{Predecessor, Succession};
+use super::take_over::{FIRST_PASS, Giver, Petition, TakeOverError, Taking};
+use super::{Agent, ports};
+use crate::admin;
+use crate::capture::{Capture, DebugLog, Heritage, NodeLock};
+use crate::config::Config;
+use crate::connection::{DirectPath, Plane, Registry, direct, recheck};
+use crate::drain::Tasks;
+use crate::identity::{Ca, Identities};
+use crate::telemetry::logging::Logging;
+use crate::telemetry::{AccessLog, Telemetry};
+use crate::transport;
+use crate::workload::source::{DirectorySource, Published, Publisher};
+
+/// By what right this agent is the node's.
+enum Right {
+    /// No other is running.
+    Lock(NodeLock),
+    /// The one that is running hands over.
+    Heritage(Heritage),
+}
+
+/// An agent that is wired and does not capture anything yet.
+struct Wired {
+    agent: Agent,
+    reconciler: Reconciler,
+    published: Published,
+    first_pass: watch::Sender<bool>,
+    doors: Doors,
+}
+
+/// What answers people, machines and successors.
+struct Doors {
+    listeners: admin::Listeners,
+    watch: Watch,
+    giver: Giver,
+}
+
+/// Starts an agent.
+///
+/// # Errors
+///
+/// What kept it from starting. A running agent that was to be replaced then goes on.
+pub(super) async fn start(config: Config, data: Handle, take_over: bool) -> anyhow::Result<Agent> {
+    let access = AccessLog::open(&config.access_log).context("cannot open the access log")?;
+    let telemetry = Telemetry::new(access);
+    let logging = Logging::start(&config.log, &telemetry.metrics)?;
+    let begun = if take_over {
+        Taking::begin(&config).await?
+    } else {
+        None
+    };
+    let Some((taking, handed)) = begun else {
+        let right = Right::Lock(NodeLock::acquire(&config.capture)?);
+        let listeners = admin::Listeners::open(&ports(&config))?;
+        return wire(config, data, (telemetry, logging), (right, listeners))?.open();
+    };
+    let wired = listeners(&config, handed.ports).and_then(|listeners| {
+        let right = Right::Heritage(handed.heritage);
+        wire(config, data, (telemetry, logging), (right, listeners))
+    });
+    match wired {
+        Ok(wired) => wired.take_over(taking).await,
+        Err(error) => {
+            taking.give_up(format!("{error:#}")).await;
+            Err(error)
+        }
+    }
+}
+
+/// The node's own ports, as far as possible those of the running agent.
+fn listeners(config: &Config, open: Vec<TcpListener>) -> anyhow::Result<admin::Listeners> {
+    Ok(admin::Listeners::take_over(&ports(config), open)?)
+}
+
+/// Checks and wires everything.
+fn wire(
+    config: Config,
+    data: Handle,
+    (telemetry, logging): (Telemetry, Logging),
+    (right, listeners): (Right, admin::Listeners),
+) -> anyhow::Result<Wired> {
+    let identities = Arc::new(identities(&config)?);
+    let shared = listeners.share().context("cannot share the node's ports")?;
+    let mut capture = match right {
+        Right::Lock(lock) => Capture::start_locked(config.capture.clone(), lock)?,
+        Right::Heritage(heritage) => Capture::take_over(config.capture.clone(), heritage)?,
+    };
+    let kernel_log = capture.debug_log()?;
+    let publisher = Publisher::new(config.mesh.clone());
+    let published = publisher.published();
+    let source = DirectorySource::new(config.manifests.clone(), config.mesh.clone(), publisher);
+    let transport = Arc::new(config.transport.clone());
+    let (direct, events) =
+        DirectPath::open(capture.direct()).context("cannot follow same-node connections")?;
+    let plane = Arc::new(Plane {
+        mesh: published.shared(),
+        server: transport::Server::new(Arc::clone(&transport), &identities),
+        identities: Arc::clone(&identities),
+        telemetry: telemetry.clone(),
+        registry: Registry::new(),
+        direct: Arc::new(direct),
+        connect_timeout: config.transport.connect_timeout,
+    });
+    let (first_pass, passed) = watch::channel(false);
+    let enrolled = Enrolled::default();
+    let watch = Watch {
+        config: config.clone(),
+        started: Timestamp::now(),
+        published: published.clone(),
+        plane: Arc::clone(&plane),
+        observer: capture.observer(),
+        enrolled: enrolled.clone(),
+        passed: passed.clone(),
+    };
+    let (control, connections, tunnels) = (Tasks::new(), Tasks::new(), Tasks::new());
+    control.spawn("identities", identities.run(control.clone()));
+    let checking = recheck::run(Arc::clone(&plane), published.clone(), control.clone());
+    control.spawn("re-check", checking);
+    let passed = (published.clone(), passed);
+    let followed = direct::run(Arc::clone(&plane), events, passed, control.clone());
+    control.spawn("same node", followed);
+    control.spawn("manifests", source.run(control.clone()));
+    follow_kernel_log(kernel_log, &control);
+    let (giver, petitions) = Giver::new(Arc::clone(&config.mesh.node));
+    let (succession, replaced) = succession(petitions, shared);
+    let reconciler = Reconciler {
+        plane,
+        transport,
+        capture,
+        data,
+        tasks: connections.clone(),
+        tunnels: tunnels.clone(),
+        enrolled,
+        predecessor: None,
+        succession,
+        unsettled: false,
+    };
+    let agent = Agent {
+        config,
+        doors: control.child(),
+        control,
+        data: connections,
+        tunnels,
+        telemetry,
+        logging,
+        replaced,
+    };
+    Ok(Wired {
+        agent,
+        reconciler,
+        published,
+        first_pass,
+        doors: Doors {
+            listeners,
+            watch,
+            giver,
+        },
+    })
+}
+
+fn identities(config: &Config) -> anyhow::Result<Identities> {
+    let ca = Ca::open_or_create(
+        &config.identity.ca_directory,
+        &config.mesh.trust_domain,
+        SystemTime::now(),
+    )?;
+    let identities = Identities::new(Arc::new(ca), config.identity.svid_lifetime);
+    identities.trust_aliases(&config.mesh.trust_domain, &config.mesh.trust_domain_aliases);
+    Ok(identities)
+}
+
+fn follow_kernel_log(log: Option<DebugLog>, control: &Tasks) {
+    let Some(log) = log else {
+        return;
+    };
+    let stopping = control.clone();
+    control.spawn("kernel log", async move {
+        tokio::select! {
+            () = stopping.stopping() => {}
+            () = log.run() => {}
+        }
+    });
+}
+
+fn succession(
+    petitions: mpsc::Receiver<Petition>,
+    ports: super::succession::Ports,
+) -> (Succession, watch::Receiver<bool>) {
+    let (replaced, is_replaced) = watch::channel(false);
+    let succession = Succession {
+        petitions,
+        ports,
+        replaced,
+    };
+    (succession, is_replaced)
+}
+
+impl Wired {
+    /// Begins to serve a node that nobody serves.
+    fn open(self) -> anyhow::Result<Agent> {
+        self.doors.open(&self.agent)?;
+        let reconciling = self.reconciler.run(self.published, self.first_pass);
+        self.agent.control.spawn("reconciler", reconciling);
+        self.agent.has_started("started");
+        Ok(self.agent)
+    }
+
+    /// Begins to serve beside a running agent, and waits until the node is this one's alone.
+    async fn take_over(mut self, taking: Taking) -> anyhow::Result<Agent> {
+        let (settled, outcome) = oneshot::channel();
+        self.reconciler.predecessor = Some(Predecessor { taking, settled });
+        let reconciling = self.reconciler.run(self.published, self.first_pass);
+        self.agent.control.spawn("reconciler", reconciling);
+        let outcome = match tokio::time::timeout(FIRST_PASS, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_dropped)) => Err(TakeOverError::Stopping),
+            Err(_elapsed) => Err(TakeOverError::NotConfigured),
+        };
+        let opened = match outcome {
+            Ok(()) => self.doors.open(&self.agent),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = opened {
+            // What it has accepted meanwhile is carried to its end.
+            self.agent.stop().await;
+            return Err(error);
+        }
+        self.agent.has_started("took over");
+        Ok(self.agent)
+    }
+}
+
+impl Doors {
+    fn open(self, agent: &Agent) -> anyhow::Result<()> {
+        let state = self.watch.provide(agent.logging.clone());
+        self.listeners.serve(state, &agent.doors)?;
+        self.giver.serve(&agent.config.run_folder, &agent.doors)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! The lock that keeps a node to one agent: on its folder in the BPF file system.
+//!
+//! The lock belongs to the open file, not to the process: an agent that hands its node over shares
+//! the file with its successor, and the node is never without a lock in between. Once shared, it is
+//! released by closing only: unlocking it here would unlock it for the successor, too. Unshared, it
+//! is unlocked, because a child that is being forked has a copy of the open file for a moment.
+
+use std::fs::{self, File, TryLockError};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::config::Config;
+use super::error::CaptureError;
+use super::loader::{create, ensure_bpffs};
+
+/// The right to be this node's agent, for as long as it lives.
+#[derive(Debug)]
+pub struct NodeLock {
+    file: File,
+    folder: PathBuf,
+    shared: AtomicBool,
+}
+
+impl NodeLock {
+    /// Locks the node, and makes its folder if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If another agent of the node is running, or there is no BPF file system.
+    pub fn acquire(config: &Config) -> Result<Self, CaptureError> {
+        ensure_bpffs(&config.bpffs)?;
+        let folder = folder_of(config)?;
+        create(&folder)?;
+        Self::of_folder(&folder, &config.node)
+    }
+
+    /// Locks a folder that is there.
+    pub(super) fn of_folder(folder: &Path, node: &str) -> Result<Self, CaptureError> {
+        let io = |source| CaptureError::Io {
+            doing: "lock",
+            path: folder.to_path_buf(),
+            source,
+        };
+        let file = File::open(folder).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self {
+                file,
+                folder: folder.to_path_buf(),
+                shared: AtomicBool::new(false),
+            }),
+            Err(TryLockError::WouldBlock) => Err(CaptureError::Running {
+                node: node.to_owned(),
+            }),
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+
+    /// The lock that another agent has handed over, if it is this node's.
+    pub(super) fn inherit(file: OwnedFd, config: &Config) -> Result<Self, CaptureError> {
+        let folder = folder_of(config)?;
+        let file = File::from(file);
+        let same = || {
+            let (here, there) = (fs::metadata(&folder)?, file.metadata()?);
+            Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
+        };
+        match same() {
+            Ok(true) => Ok(Self {
+                file,
+                folder,
+                shared: AtomicBool::new(true),
+            }),
+            Ok(false) => Err(CaptureError::OtherNode { folder }),
+            Err(source) => Err(CaptureError::Io {
+                doing: "look at",
+                path: folder,
+                source,
+            }),
+        }
+    }
+
+    /// The same lock for another process. It is held until both are closed.
+    pub(super) fn share(&self) -> std::io::Result<OwnedFd> {
+        self.shared.store(true, Ordering::Relaxed);
+        Ok(OwnedFd::from(self.file.try_clone()?))
+    }
+
+    /// The node's folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for NodeLock {
+    fn drop(&mut self) {
+        if !self.shared.load(Ordering::Relaxed) {
+            // If it fails, closing does it.
+            let _closed = self.file.unlock();
+        }
+    }
+}
+
+fn folder_of(config: &Config) -> Result<PathBuf, CaptureError> {
+    config.node_folder().ok_or_else(|| CaptureError::NodeName {
+        node: config.node.clone(),
+    })
+}

@@ -1,0 +1,226 @@
+//! One agent that takes over from another while connections come and go: nobody notices.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use interceptor_tests::agent::Agent;
+use interceptor_tests::apps;
+use interceptor_tests::manifests::PeerAuthentication;
+use interceptor_tests::pod::Pod;
+use interceptor_tests::wait;
+use interceptor_tests::world::World;
+
+/// Clients that call without a pause, each way.
+const CLIENTS: usize = 4;
+
+/// Take-overs under load.
+const TIMES: usize = 3;
+
+/// A call whose answer shows that it is the right one.
+fn call(from: &Pod, to: std::net::SocketAddr, number: usize) -> Result<()> {
+    let message = format!("call {number}");
+    let answer = from.ask(to, &message)?;
+    ensure!(answer == message, "asked {message:?}, got {answer:?}");
+    Ok(())
+}
+
+/// Calls without a pause while `work` runs; returns how many calls were made and what went wrong.
+fn under_load(
+    pairs: &[(&Pod, std::net::SocketAddr)],
+    work: impl FnOnce(&AtomicUsize) -> Result<()>,
+) -> Result<(usize, Vec<String>)> {
+    let (done, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let clients: Vec<_> = pairs
+            .iter()
+            .map(|(from, to)| {
+                let (done, calls) = (&done, &calls);
+                scope.spawn(move || {
+                    let mut failures = Vec::new();
+                    while !done.load(Ordering::Relaxed) {
+                        let number = calls.fetch_add(1, Ordering::Relaxed);
+                        if let Err(error) = call(from, *to, number) {
+                            failures.push(format!("{error:#}"));
+                        }
+                    }
+                    failures
+                })
+            })
+            .collect();
+        let worked = work(&calls);
+        done.store(true, Ordering::Relaxed);
+        let failures = clients.into_iter().flat_map(|it| {
+            it.join()
+                .unwrap_or_else(|_| vec!["a client panicked".to_owned()])
+        });
+        let failures = failures.collect();
+        worked.map(|()| (calls.load(Ordering::Relaxed), failures))
+    })
+}
+
+/// Waits until so many more calls were made.
+fn more_calls(calls: &AtomicUsize, more: usize) -> Result<()> {
+    let goal = calls.load(Ordering::Relaxed) + more;
+    wait::so("more calls", || calls.load(Ordering::Relaxed) >= goal)
+}
+
+#[test]
+fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
+    let Some(mut world) = World::with(&[&PeerAuthentication::strict()])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let _back = world.caller.serve(8081, apps::echo)?;
+    let World {
+        near,
+        far,
+        caller,
+        server,
+        ..
+    } = &mut world;
+    let (caller, server): (&Pod, &Pod) = (caller, server);
+    let there = (caller, server.at(8080));
+    let there6 = (caller, server.at6(8080));
+    let back = (server, caller.at(8081));
+    let pairs: Vec<_> = [there, there6, back]
+        .into_iter()
+        .cycle()
+        .take(3 * CLIENTS)
+        .collect();
+    let (calls, failures) = under_load(&pairs, |calls| {
+        more_calls(calls, 100)?;
+        for _ in 0..TIMES {
+            near.take_over()?;
+            more_calls(calls, 100)?;
+            far.take_over()?;
+            more_calls(calls, 100)?;
+        }
+        Ok(())
+    })?;
+    let recorded: Vec<_> = [&*near, &*far]
+        .into_iter()
+        .flat_map(Agent::access)
+        .filter(|line| !line.is_allowed())
+        .collect();
+    assert_eq!(failures, Vec::<String>::new(), "of {calls}: {recorded:#?}");
+    for agent in [near, far] {
+        for status in agent.wait_predecessors()? {
+            assert_eq!(status.code(), Some(3), "{}", agent.log());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_successor_that_is_killed_half_way_leaves_a_predecessor_that_serves() -> Result<()> {
+    let Some(world) = World::with(&[&PeerAuthentication::strict()])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let _back = world.caller.serve(8081, apps::echo)?;
+    for attempt in 0..6_u32 {
+        let mut successor = (world.near).spawn(&world.near.config(), &["--take-over"])?;
+        let begun = format!(
+            "successor takes over version=\"{}\"",
+            env!("CARGO_PKG_VERSION")
+        );
+        let attempts = usize::try_from(attempt)? + 1;
+        wait::so("the take-over to begin", || {
+            world.near.log().matches(&begun).count() == attempts
+        })?;
+        // From before its programs are loaded until about when it is ready.
+        thread::sleep(Duration::from_millis(30) * attempt);
+        successor.kill()?;
+        successor.wait()?;
+        let gave_up = "this agent goes on";
+        wait::so("the agent to notice", || {
+            world.near.log().matches(gave_up).count() == attempts
+                || world.near.log().contains("replaced by a successor")
+        })?;
+        if world.near.log().contains("replaced by a successor") {
+            // The last attempts may come too late to be half-way.
+            return Ok(());
+        }
+        for number in 0..10 {
+            call(&world.caller, world.server.at(8080), number)?;
+            call(&world.server, world.caller.at(8081), number)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_successor_that_cannot_serve_a_workload_gives_up_and_says_why() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    // Its configuration wants another port, and that one is taken inside of the workload.
+    let _taken = world.caller.serve(15106, apps::echo)?;
+    let text = fs::read_to_string(world.near.config())?;
+    let config = world.near.config().with_extension("other.yaml");
+    fs::write(&config, format!("{text}ports:\n  inbound: 15106\n"))?;
+    let mut successor = world.near.spawn(&config, &["--take-over"])?;
+    let status = wait::until("the successor to end", || {
+        successor.try_wait().ok().flatten()
+    })?;
+    assert_eq!(status.code(), Some(2), "{}", world.near.log());
+    let log = world.near.log();
+    assert!(
+        log.contains("demo/caller could not be served: ")
+            && log.contains("127.0.0.1:15106 is in use"),
+        "{log}"
+    );
+    wait::so("the agent to go on", || {
+        world.near.log().contains("this agent goes on")
+    })?;
+    call(&world.caller, world.server.at(8080), 1)?;
+    let status = world.near.status()?;
+    assert_eq!(status["pid"].as_u64(), world.near.process().map(u64::from));
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_that_is_not_to_take_over_names_the_first() -> Result<()> {
+    let Some(world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let mut second = world.near.spawn(&world.near.config(), &[])?;
+    let status = wait::until("the second agent to end", || {
+        second.try_wait().ok().flatten()
+    })?;
+    assert_eq!(status.code(), Some(2));
+    let log = world.near.log();
+    assert!(
+        log.contains("is running: take over from it with `--take-over`"),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[test]
+fn open_connections_go_on_in_the_replaced_agent_until_they_end() -> Result<()> {
+    let Some(mut world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    let mut answer = [0; 1];
+    stream.write_all(b"1")?;
+    stream.read_exact(&mut answer)?;
+    world.near.take_over()?;
+    // The old agent carries what it has accepted, the new one what comes.
+    call(&world.caller, world.server.at(8080), 1)?;
+    stream.write_all(b"2")?;
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"2");
+    drop(stream);
+    assert_eq!(world.near.wait_predecessors()?.len(), 1);
+    let line = |line: &interceptor_tests::access::Line| line.bytes_sent == Some(2);
+    assert!(world.near.access_line("the old line", line)?.is_allowed());
+    Ok(())
+}
