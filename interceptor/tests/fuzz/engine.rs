@@ -8,7 +8,8 @@
 //!
 //! An input that panics, or that takes longer than [`PATIENCE`], is written to `target/fuzz/` and
 //! fails the test. It then belongs into `found/`, beside the fix: everything there is run first,
-//! always.
+//! always. One that takes more memory than there is [`ROOM`] ends the process, since the kernel
+//! gives it no more; it is in `target/fuzz/TARGET/current`, where each input is before it is tried.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -16,15 +17,20 @@ use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
 use parking_lot::Mutex;
 
 /// One input takes milliseconds; what takes this long would hold up an agent.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes of memory for all targets together, beyond what the process has at its start. Corpora may
+/// take a third of it.
+const ROOM: u64 = 768 << 20;
 
 /// Inputs that are kept because they showed something new.
 const CORPUS: usize = 4_000;
@@ -96,6 +102,18 @@ pub(crate) fn skeleton(message: &str) -> String {
     message.chars().filter(kept).take(32).collect()
 }
 
+/// Lets this process grow by [`ROOM`] and no more, whichever test comes first.
+pub(crate) fn limit_memory() {
+    static LIMITED: Once = Once::new();
+    LIMITED.call_once(|| {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let data = status.lines().find_map(|line| line.strip_prefix("VmData:"));
+        let kilobytes = data.and_then(|data| data.split_whitespace().next()?.parse::<u64>().ok());
+        let limit = kilobytes.unwrap() * 1024 + ROOM;
+        setrlimit(Resource::RLIMIT_DATA, limit, limit).unwrap();
+    });
+}
+
 fn folder(name: &str, target: &Target) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz")
@@ -131,6 +149,7 @@ pub(crate) fn fuzz(target: &Target, more_seeds: Vec<Vec<u8>>) {
     // A short run is a test, and the same every time.
     let seed = number("INTERCEPTOR_FUZZ_SEED").unwrap_or_else(|| seconds.map_or(1, |_| clock()));
     let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    limit_memory();
     let run = Run::start(target);
     let mut seeds = inputs(&folder("seeds", target));
     seeds.extend(more_seeds);
@@ -170,6 +189,8 @@ type Current = Option<(Instant, Vec<u8>)>;
 struct Run<'t> {
     target: &'t Target,
     current: Arc<Mutex<Current>>,
+    /// Where the input that is being tried can be found if the process ends.
+    file: PathBuf,
     over: Arc<AtomicBool>,
 }
 
@@ -190,14 +211,17 @@ impl<'t> Run<'t> {
                 }
             }
         });
+        fs::create_dir_all(kept(target.name)).unwrap();
         Self {
             target,
             current,
+            file: kept(target.name).join("current"),
             over,
         }
     }
 
     fn one(&self, input: &[u8]) -> Features {
+        fs::write(&self.file, input).unwrap();
         *self.current.lock() = Some((Instant::now(), input.to_vec()));
         let result = catch_unwind(AssertUnwindSafe(|| (self.target.run)(input)));
         *self.current.lock() = None;
@@ -214,6 +238,8 @@ impl<'t> Run<'t> {
 impl Drop for Run<'_> {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
+        // It is only of use if the process has not come this far.
+        drop(fs::remove_file(&self.file));
     }
 }
 
@@ -225,13 +251,17 @@ fn text(panic: &(dyn Any + Send)) -> String {
 
 /// Writes an input where a person finds it.
 fn keep(name: &str, input: &[u8]) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("../fuzz")
-        .join(name);
+    let folder = kept(name);
     let path = folder.join(format!("{:016x}", feature(input)));
     fs::create_dir_all(&folder).unwrap();
     fs::write(&path, input).unwrap();
     path
+}
+
+/// The folder for inputs of a target.
+fn kept(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    folder.join("../fuzz").join(name)
 }
 
 // === mutation ===

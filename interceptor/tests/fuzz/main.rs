@@ -1,5 +1,5 @@
-//! Bad input: whatever a manifest says, the answer is findings or a clear error, in bounded time,
-//! and the engine's invariants hold. And whatever a peer sends, it is data that was sealed, or an
+//! Bad input: whatever a manifest says, the answer is findings or a clear error, in bounded time and
+//! memory, and the engine's invariants hold. And whatever a peer sends, it is data that was sealed, or an
 //! error.
 //!
 //! `cargo xtask fuzz --seconds N` runs every target for that long (they run side by side); without
@@ -18,6 +18,7 @@ mod bytes;
 mod compile;
 mod engine;
 mod evaluation;
+mod large;
 mod manifests;
 mod records;
 
