@@ -25,7 +25,7 @@ use crate::net::Purpose;
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
 use crate::telemetry::shadow::Shadow;
 use crate::transport::hbone::Refusal;
-use crate::workload::{Mesh, Workload};
+use crate::workload::{Mesh, ServiceName, Workload, WorkloadId};
 
 /// Who wants to reach what.
 #[derive(Clone, Debug)]
@@ -42,6 +42,23 @@ struct Arrival {
 struct Refused {
     stop: Stop,
     answer: Refusal,
+}
+
+/// The Service under which an arrival is recorded. The wire does not say which one the caller used,
+/// so of several it is the first by name among those that lead to the port that was reached, and the
+/// first of all if none does.
+fn service_of<'m>(mesh: &'m Mesh, id: &WorkloadId, port: u16) -> Option<&'m ServiceName> {
+    let names = mesh.services_of(id);
+    let leads = |name: &&ServiceName| {
+        let service = mesh.service(&name.namespace, &name.name);
+        let mut endpoints = service.into_iter().flat_map(|service| &service.endpoints);
+        let own = endpoints.find(|endpoint| endpoint.workload.id == *id);
+        own.is_some_and(|own| own.target_ports.values().any(|target| *target == port))
+    };
+    match names {
+        [] | [_] => names.first(),
+        several => several.iter().find(leads).or(names.first()),
+    }
 }
 
 impl Arrival {
@@ -66,7 +83,7 @@ impl Arrival {
         let destination = End::local(self.target, mesh.workload(&local.id));
         let mut story = Story::begin(plane, id, Reporter::Destination, (source, destination));
         story.facts().security = security;
-        story.facts().service = mesh.services_of(&local.id).first().cloned();
+        story.facts().service = service_of(&mesh, &local.id, self.target.port()).cloned();
         story
     }
 
@@ -143,5 +160,50 @@ impl Refused {
             stop: Stop::denied(because("unknown_destination", detail)),
             answer: Refusal::unavailable(detail),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::service_of;
+    use crate::workload::WorkloadId;
+    use crate::workload::fixtures::good_mesh;
+
+    const WEB: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: demo, labels: {app: web}}
+spec: {nodeName: one, containers: [{name: web, ports: [{name: http, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.2}
+";
+
+    fn service(name: &str, target: &str) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
+             spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: {target}}}]}}\n"
+        )
+    }
+
+    #[rstest]
+    #[case::none(&[], 8080, None)]
+    #[case::the_only_one(&[("web", "http")], 9090, Some("web"))]
+    #[case::the_one_that_leads_there(&[("admin", "9090"), ("web", "http")], 8080, Some("web"))]
+    #[case::the_first_by_name(&[("zoo", "8080"), ("web", "http")], 8080, Some("web"))]
+    #[case::none_leads_there(&[("zoo", "8080"), ("web", "http")], 7070, Some("web"))]
+    fn an_arrival_is_recorded_under_a_service_that_leads_there(
+        #[case] services: &[(&str, &str)],
+        #[case] port: u16,
+        #[case] expected: Option<&str>,
+    ) {
+        let services = services.iter().map(|(name, target)| service(name, target));
+        let mesh = good_mesh(&(WEB.to_owned() + &services.collect::<String>()));
+        let id = WorkloadId {
+            namespace: "demo".into(),
+            name: "web".into(),
+        };
+        let found = service_of(&mesh, &id, port);
+        assert_eq!(found.map(|name| &*name.name), expected);
     }
 }
