@@ -11,17 +11,22 @@
 //! * Exactly one URI among the leaf's names, and it has the form that Istio issues. DNS names and
 //!   addresses never grant anything.
 //!
+//! * A chain that was checked before (`vouched.rs`) is not checked differently.
+//!
 //! Not here: proof that the peer holds the key (rustls, through `transport`), policy.
+
+mod vouched;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use interceptor_policy::{SpiffeId, SpiffeIdError, TrustDomain};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::bundle::TrustBundle;
+use self::vouched::{Fingerprint, Known, Vouched};
+use super::bundle::{Root, TrustBundle};
 use super::certificate::{Certificate, Malformed, Purpose};
 
 /// Longer chains are refused before any signature is checked. Real ones have two or three.
@@ -33,6 +38,7 @@ const MAX_SHOWN: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Verifier {
     bundle: Arc<ArcSwap<TrustBundle>>,
+    known: Arc<Known>,
 }
 
 /// Why a peer's certificates were not accepted.
@@ -140,8 +146,11 @@ impl Verifier {
     }
 
     /// A verifier that follows every change of `bundle`.
-    pub(super) const fn following(bundle: Arc<ArcSwap<TrustBundle>>) -> Self {
-        Self { bundle }
+    pub(super) fn following(bundle: Arc<ArcSwap<TrustBundle>>) -> Self {
+        Self {
+            bundle,
+            known: Arc::default(),
+        }
     }
 
     /// Accepts the server only if it is `expected`. Returns the identity as the server wrote it,
@@ -158,7 +167,7 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<SpiffeId, PeerError> {
         let bundle = self.bundle.load();
-        let got = verify(&bundle, (leaf, intermediates), Purpose::Server, now)?;
+        let got = self.verify(&bundle, (leaf, intermediates), Purpose::Server, now)?;
         if bundle.same_workload(expected, &got) {
             Ok(got)
         } else {
@@ -180,28 +189,52 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<SpiffeId, PeerError> {
-        verify(
-            &self.bundle.load(),
-            (leaf, intermediates),
-            Purpose::Client,
-            now,
-        )
+        let bundle = self.bundle.load();
+        self.verify(&bundle, (leaf, intermediates), Purpose::Client, now)
+    }
+
+    /// What [`verify`] finds, from memory if it is known.
+    fn verify(
+        &self,
+        bundle: &Arc<TrustBundle>,
+        chain: Chain<'_>,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Result<SpiffeId, PeerError> {
+        within_bounds(chain)?;
+        let at = system_time(now);
+        let fingerprint = Fingerprint::of(chain, purpose);
+        let known = fingerprint.and_then(|print| self.known.peer(bundle, print, at));
+        if let Some(peer) = known {
+            return Ok(peer);
+        }
+        let vouched = verify(bundle, chain, purpose, now)?;
+        let peer = vouched.peer.clone();
+        if let Some(fingerprint) = fingerprint {
+            self.known.keep(bundle, fingerprint, vouched, at);
+        }
+        Ok(peer)
     }
 }
 
 /// Leaf and intermediates, as rustls hands them over.
 type Chain<'a> = (&'a CertificateDer<'a>, &'a [CertificateDer<'a>]);
 
+const fn within_bounds((_, intermediates): Chain<'_>) -> Result<(), PeerError> {
+    let presented = intermediates.len().saturating_add(1);
+    if presented > MAX_CHAIN {
+        return Err(PeerError::ChainTooLong(presented));
+    }
+    Ok(())
+}
+
+/// Checks a chain that is not too long.
 fn verify(
     bundle: &TrustBundle,
     (leaf, intermediates): Chain<'_>,
     purpose: Purpose,
     now: UnixTime,
-) -> Result<SpiffeId, PeerError> {
-    let presented = intermediates.len().saturating_add(1);
-    if presented > MAX_CHAIN {
-        return Err(PeerError::ChainTooLong(presented));
-    }
+) -> Result<Vouched, PeerError> {
     let facts = Certificate::parse(leaf)?;
     let peer = identity_of(&facts)?;
     if facts.ca || facts.signs_certificates {
@@ -210,7 +243,8 @@ fn verify(
     if !facts.signs_handshakes || !facts.purposes.contains(&purpose) {
         return Err(PeerError::WrongPurpose { peer, purpose });
     }
-    let anchors = anchors(bundle, &peer, now)?;
+    let roots = roots(bundle, &peer, now)?;
+    let anchors: Vec<_> = roots.iter().map(|root| root.anchor().clone()).collect();
     let usage = match purpose {
         Purpose::Server => KeyUsage::server_auth(),
         Purpose::Client => KeyUsage::client_auth(),
@@ -230,7 +264,23 @@ fn verify(
                 .map(drop)
         })
         .map_err(|error| PeerError::from_webpki(error, &peer, purpose))?;
-    Ok(peer)
+    let mut vouched = Vouched {
+        peer,
+        from: facts.not_before,
+        until: facts.not_after,
+    };
+    // Which of them were needed is not known: the answer is good while all of them are.
+    for certificate in intermediates {
+        match Certificate::parse(certificate) {
+            Ok(facts) => vouched.narrow(facts.not_before, facts.not_after),
+            // Not needed, and not known: never good again.
+            Err(_) => vouched.narrow(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH),
+        }
+    }
+    for root in roots {
+        vouched.narrow(root.not_before, root.not_after);
+    }
+    Ok(vouched)
 }
 
 /// The one URI, if it is a workload's.
@@ -245,13 +295,12 @@ fn identity_of(facts: &Certificate) -> Result<SpiffeId, PeerError> {
     }
 }
 
-/// The anchors of the peer's own trust domain that are valid now. Few, and small beside the
-/// handshake that they serve, so they are copied.
-fn anchors(
-    bundle: &TrustBundle,
+/// The roots of the peer's own trust domain that are valid now.
+fn roots<'a>(
+    bundle: &'a TrustBundle,
     peer: &SpiffeId,
     now: UnixTime,
-) -> Result<Vec<TrustAnchor<'static>>, PeerError> {
+) -> Result<Vec<&'a Root>, PeerError> {
     let domain = peer.trust_domain();
     let roots = bundle.roots(domain);
     if roots.is_empty() {
@@ -260,17 +309,14 @@ fn anchors(
             domain: domain.clone(),
         });
     }
-    let anchors: Vec<_> = roots
-        .iter()
-        .filter(|root| root.is_valid_at(system_time(now)))
-        .map(|root| root.anchor().clone())
-        .collect();
-    if anchors.is_empty() {
+    let now = system_time(now);
+    let valid: Vec<_> = roots.iter().filter(|root| root.is_valid_at(now)).collect();
+    if valid.is_empty() {
         return Err(PeerError::RootExpired {
             domain: domain.clone(),
         });
     }
-    Ok(anchors)
+    Ok(valid)
 }
 
 fn system_time(time: UnixTime) -> SystemTime {

@@ -57,6 +57,8 @@ pub struct Identities {
     /// What is wanted, and how far it is. Never held across an await.
     entries: Mutex<BTreeMap<SpiffeId, Entry>>,
     bundle: Arc<ArcSwap<TrustBundle>>,
+    /// Follows `bundle`; everybody has a clone, so that all know the peers that one has met.
+    verifier: Verifier,
     /// Wakes the renewal loop.
     wake: Notify,
     /// Counts changes of anything above.
@@ -112,8 +114,10 @@ impl Identities {
 
     /// The same with another clock.
     pub fn with_clock(issuer: Arc<dyn Issuer>, lifetime: Duration, clock: Clock) -> Self {
+        let bundle = Arc::new(ArcSwap::from_pointee(issuer.bundle()));
         Self {
-            bundle: Arc::new(ArcSwap::from_pointee(issuer.bundle())),
+            verifier: Verifier::following(Arc::clone(&bundle)),
+            bundle,
             issuer,
             lifetime,
             clock,
@@ -255,7 +259,7 @@ impl Identities {
 
     /// A verifier that follows this store's bundle.
     pub fn verifier(&self) -> Verifier {
-        Verifier::following(Arc::clone(&self.bundle))
+        self.verifier.clone()
     }
 
     /// Starts as many due requests as may be under way; returns how long nothing else is due.

@@ -1,5 +1,7 @@
 //! Every way in which a peer's certificates can be wrong, and what we say about it.
 
+mod known;
+
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
