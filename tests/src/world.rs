@@ -108,16 +108,22 @@ impl Ground {
         Objects::new(&self.caller, &self.server).yaml(more)
     }
 
+    /// The usual manifests as altered.
+    pub fn manifests_as(&self, alter: impl FnOnce(&mut Objects)) -> String {
+        let mut objects = Objects::new(&self.caller, &self.server);
+        alter(&mut objects);
+        objects.yaml(&[])
+    }
+
     /// Starts both agents with the usual manifests as altered.
     ///
     /// # Errors
     ///
     /// Fails if one does not become ready.
     pub fn start_with(self, alter: impl FnOnce(&mut Objects)) -> Result<World> {
-        let mut objects = Objects::new(&self.caller, &self.server);
-        alter(&mut objects);
+        let manifests = self.manifests_as(alter);
         self.start(&Setup {
-            manifests: objects.yaml(&[]),
+            manifests,
             ..Setup::default()
         })
     }

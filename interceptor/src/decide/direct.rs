@@ -20,7 +20,9 @@ use std::sync::Arc;
 use interceptor_policy::{Attempt, Unsettled, Verdict};
 
 use super::{Outbound, Share, endpoint, inbound, reach, shares};
-use crate::workload::{Binding, Mesh, PortSelection, Route, SameNode, Workload, WorkloadId};
+use crate::workload::{
+    Binding, Enrolment, Mesh, PortSelection, Route, SameNode, Workload, WorkloadId,
+};
 
 /// One of the ways that connections of a workload to an address may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +113,7 @@ fn direct(
     else {
         return Err(NotDirect::NotInMesh);
     };
-    is_here(mesh, source, &destination, to)?;
+    is_beside(source, &destination, to)?;
     if to.is_ipv4() != original.is_ipv4() {
         return Err(NotDirect::OtherFamily);
     }
@@ -129,20 +131,17 @@ fn direct(
     }
 }
 
-/// Whether the kernel of this node can let the connection in at `destination`.
-fn is_here(
-    mesh: &Mesh,
-    source: &Workload,
-    destination: &Workload,
-    to: SocketAddr,
-) -> Result<(), NotDirect> {
-    if destination.node.as_ref() != Some(&mesh.settings().node) {
-        return Err(NotDirect::OtherNode);
-    }
+/// Whether the kernel of the node that `source` runs on can let the connection in at
+/// `destination`. Asked of a node by its agent, and of any node by people.
+fn is_beside(source: &Workload, destination: &Workload, to: SocketAddr) -> Result<(), NotDirect> {
     if destination.id == source.id {
         return Err(NotDirect::Itself);
     }
-    if !matches!(destination.binding, Some(Binding::NetworkNamespace(_))) {
+    if source.node.is_none() || destination.node != source.node {
+        return Err(NotDirect::OtherNode);
+    }
+    let on_host = matches!(destination.binding, Some(Binding::Cgroup(_)));
+    if on_host || destination.enrolment != Enrolment::Enrolled {
         return Err(NotDirect::NotBound(destination.id.clone()));
     }
     let port = to.port();

@@ -18,6 +18,8 @@ pub(super) struct Arrival<'a> {
     pub(super) source: &'a Source,
     pub(super) destination: &'a Workload,
     pub(super) to: SocketAddr,
+    /// Whether the kernel lets it in, past the agent.
+    pub(super) past_the_agent: bool,
 }
 
 /// Judges an arrival as the destination's agent does.
@@ -58,6 +60,11 @@ impl Arrival<'_> {
         let destination = self.destination;
         let good = |told: String| Ok(Step::new(StepName::Arrives, Sense::Good, told));
         let id = &destination.id;
+        if self.past_the_agent {
+            return good(format!(
+                "the application of {id} itself; the verdict was taken before"
+            ));
+        }
         if self.source.identity.is_some() {
             return match destination.enrolment {
                 Enrolment::Unbound => {

@@ -6,8 +6,10 @@ use super::arrival::{Arrival, arrive};
 use super::resolve::{self, Called, Caller};
 use super::source::{self, Source};
 use super::{Answer, Change, Outcome, Question, Sense, Step, StepName};
-use crate::decide::{self, Outbound, OutboundRefusal, PassthroughReason, RefusalCause};
-use crate::workload::{Mesh, UnknownDestinations, Workload};
+use crate::decide::{
+    self, NotDirect, Outbound, OutboundRefusal, PassthroughReason, RefusalCause, Way,
+};
+use crate::workload::{Mesh, Route, UnknownDestinations, Workload};
 
 /// So many endpoints are followed. Which one is chosen is chance, so one more hardly matters.
 const MAX_ENDPOINTS: usize = 64;
@@ -46,9 +48,9 @@ fn follow(mesh: &Mesh, question: &Question) -> Result<Answer, String> {
     let mut journeys: Vec<(String, Journey)> = Vec::new();
     for original in addresses {
         let (source, captured) = source.on_the_way_to(original);
-        for choice in decide::choices(mesh, &source.workload, original) {
+        for way in decide::ways(mesh, &source.workload, original) {
             if journeys.len() < MAX_ENDPOINTS {
-                let (name, journey) = journey(mesh, &source, original, choice);
+                let (name, journey) = journey(mesh, &source, original, &way);
                 let captured = captured.clone();
                 journeys.push((
                     name,
@@ -127,20 +129,18 @@ fn name(outbound: &Outbound) -> String {
     }
 }
 
-fn journey(mesh: &Mesh, source: &Source, original: SocketAddr, choice: u64) -> (String, Journey) {
+fn journey(mesh: &Mesh, source: &Source, original: SocketAddr, way: &Way) -> (String, Journey) {
+    let choice = way.choice;
     let outbound = decide::outbound(mesh, &source.workload, original, choice);
     let name = name(&outbound);
     let journey = match outbound {
         Outbound::Tunnel(route) if source.identity.is_some() => {
-            let told = format!(
-                "HBONE: mutual TLS to {}, where the peer must prove to be {}",
-                route.gateway, route.peer
-            );
-            let step = Step::new(StepName::Path, Sense::Good, told);
+            let (step, past_the_agent) = path(&route, way);
             let arrival = Arrival {
                 to: route.authority,
                 destination: &route.destination,
                 source,
+                past_the_agent,
             };
             arrive(mesh, &arrival, step)
         }
@@ -149,6 +149,7 @@ fn journey(mesh: &Mesh, source: &Source, original: SocketAddr, choice: u64) -> (
                 to: route.authority,
                 destination: &route.destination,
                 source,
+                past_the_agent: false,
             };
             let told = format!("plaintext to {}: {}", route.authority, source.plaintext);
             arrive(
@@ -169,6 +170,33 @@ fn journey(mesh: &Mesh, source: &Source, original: SocketAddr, choice: u64) -> (
         Outbound::Refuse(refusal) => beyond_us(source, original, &refusal),
     };
     (name, journey)
+}
+
+/// How a connection to a workload of the mesh is carried, and whether that is past the agent.
+fn path(route: &Route, way: &Way) -> (Step, bool) {
+    let why_not = match &way.direct {
+        Ok(_) => {
+            let told = "kernel: from socket to socket inside of the node, where the kernel holds \
+                        this verdict";
+            let step = Step::new(StepName::Path, Sense::Good, told)
+                .note("the first connection takes the agent's path, encrypted");
+            return (step, true);
+        }
+        // That it is another node, or that it is refused, is said elsewhere.
+        Err(NotDirect::OtherNode | NotDirect::NotInMesh | NotDirect::Denied(_)) => None,
+        Err(why_not) => Some(why_not),
+    };
+    let told = format!(
+        "HBONE: mutual TLS to {}, where the peer must prove to be {}",
+        route.gateway, route.peer
+    );
+    let mut step = Step::new(StepName::Path, Sense::Good, told);
+    if let Some(why_not) = why_not {
+        step = step.note(format!(
+            "on the same node, and not from socket to socket: {why_not}"
+        ));
+    }
+    (step, false)
 }
 
 /// Nobody judges at the other end.

@@ -52,6 +52,7 @@ fn metadata(name: &str, namespace: &str) -> Map<String, Value> {
 pub struct Namespace {
     name: String,
     labels: Map<String, Value>,
+    annotations: Map<String, Value>,
 }
 
 impl Namespace {
@@ -65,7 +66,15 @@ impl Namespace {
         Self {
             name: name.to_owned(),
             labels: Map::new(),
+            annotations: Map::new(),
         }
+    }
+
+    /// Adds an annotation.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.to_owned(), json!(value));
+        self
     }
 
     /// Adds a label.
@@ -78,7 +87,7 @@ impl Namespace {
 
 impl Manifest for Namespace {
     fn object(&self) -> Value {
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.name, "labels": self.labels } })
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.name, "labels": self.labels, "annotations": self.annotations } })
     }
 }
 
