@@ -61,17 +61,26 @@ impl Home {
 
     /// How many connections the kernel has let past the agent.
     fn passed(&self) -> u64 {
-        let counters = self.world.near.status().ok();
-        let counters = counters.as_ref().and_then(|it| it["counters"].as_array());
+        let status = self.world.near.status().ok();
+        let counters = status
+            .as_ref()
+            .and_then(|it| it.get("counters")?.as_array());
         let mut counters = counters.into_iter().flatten();
         let passed = counters.find(|it| it["name"] == "direct");
         passed.and_then(|it| it["value"].as_u64()).unwrap_or(0)
     }
 
+    /// How many connections were handed to an agent.
+    fn captured(&self) -> Result<f64> {
+        let metrics = self.world.near.metrics()?;
+        let labels = [("event", "captured")];
+        Ok(metrics.sum("interceptor_kernel_events_total", &labels))
+    }
+
     /// The number of the configuration in force.
     fn version(&self) -> Option<u64> {
         let status = self.world.near.status().ok()?;
-        status["configuration"]["version"].as_u64()
+        status.get("configuration")?.get("version")?.as_u64()
     }
 
     /// Calls, and asserts that the kernel had no part in it.
@@ -117,6 +126,47 @@ fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Asserts that a line of a call with 100,000 bytes each way says all that there is to say.
+fn assert_complete(line: &Line) {
+    assert!(line.is_allowed() && line.is_direct(), "{line:?}");
+    assert_eq!(line.src_identity, Some(identity("caller")));
+    assert_eq!(line.dst_identity, Some(identity("neighbour")));
+    assert_eq!(
+        (line.policy.as_deref(), line.rule),
+        (Some("demo/callers"), Some(0))
+    );
+    assert_eq!(
+        (line.bytes_sent, line.bytes_recv),
+        (Some(100_000), Some(100_000))
+    );
+    assert!(line.tcp_srtt_us.is_some_and(|it| it > 0), "{line:?}");
+    assert!(
+        line.tls_cipher.is_none() && line.dst_hbone_addr.is_none(),
+        "{line:?}"
+    );
+}
+
+/// Asserts that such a call is in the metrics of both ends.
+fn assert_counted(home: &Home) -> Result<()> {
+    for reporter in ["source", "destination"] {
+        let labels = [
+            ("reporter", reporter),
+            ("connection_security_policy", "kernel"),
+            ("source_principal", &identity("caller")),
+            ("destination_workload", "neighbour"),
+        ];
+        for (metric, least) in [
+            ("istio_tcp_connections_opened_total", 1.0),
+            ("istio_tcp_connections_closed_total", 1.0),
+            ("istio_tcp_sent_bytes_total", 100_000.0),
+            ("istio_tcp_received_bytes_total", 100_000.0),
+        ] {
+            home.world.near.metric_reaches(metric, &labels, least)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn after_its_first_connection_a_pair_talks_from_socket_to_socket_and_all_of_it_is_told()
 -> Result<()> {
@@ -158,49 +208,14 @@ fn after_its_first_connection_a_pair_talks_from_socket_to_socket_and_all_of_it_i
     assert_eq!(seen.accepted_from, seen.peer);
     assert_eq!(near.dst_addr, Some(home.neighbour.at(8080).to_string()));
     for line in [&near, &far] {
-        assert!(line.is_allowed() && line.is_direct(), "{line:?}");
-        assert_eq!(line.src_identity, Some(identity("caller")));
-        assert_eq!(line.dst_identity, Some(identity("neighbour")));
-        assert_eq!(
-            (line.policy.as_deref(), line.rule),
-            (Some("demo/callers"), Some(0))
-        );
-        assert_eq!(
-            (line.bytes_sent, line.bytes_recv),
-            (Some(100_000), Some(100_000))
-        );
-        assert!(line.tcp_srtt_us.is_some_and(|it| it > 0), "{line:?}");
-        assert!(
-            line.tls_cipher.is_none() && line.dst_hbone_addr.is_none(),
-            "{line:?}"
-        );
+        assert_complete(line);
     }
-    for reporter in ["source", "destination"] {
-        let labels = [
-            ("reporter", reporter),
-            ("connection_security_policy", "kernel"),
-            ("source_principal", &identity("caller")),
-            ("destination_workload", "neighbour"),
-        ];
-        for (metric, least) in [
-            ("istio_tcp_connections_opened_total", 1.0),
-            ("istio_tcp_connections_closed_total", 1.0),
-            ("istio_tcp_sent_bytes_total", 100_000.0),
-            ("istio_tcp_received_bytes_total", 100_000.0),
-        ] {
-            home.world.near.metric_reaches(metric, &labels, least)?;
-        }
-    }
-    let captured = home
-        .world
-        .near
-        .metrics()?
-        .sum("interceptor_kernel_events_total", &[("event", "captured")]);
+    assert_counted(&home)?;
+    let captured = home.captured()?;
     for _ in 0..50 {
         home.world.caller.ask(home.neighbour.at(8080), "again")?;
     }
-    let metrics = home.world.near.metrics()?;
-    let now = metrics.sum("interceptor_kernel_events_total", &[("event", "captured")]);
+    let now = home.captured()?;
     assert!(
         (now - captured).abs() < f64::EPSILON,
         "none was handed to the agent"
