@@ -7,11 +7,10 @@
 //! connections, which cannot go on as an `h2` stream when the peer chooses that, and it keeps the
 //! peer's certificates and our configuration alive as long as the session.
 
-use std::fmt;
-use std::sync::OnceLock;
-
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use rustls::{Connection, ConnectionTrafficSecrets, KeyLog};
+use std::fmt;
 use tokio_rustls::TlsStream;
 use zeroize::Zeroizing;
 
@@ -39,15 +38,24 @@ pub(in crate::transport) struct Fast<S> {
     pub(in crate::transport) early: BytesMut,
 }
 
-/// The first traffic secrets of one session.
+/// The first traffic secrets of one session, until somebody takes them.
 #[derive(Default)]
 pub(in crate::transport) struct TrafficSecrets {
-    client: OnceLock<Zeroizing<Vec<u8>>>,
-    server: OnceLock<Zeroizing<Vec<u8>>>,
+    client: Mutex<Secret>,
+    server: Mutex<Secret>,
 }
 
+type Secret = Zeroizing<Vec<u8>>;
+
 impl TrafficSecrets {
-    fn of(&self, label: &str) -> Option<&OnceLock<Zeroizing<Vec<u8>>>> {
+    /// The client's and the server's. Nothing is left here.
+    fn take(&self) -> (Secret, Secret) {
+        let client = std::mem::take(&mut *self.client.lock());
+        let server = std::mem::take(&mut *self.server.lock());
+        (client, server)
+    }
+
+    fn of(&self, label: &str) -> Option<&Mutex<Secret>> {
         match label {
             "CLIENT_TRAFFIC_SECRET_0" => Some(&self.client),
             "SERVER_TRAFFIC_SECRET_0" => Some(&self.server),
@@ -65,8 +73,7 @@ impl fmt::Debug for TrafficSecrets {
 impl KeyLog for TrafficSecrets {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         if let Some(kept) = self.of(label) {
-            // There is one of each in a session.
-            let _second = kept.set(Zeroizing::new(secret.to_vec()));
+            *kept.lock() = Zeroizing::new(secret.to_vec());
         }
     }
 
@@ -89,6 +96,8 @@ pub(super) fn agreed<S>(
     let stream = if proven.protocol == FAST {
         Agreed::Fast(Box::new(fast(stream, secrets)?))
     } else {
+        // rustls keeps the key log as long as the session.
+        drop(secrets.take());
         match &mut stream {
             TlsStream::Client(stream) => stream.get_mut().0.open(),
             TlsStream::Server(stream) => stream.get_mut().0.open(),
@@ -138,20 +147,17 @@ pub(in crate::transport) fn hand_over(
         // Cannot be, with a turnstile; what has been opened here would be lost.
         return Err(unusable("read beyond the handshake"));
     }
+    // A secret that is missing has the wrong length for any suite.
+    let (client, server) = secrets.take();
     let (ours, theirs) = match &connection {
-        Connection::Client(_) => (&secrets.client, &secrets.server),
-        Connection::Server(_) => (&secrets.server, &secrets.client),
+        Connection::Client(_) => (client, server),
+        Connection::Server(_) => (server, client),
     };
-    let missing = || unusable("no traffic secret");
-    let (ours, theirs) = (
-        ours.get().ok_or_else(missing)?,
-        theirs.get().ok_or_else(missing)?,
-    );
     let keys = connection.dangerous_extract_secrets();
     let keys = keys.map_err(HandshakeError::Tls)?;
     Ok(Session::new(
-        direction(ours, &keys.tx.1, keys.tx.0)?,
-        direction(theirs, &keys.rx.1, keys.rx.0)?,
+        direction(&ours, &keys.tx.1, keys.tx.0)?,
+        direction(&theirs, &keys.rx.1, keys.rx.0)?,
     ))
 }
 
