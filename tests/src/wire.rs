@@ -3,6 +3,9 @@
 //! A packet socket without an interface sees every interface of its namespace, and the switch has
 //! none but the nodes' cables. TCP payloads are kept as they were on the wire; a test asks whether
 //! a marker was ever among them, and whether HBONE's port carried TLS records only.
+//!
+//! Every question first reads what the kernel still holds: what has passed before it was asked is
+//! always part of the answer.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::NetNs;
@@ -28,6 +31,8 @@ const ETH_P_IPV6: [u8; 2] = [0x86, 0xdd];
 const IPPROTO_TCP: u8 = 6;
 const KERNEL_BUFFER: usize = 64 * 1024 * 1024;
 const LONGEST_PACKET: usize = 512 * 1024;
+/// How often the kernel's buffer is emptied.
+const PERIOD: Duration = Duration::from_millis(5);
 /// Beyond this a capture stops to keep payloads: tests that move gigabytes do not read them.
 const KEPT: usize = 256 * 1024 * 1024;
 
@@ -36,7 +41,7 @@ const KEPT: usize = 256 * 1024 * 1024;
 pub struct Wire {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// One TCP segment with a payload.
@@ -52,11 +57,14 @@ pub struct Segment {
     pub payload: Vec<u8>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
+    socket: Socket,
+    packet: Vec<u8>,
     segments: Vec<Segment>,
     bytes: usize,
     overflowed: bool,
+    failed: Option<ErrorKind>,
 }
 
 impl Wire {
@@ -67,12 +75,17 @@ impl Wire {
     /// Fails if the packet socket cannot be made.
     pub fn start(namespace: &NetNs) -> Result<Self> {
         let socket = namespace.run(open)?.context("open a packet socket")?;
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(Seen::new(socket)));
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = namespace.spawn({
+        let thread = std::thread::spawn({
             let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
-            move || record(socket, &seen, &stop)
-        })?;
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    seen.lock().drain();
+                    std::thread::sleep(PERIOD);
+                }
+            }
+        });
         Ok(Self {
             seen,
             stop,
@@ -82,12 +95,19 @@ impl Wire {
 
     /// All segments so far.
     pub fn segments(&self) -> Vec<Segment> {
-        self.seen.lock().segments.clone()
+        self.seen().segments.clone()
+    }
+
+    /// All that has passed until now.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        let mut seen = self.seen.lock();
+        seen.drain();
+        seen
     }
 
     /// Whether these bytes were in any segment so far.
     pub fn carried(&self, marker: &[u8]) -> bool {
-        let seen = self.seen.lock();
+        let seen = self.seen();
         seen.segments
             .iter()
             .any(|segment| contains(&segment.payload, marker))
@@ -95,7 +115,7 @@ impl Wire {
 
     /// Segments to or from a port.
     pub fn on_port(&self, port: u16) -> Vec<Segment> {
-        let seen = self.seen.lock();
+        let seen = self.seen();
         seen.segments
             .iter()
             .filter(|it| it.from.port() == port || it.to.port() == port)
@@ -109,10 +129,11 @@ impl Wire {
     ///
     /// Fails with the segment that gave it away.
     pub fn assert_protected(&self, marker: &[u8]) -> Result<()> {
-        let seen = self.seen.lock();
+        let seen = self.seen();
         ensure!(
-            !seen.overflowed,
-            "the capture overflowed: it proves nothing"
+            !seen.overflowed && seen.failed.is_none(),
+            "the capture is not complete and proves nothing: {:?}",
+            seen.failed
         );
         for segment in &seen.segments {
             ensure!(
@@ -188,41 +209,59 @@ fn open() -> Result<Socket> {
     let protocol = i32::from(u16::try_from(ETH_P_ALL)?.to_be());
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(protocol)))?;
     setsockopt(&socket, sockopt::RcvBufForce, &KERNEL_BUFFER)?;
-    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-fn record(mut socket: Socket, seen: &Mutex<Seen>, stop: &AtomicBool) -> Result<()> {
-    let mut packet = vec![0; LONGEST_PACKET];
-    while !stop.load(Ordering::Relaxed) {
-        match socket.read(&mut packet) {
-            Ok(length) => keep(seen, packet.get(..length).unwrap_or_default()),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(error) => return Err(error.into()),
+impl Seen {
+    fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            packet: vec![0; LONGEST_PACKET],
+            segments: Vec::new(),
+            bytes: 0,
+            overflowed: false,
+            failed: None,
         }
     }
-    Ok(())
-}
 
-fn keep(seen: &Mutex<Seen>, packet: &[u8]) {
-    let Some(segment) = parse(packet) else { return };
-    if segment.payload.is_empty() {
-        return;
+    /// Takes what the kernel has recorded.
+    fn drain(&mut self) {
+        loop {
+            match self.socket.read(&mut self.packet) {
+                Ok(length) => self.keep(length),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed = Some(error.kind());
+                    return;
+                }
+            }
+        }
     }
-    let mut seen = seen.lock();
-    if seen.bytes + segment.payload.len() > KEPT {
-        seen.overflowed = true;
-        return;
-    }
-    // A packet passes the switch twice, in and out.
-    let again = |it: &Segment| {
-        it.sequence == segment.sequence
-            && it.from == segment.from
-            && it.payload.len() == segment.payload.len()
-    };
-    if !seen.segments.iter().rev().take(64).any(again) {
-        seen.bytes += segment.payload.len();
-        seen.segments.push(segment);
+
+    /// Keeps the packet of this length if it is a segment with a payload.
+    fn keep(&mut self, length: usize) {
+        let Some(segment) = self.packet.get(..length).and_then(parse) else {
+            return;
+        };
+        if segment.payload.is_empty() {
+            return;
+        }
+        if self.bytes + segment.payload.len() > KEPT {
+            self.overflowed = true;
+            return;
+        }
+        // A packet passes the switch twice, in and out.
+        let again = |it: &Segment| {
+            it.sequence == segment.sequence
+                && it.from == segment.from
+                && it.payload.len() == segment.payload.len()
+        };
+        if !self.segments.iter().rev().take(64).any(again) {
+            self.bytes += segment.payload.len();
+            self.segments.push(segment);
+        }
     }
 }
 
