@@ -1,16 +1,15 @@
 //! The two records of a connection past the agent: what both ends' agents would have written.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::judge::Pair;
 use super::{DirectPath, Plane};
 use crate::capture::{DirectFlow, End as Ending, Totals};
+use crate::connection::inbound::service_of;
 use crate::connection::story::because;
 use crate::telemetry::record::{
     ConnectionId, End, Outcome, Reason, Record, Reporter, ResponseFlags, Security, TcpFacts,
 };
-use crate::workload::{Mesh, ServiceName, Workload};
 
 /// A connection as it looks now.
 pub(super) struct Told {
@@ -78,7 +77,10 @@ pub(super) fn told(plane: &Plane, path: &DirectPath, flow: &DirectFlow) -> Told 
     };
     let far = Record {
         reporter: Reporter::Destination,
-        service: addressed.or_else(|| backed(&mesh, destination.as_ref())),
+        service: addressed.or_else(|| {
+            let (id, port) = (&destination.as_ref()?.id, flow.destination_address.port());
+            service_of(&mesh, id, port).cloned()
+        }),
         ..near.clone()
     };
     Told {
@@ -87,11 +89,6 @@ pub(super) fn told(plane: &Plane, path: &DirectPath, flow: &DirectFlow) -> Told 
         near,
         far,
     }
-}
-
-/// What the destination's agent names where it does not know what the caller has dialled.
-fn backed(mesh: &Mesh, destination: Option<&Arc<Workload>>) -> Option<ServiceName> {
-    mesh.services_of(&destination?.id).first().cloned()
 }
 
 /// What allowed a connection that the kernel let through. If it would not be now, that was a

@@ -47,7 +47,11 @@ struct Refused {
 /// The Service under which an arrival is recorded. The wire does not say which one the caller used,
 /// so of several it is the first by name among those that lead to the port that was reached, and the
 /// first of all if none does.
-fn service_of<'m>(mesh: &'m Mesh, id: &WorkloadId, port: u16) -> Option<&'m ServiceName> {
+pub(super) fn service_of<'m>(
+    mesh: &'m Mesh,
+    id: &WorkloadId,
+    port: u16,
+) -> Option<&'m ServiceName> {
     let names = mesh.services_of(id);
     let leads = |name: &&ServiceName| {
         let service = mesh.service(&name.namespace, &name.name);
