@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Variant {
     /// TCP between pods that the mesh does not know.
     Raw,
+    /// The same between pods of one node.
+    RawSameNode,
     /// Two enrolled pods of one node.
     SameNode,
     /// Two enrolled pods of two nodes: captured, carried over mTLS.
@@ -16,6 +18,20 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// What it is compared with: the same work without anything in between.
+    #[must_use]
+    pub const fn baseline(&self) -> Self {
+        match self {
+            Self::SameNode => Self::RawSameNode,
+            _ => Self::Raw,
+        }
+    }
+
+    /// Whether it has nothing in between.
+    pub const fn is_raw(&self) -> bool {
+        matches!(self, Self::Raw | Self::RawSameNode)
+    }
+
     /// Whether this project carries it.
     pub const fn is_own(&self) -> bool {
         matches!(self, Self::SameNode | Self::CrossNode)
@@ -26,6 +42,7 @@ impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Raw => "raw",
+            Self::RawSameNode => "raw_same_node",
             Self::SameNode => "same_node",
             Self::CrossNode => "cross_node",
             Self::Peer(name) => name,

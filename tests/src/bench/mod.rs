@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  raw         client ───────────────── TCP ─────────────────▶ server
-//!  same_node   client ─▶ agent of the node ─▶ server           both pods on one node
+//!  raw_same_…  client ───────────────── TCP ─────────────────▶ server     both on one node
+//!  same_node   client ── TCP, verdict held by the kernel ────▶ server     both on one node
 //!  cross_node  client ─▶ agent ═══ HBONE, mutual TLS ═══▶ agent ─▶ server
 //!  envoy, …    client ─▶ peer ════════ mutual TLS ═══════▶ peer ─▶ server
 //! ```

@@ -52,7 +52,7 @@ impl Report {
 
     /// Adds a sample that could not be taken.
     pub fn fail(&mut self, round: usize, work: &str, variant: &Variant, error: &anyhow::Error) {
-        self.own_failed |= variant.is_own() || *variant == Variant::Raw;
+        self.own_failed |= variant.is_own() || variant.is_raw();
         let reason = format!("{error:#}");
         self.notes.push(format!(
             "{work} over {variant} failed in round {round}: {reason}"

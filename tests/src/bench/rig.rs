@@ -49,11 +49,7 @@ impl Rig {
             fabric,
         } = ground;
         let [here, there] = [a.pod("here-caller")?, a.pod("here-server")?];
-        let mut outside = vec![(Variant::Raw, None, pods(&a, &b, "raw")?)];
-        for (name, kind) in peers {
-            let variant = Variant::Peer(name.clone());
-            outside.push((variant, Some(kind.clone()), pods(&a, &b, name)?));
-        }
+        let outside = unmeshed(&a, &b, peers)?;
         let mut namespaces = vec![a.namespace().as_ref(), b.namespace().as_ref()];
         let enrolled = [&caller, &server, &here, &there];
         let others = outside.iter().flat_map(|(_, _, pods)| pods);
@@ -87,7 +83,7 @@ impl Rig {
                 kind,
             })
             .collect();
-        parts.splice(1..1, [same, cross]);
+        parts.splice(2..2, [same, cross]);
         let http = plan.steps(1).any(|it| matches!(it, Step::Http(_)));
         let missing = http::missing().filter(|_| http);
         if let Some(missing) = &missing {
@@ -173,6 +169,23 @@ impl Rig {
     }
 }
 
+/// The variants that the agents have nothing to do with.
+fn unmeshed(
+    a: &Node,
+    b: &Node,
+    peers: &[(String, Kind)],
+) -> Result<Vec<(Variant, Option<Kind>, [Pod; 2])>> {
+    let mut outside = vec![
+        (Variant::Raw, None, pods(a, b, "raw")?),
+        (Variant::RawSameNode, None, pods(a, a, "raw-here")?),
+    ];
+    for (name, kind) in peers {
+        let variant = Variant::Peer(name.clone());
+        outside.push((variant, Some(kind.clone()), pods(a, b, name)?));
+    }
+    Ok(outside)
+}
+
 fn pods(a: &Node, b: &Node, name: &str) -> Result<[Pod; 2]> {
     Ok([
         a.pod(&format!("{name}-caller"))?,
@@ -205,7 +218,7 @@ fn load(lane: &Lane, work: Work, windows: (usize, Duration)) -> Result<Sample> {
 
 /// Memory of the larger end with this many idle connections.
 fn memory(lane: &Lane, step: Step, count: usize) -> Result<Vec<Figure>> {
-    if matches!(lane.variant, Variant::Raw | Variant::SameNode) {
+    if lane.variant.is_raw() || lane.variant == Variant::SameNode {
         return Ok(Vec::new());
     }
     let _keeper = hold::Keeper::start(&lane.server)?;

@@ -37,8 +37,8 @@ impl Report {
         let Some(value) = self.median(work, variant) else {
             return "–".to_owned();
         };
-        match self.ratio(work, variant, &Variant::Raw) {
-            Some(ratio) if *variant != Variant::Raw => {
+        match self.ratio(work, variant, &variant.baseline()) {
+            Some(ratio) if !variant.is_raw() => {
                 format!("{} ({})", number(value), times(ratio))
             }
             _ => number(value),

@@ -45,7 +45,15 @@ struct Arguments {
 fn peer(text: &str) -> Result<(String, Kind)> {
     let (name, command) = text.split_once('=').context("not NAME=COMMAND")?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let taken = ["raw", "same_node", "cross_node", "envoy", "haproxy", "here"];
+    let taken = [
+        "raw",
+        "raw_same_node",
+        "same_node",
+        "cross_node",
+        "envoy",
+        "haproxy",
+        "here",
+    ];
     if name.is_empty() || !name.chars().all(plain) || taken.contains(&name) {
         bail!("a name of a-z, 0-9 and _ that no other variant has is wanted");
     }
