@@ -169,12 +169,11 @@ impl Rig {
     }
 }
 
-/// The variants that the agents have nothing to do with.
-fn unmeshed(
-    a: &Node,
-    b: &Node,
-    peers: &[(String, Kind)],
-) -> Result<Vec<(Variant, Option<Kind>, [Pod; 2])>> {
+/// A variant that the agents have nothing to do with, and its pods.
+type Unmeshed = (Variant, Option<Kind>, [Pod; 2]);
+
+/// All of them.
+fn unmeshed(a: &Node, b: &Node, peers: &[(String, Kind)]) -> Result<Vec<Unmeshed>> {
     let mut outside = vec![
         (Variant::Raw, None, pods(a, b, "raw")?),
         (Variant::RawSameNode, None, pods(a, a, "raw-here")?),
