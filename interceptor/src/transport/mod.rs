@@ -21,6 +21,7 @@
 //! Not here: whether a connection is allowed (`decide`), what is recorded of it (`connection`).
 
 mod buffer;
+mod codec;
 mod config;
 mod error;
 pub mod hbone;
