@@ -235,18 +235,7 @@ fn node_ports<V: Visit>(v: &mut V, ports: &mut NodePorts) {
 
 fn transport<V: Visit>(v: &mut V, transport: &mut transport::Config) {
     timeouts(v, transport);
-    v.field(
-        "maxCarriers",
-        "TLS connections per pair of identities and address before streams share one.",
-        &mut transport.max_carriers,
-        1..=1024,
-    );
-    v.field(
-        "maxStreams",
-        "Streams that we put on one TLS connection, if the peer allows as many.",
-        &mut transport.max_streams,
-        1..=10_000,
-    );
+    carriers(v, transport);
     v.field(
         "maxAcceptedStreams",
         "Streams that a peer may put on one TLS connection.",
@@ -301,6 +290,29 @@ fn transport<V: Visit>(v: &mut V, transport: &mut transport::Config) {
         "Inbound handshakes under way at once from one address.",
         &mut transport.max_handshakes_per_address,
         1..=100_000,
+    );
+}
+
+fn carriers<V: Visit>(v: &mut V, transport: &mut transport::Config) {
+    v.field(
+        "maxExclusive",
+        "TLS connections per pair of identities and address that one stream at a time has to \
+         itself, between agents of ours. 0: HTTP/2 as everybody speaks it.",
+        &mut transport.max_exclusive,
+        0..=10_000,
+    );
+    v.field(
+        "maxCarriers",
+        "TLS connections per pair of identities and address before streams share one; also how \
+         many are made at once.",
+        &mut transport.max_carriers,
+        1..=1024,
+    );
+    v.field(
+        "maxStreams",
+        "Streams that we put on one TLS connection, if the peer allows as many.",
+        &mut transport.max_streams,
+        1..=10_000,
     );
 }
 

@@ -79,6 +79,7 @@ fn what_is_in_force_is_shown_with_every_key() {
       idleTimeout: "5m"
       maxAcceptedStreams: 200
       maxCarriers: 8
+      maxExclusive: 256
       maxFrameSize: 1048576
       maxHandshakes: 1024
       maxHandshakesPerAddress: 64

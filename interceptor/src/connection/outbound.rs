@@ -104,7 +104,7 @@ impl Captured<'_> {
         let headers = self.headers(facts.id);
 
         let opened = (self.local.tunnels)
-            .open(&self.source.identity, &route, &headers)
+            .open(&self.source.identity, &route, &headers, Some(app))
             .await;
         let tunnel = match opened {
             Ok(tunnel) => tunnel,

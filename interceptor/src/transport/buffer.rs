@@ -6,9 +6,13 @@
 //! often dropped on another thread than it was taken on (the carrier's), so surplus goes through a
 //! shared list before memory is really freed.
 //!
+//! A [`Chunk`] is a buffer that something is done in place in; it has room beyond its class for what
+//! surrounds payload in TLS records. A [`Segment`] is one whose bytes are consumed from the front.
+//!
 //! Not here: what becomes of the bytes.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 
 use bytes::Buf;
 use parking_lot::Mutex;
@@ -16,6 +20,9 @@ use parking_lot::Mutex;
 /// Capacities of buffers. 256 KiB reads cost half the CPU per byte of 16 KiB ones, and larger ones
 /// gain little and cost fairness (reference/transport.md 6).
 const CLASSES: [usize; 3] = [16 << 10, 64 << 10, 256 << 10];
+/// Bytes that a buffer has beyond its class: the largest class is 16 TLS records with all that
+/// surrounds their payload, the smallest one holds any record and some short ones.
+const SURROUNDINGS: usize = 2 << 10;
 /// Free buffers that a thread keeps of one class.
 const PER_THREAD: usize = 4;
 /// Free buffers that all threads together keep of one class: at most 10 MiB in all.
@@ -28,10 +35,56 @@ thread_local! {
 static SHARED_FREE: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] =
     [const { Mutex::new(Vec::new()) }; CLASSES.len()];
 
+/// A pooled buffer, or none.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    /// A buffer for reads of [`Sizer::wanted`] bytes, with [`SURROUNDINGS`]. What is in it is
+    /// somebody else's past.
+    pub(super) fn take(sizer: &Sizer) -> Self {
+        let (class, capacity) = sizer.class();
+        let bytes = take_free(class).unwrap_or_else(|| vec![0; capacity + SURROUNDINGS]);
+        Self { bytes }
+    }
+
+    /// No buffer.
+    pub(super) const fn none() -> Self {
+        Self { bytes: Vec::new() }
+    }
+
+    /// Gives the buffer back.
+    pub(super) fn release(&mut self) {
+        give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Chunk {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 /// Some bytes in a pooled buffer, consumed from the front.
 #[derive(Debug, Default)]
 pub(super) struct Segment {
-    bytes: Vec<u8>,
+    chunk: Chunk,
     start: usize,
     end: usize,
 }
@@ -39,10 +92,8 @@ pub(super) struct Segment {
 impl Segment {
     /// An empty segment with room for [`Sizer::wanted`] bytes.
     pub(super) fn take(sizer: &Sizer) -> Self {
-        let (class, capacity) = sizer.class();
-        let bytes = take_free(class).unwrap_or_else(|| vec![0; capacity]);
         Self {
-            bytes,
+            chunk: Chunk::take(sizer),
             start: 0,
             end: 0,
         }
@@ -51,7 +102,7 @@ impl Segment {
     /// A segment that holds nothing and owns nothing.
     pub(super) const fn empty() -> Self {
         Self {
-            bytes: Vec::new(),
+            chunk: Chunk::none(),
             start: 0,
             end: 0,
         }
@@ -59,13 +110,18 @@ impl Segment {
 
     /// Where the next bytes may be written, at most `most` of them.
     pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
-        let end = self.end.saturating_add(most).min(self.bytes.len());
-        self.bytes.get_mut(self.end..end).unwrap_or_default()
+        let end = self.end.saturating_add(most).min(self.capacity());
+        self.chunk.get_mut(self.end..end).unwrap_or_default()
     }
 
     /// Declares `count` bytes of the room as written.
     pub(super) fn wrote(&mut self, count: usize) {
-        self.end = self.end.saturating_add(count).min(self.bytes.len());
+        self.end = self.end.saturating_add(count).min(self.capacity());
+    }
+
+    /// Frames that are a little longer than a class would be cut in two by many peers.
+    fn capacity(&self) -> usize {
+        self.chunk.len().saturating_sub(SURROUNDINGS)
     }
 }
 
@@ -75,17 +131,11 @@ impl Buf for Segment {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.bytes.get(self.start..self.end).unwrap_or_default()
+        self.chunk.get(self.start..self.end).unwrap_or_default()
     }
 
     fn advance(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
-    }
-}
-
-impl Drop for Segment {
-    fn drop(&mut self) {
-        give_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -97,7 +147,8 @@ fn take_free(class: usize) -> Option<Vec<u8>> {
 }
 
 fn give_back(bytes: Vec<u8>) {
-    let Some(class) = CLASSES.iter().position(|capacity| *capacity == bytes.len()) else {
+    let class = (CLASSES.iter()).position(|capacity| capacity + SURROUNDINGS == bytes.len());
+    let Some(class) = class else {
         return;
     };
     let mut surplus = Some(bytes);
@@ -144,7 +195,8 @@ impl Sizer {
     /// Learns from a read of `count` bytes.
     pub(super) fn read(&mut self, count: usize) {
         let wanted = self.wanted();
-        if count >= wanted {
+        // What surrounds payload in records takes a little of the room.
+        if count >= wanted - wanted / 8 {
             self.class = (self.class + 1).min(CLASSES.len() - 1);
             self.small_reads = 0;
         } else if count <= wanted / 8 {
@@ -193,8 +245,8 @@ mod tests {
     #[test]
     fn a_buffer_that_is_given_back_is_taken_again() {
         let first = Segment::take(&Sizer::default());
-        let address = first.bytes.as_ptr();
+        let address = first.chunk.as_ptr();
         drop(first);
-        assert_eq!(Segment::take(&Sizer::default()).bytes.as_ptr(), address);
+        assert_eq!(Segment::take(&Sizer::default()).chunk.as_ptr(), address);
     }
 }

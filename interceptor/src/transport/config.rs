@@ -17,7 +17,11 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long it may take to give that sign.
     pub ping_timeout: Duration,
-    /// Carriers per (source identity, peer identity, gateway) before streams share one.
+    /// Carriers per (source identity, peer identity, gateway) that one stream at a time has to
+    /// itself, if the peer is an agent of ours. 0 speaks HTTP/2 as everybody does.
+    pub max_exclusive: usize,
+    /// Carriers per (source identity, peer identity, gateway) before streams share one. Also how
+    /// many are being made at once.
     pub max_carriers: usize,
     /// Streams that our client puts on one carrier, if the peer allows as many.
     pub max_streams: usize,
@@ -58,6 +62,9 @@ impl Default for Config {
             // ztunnel's values, but only a carrier that is silent is asked.
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
+            // Far more connections than a pair of workloads has open at once, unless they are idle
+            // for the most part: those can share. 2 MiB at worst.
+            max_exclusive: 256,
             // One stream per TLS connection carried three times what a shared one did, up to the
             // number of cores (reference/transport.md 2); twice four cores.
             max_carriers: 8,

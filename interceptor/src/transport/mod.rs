@@ -24,6 +24,7 @@ mod buffer;
 mod codec;
 mod config;
 mod error;
+mod exclusive;
 pub mod hbone;
 pub mod record;
 pub mod splice;

@@ -38,7 +38,30 @@ pub(super) async fn soon<F: Future>(future: F) -> F::Output {
 
 /// Opens a tunnel as the workload `caller`, with nothing to say.
 pub(super) async fn open(client: &Client, route: &Route) -> Result<Tunnel, TunnelError> {
-    soon(client.open(&id("caller"), route, &ConnectHeaders::default())).await
+    soon(client.open(&id("caller"), route, &ConnectHeaders::default(), None)).await
+}
+
+/// The carriers that a test is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carriers {
+    /// Each stream has one to itself.
+    Exclusive,
+    /// Streams share them, as with other implementations.
+    Shared,
+}
+
+impl Carriers {
+    /// The defaults otherwise.
+    pub(super) fn config(self) -> Config {
+        let default = Config::default();
+        Config {
+            max_exclusive: match self {
+                Self::Exclusive => default.max_exclusive,
+                Self::Shared => 0,
+            },
+            ..default
+        }
+    }
 }
 
 /// One CA, and what all nodes of a test share.
@@ -51,6 +74,11 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         Self::with(Config::default())
+    }
+
+    /// A world whose agents use these carriers.
+    pub(super) fn on(carriers: Carriers) -> Self {
+        Self::with(carriers.config())
     }
 
     pub(super) fn with(config: Config) -> Self {

@@ -36,7 +36,7 @@ use super::error::SessionError;
 
 /// What a peer did that HTTP/2, or our bounds, do not allow. Ends the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CodecError {
+pub(in crate::transport) enum CodecError {
     /// The client did not begin as HTTP/2 clients do.
     #[error("no HTTP/2 preface")]
     Preface,

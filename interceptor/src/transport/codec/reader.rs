@@ -294,7 +294,7 @@ impl Reader {
     }
 
     /// Bytes that the payload being gathered still lacks.
-    fn missing(&self) -> usize {
+    const fn missing(&self) -> usize {
         let before = match self.unfinished {
             Some((list, _)) => list.length,
             None => 0,
@@ -327,7 +327,7 @@ impl Reader {
             Kind::Settings => {
                 // What the peer asks for does not concern us: we send nothing that any setting
                 // could forbid, and windows are not counted.
-                if head.length % 6 != 0 {
+                if !head.length.is_multiple_of(6) {
                     return Err(CodecError::FrameSize);
                 }
                 Event::Settings

@@ -138,7 +138,7 @@ fn raw(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 #[case::continuation_of_another([raw(1, 0, 1, b""), raw(9, 4, 3, b"")].concat(), CodecError::Unexpected)]
 #[case::too_many_pieces([raw(1, 0, 1, b""), raw(9, 0, 1, b"").repeat(20)].concat(), CodecError::TooLarge)]
 #[case::too_long_a_list([raw(1, 0, 1, &[0x82; 3000]), raw(9, 0, 1, &[0x82; 3000])].concat(), CodecError::TooLarge)]
-#[case::too_long_a_frame(raw(0, 0, 1, &[0; 16_385]), CodecError::FrameSize)]
+#[case::too_long_a_frame(raw(0, 0, 1, &vec![0; 16_385]), CodecError::FrameSize)]
 #[case::too_long_settings(raw(4, 0, 0, &[0; 1026]), CodecError::FrameSize)]
 #[case::padding_without_length(raw(0, 8, 1, b""), CodecError::FrameSize)]
 #[case::padding_beyond_the_frame(raw(0, 8, 1, &[4, 0, 0, 0]), CodecError::Unexpected)]

@@ -19,7 +19,8 @@ use tokio_rustls::TlsStream;
 use super::super::buffer::Segment;
 use super::super::config::Config;
 use super::super::error::{HandshakeError, Stage, TunnelError};
-use super::super::tls::{SessionFacts, Tls, tls_error};
+use super::super::exclusive;
+use super::super::tls::{Agreed, SessionFacts, Tls, Turnstile, tls_error};
 use super::observed::{Activity, Keepalive, Observed};
 use super::pool::{Key, Pool, Slot};
 use super::stream::session_error;
@@ -27,7 +28,30 @@ use crate::drain::Tasks;
 use crate::identity::Svid;
 use crate::net::{Dialer, Purpose};
 
-type Session = Connection<Observed<TlsStream<TcpStream>>, Segment>;
+/// The TLS session that HTTP/2 is spoken on.
+pub(super) type Tunnelled = Observed<Box<TlsStream<Turnstile<TcpStream>>>>;
+type Session = Connection<Tunnelled, Segment>;
+
+/// What we want to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// Our own protocol, and HTTP/2 if the peer does not know it.
+    Exclusive,
+    /// HTTP/2 only.
+    Http2,
+}
+
+/// What a dial has led to.
+pub(super) enum Established {
+    /// A carrier that streams share.
+    Shared(Box<Carrier>),
+    /// A carrier that one stream at a time has to itself.
+    Exclusive {
+        carrier: Box<exclusive::Carrier>,
+        facts: SessionFacts,
+        until: Instant,
+    },
+}
 
 /// An established carrier.
 pub(super) struct Carrier {
@@ -51,8 +75,8 @@ pub(super) async fn establish(
     tls: &Tls,
     svid: &Svid,
     key: &Key,
-    config: &Config,
-) -> Result<Carrier, TunnelError> {
+    (config, offer): (&Arc<Config>, Offer),
+) -> Result<Established, TunnelError> {
     let gateway = key.gateway;
     let late = |stage, limit| TunnelError::TimedOut {
         gateway,
@@ -68,7 +92,10 @@ pub(super) async fn establish(
             source: Arc::new(error),
         })?;
     let limit = config.handshake_timeout;
-    let carrier = timeout(limit, shake_hands(tls, svid, key, config, socket));
+    let carrier = timeout(
+        limit,
+        Box::pin(shake_hands(tls, svid, key, (config, offer), socket)),
+    );
     let carrier = carrier
         .await
         .map_err(|_elapsed| late(Stage::Handshake, limit))?;
@@ -102,11 +129,38 @@ async fn shake_hands(
     tls: &Tls,
     svid: &Svid,
     key: &Key,
-    config: &Config,
+    (config, offer): (&Arc<Config>, Offer),
     socket: TcpStream,
+) -> Result<Established, HandshakeError> {
+    if offer == Offer::Http2 {
+        let socket = Turnstile::opened(socket);
+        let secured = tls.connect(svid, &key.peer, socket).await?;
+        let stream = Box::new(secured.stream);
+        return preface(stream, secured.facts, secured.until, config)
+            .await
+            .map(|carrier| Established::Shared(Box::new(carrier)));
+    }
+    let secured = tls.connect_fast(svid, &key.peer, socket).await?;
+    let (facts, until) = (secured.facts, secured.until);
+    match secured.stream {
+        Agreed::Fast(fast) => Ok(Established::Exclusive {
+            carrier: exclusive::greet(*fast, config).await?,
+            facts,
+            until,
+        }),
+        Agreed::Http2(stream) => preface(stream, facts, until, config)
+            .await
+            .map(|carrier| Established::Shared(Box::new(carrier))),
+    }
+}
+
+async fn preface(
+    stream: Box<TlsStream<Turnstile<TcpStream>>>,
+    facts: SessionFacts,
+    until: Instant,
+    config: &Config,
 ) -> Result<Carrier, HandshakeError> {
-    let secured = tls.connect(svid, &key.peer, socket).await?;
-    let (socket, activity) = Observed::new(secured.stream);
+    let (socket, activity) = Observed::new(stream);
     let prefaced = Builder::new()
         .enable_push(false)
         .initial_window_size(config.stream_window)
@@ -131,13 +185,13 @@ async fn shake_hands(
         timeout: config.ping_timeout,
     };
     Ok(Carrier {
-        facts: secured.facts,
+        facts,
         allowed: session.max_concurrent_send_streams(),
         requests,
         driver: Driver {
             session,
             keepalive,
-            until: secured.until,
+            until,
         },
     })
 }

@@ -6,20 +6,25 @@
 //!   certificate of the identity that the caller names.
 //! * A CONNECT is sent again only if the peer has not answered, and either the carrier had been
 //!   used before and turned out dead, or the peer said goodbye before it looked (its agent is being
-//!   replaced; a successor answers the next carrier). Nothing of the application's had been sent.
+//!   replaced; a successor answers the next carrier). If bytes of the application's went with it,
+//!   only in the second case: then the peer has not seen them.
 //! * Everything has a limit: dialling, handshake, answer.
 
 use std::fmt;
 use std::sync::Arc;
 
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use interceptor_policy::SpiffeId;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::super::config::Config;
 use super::super::error::{SessionError, Stage, TunnelError};
+use super::super::exclusive::{
+    self, AskError, Checkout, Dial, Dialled, Early, Handed, Ready, Warm,
+};
 use super::super::tls::{SessionFacts, Tls};
-use super::carrier::establish;
+use super::carrier::{Carrier, Established, Offer, establish};
 use super::headers::ConnectHeaders;
 use super::pool::{Choice, Key, Lease, Pool, Slot};
 use super::refusal::PeerReason;
@@ -44,7 +49,10 @@ struct Shared {
     identities: Arc<Identities>,
     tls: Tls,
     dialer: Dialer,
+    /// Carriers that streams share.
     pool: Arc<Pool>,
+    /// Carriers that one stream at a time has to itself.
+    warm: Arc<Warm>,
     tasks: Tasks,
 }
 
@@ -71,6 +79,15 @@ enum Failure {
     Final(TunnelError),
 }
 
+/// What one connection asks for.
+struct Ask<'a> {
+    key: Key,
+    svid: Arc<Svid>,
+    authority: String,
+    headers: &'a ConnectHeaders,
+    early: Early<'a>,
+}
+
 impl Client {
     /// A client that dials by `dialer` and keeps its carriers among `tasks`: when those stop, it
     /// opens nothing more, and what is open ends by itself.
@@ -83,6 +100,7 @@ impl Client {
         let shared = Shared {
             tls: Tls::new(identities.verifier()),
             pool: Arc::new(Pool::new(Arc::clone(&config))),
+            warm: Arc::new(Warm::new(Arc::clone(&config), tasks.clone())),
             config,
             identities,
             dialer,
@@ -93,7 +111,8 @@ impl Client {
         }
     }
 
-    /// Opens a tunnel along `route`, as `source`.
+    /// Opens a tunnel along `route`, as `source`. What `app` has said already may travel with the
+    /// request; it is then no longer in its socket.
     ///
     /// # Errors
     ///
@@ -108,30 +127,64 @@ impl Client {
         source: &SpiffeId,
         route: &Route,
         headers: &ConnectHeaders,
+        app: Option<&TcpStream>,
     ) -> Result<Tunnel, TunnelError> {
-        let key = Key {
-            source: source.clone(),
-            peer: route.peer.clone(),
-            gateway: route.gateway,
+        let shared = &self.shared;
+        if shared.tasks.is_stopping() {
+            return Err(TunnelError::Draining);
+        }
+        let svid = shared.identities.current(source);
+        let svid = svid.ok_or_else(|| TunnelError::NoIdentity {
+            identity: source.clone(),
+        })?;
+        let mut ask = Ask {
+            key: Key {
+                source: source.clone(),
+                peer: route.peer.clone(),
+                gateway: route.gateway,
+            },
+            svid,
+            authority: route.authority.to_string(),
+            headers,
+            early: Early::of(app),
         };
         let mut choice = Choice::Any;
         let mut goodbyes = 0;
         loop {
-            let lease = self.lease(&key, choice)?;
-            let (slot, reused) = (Arc::clone(&lease.slot), lease.reused);
-            match self.attempt(lease, route, headers).await {
+            let (reused, error) = match self.attempt(&mut ask, choice).await {
                 Ok(tunnel) => return Ok(tunnel),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Dead(error)) => {
-                    self.shared.pool.retire(&slot);
-                    let goodbye = error.is_goodbye() && goodbyes < MOST_GOODBYES;
-                    if !goodbye && (!reused || choice == Choice::Fresh) {
-                        return Err(broken(&key, error));
+                Err((_, Failure::Final(error))) => return Err(error),
+                Err((reused, Failure::Dead(error))) => (reused, error),
+            };
+            let goodbye = error.is_goodbye() && goodbyes < MOST_GOODBYES;
+            if !goodbye && (!reused || choice == Choice::Fresh) {
+                return Err(broken(&ask.key, error));
+            }
+            goodbyes += 1;
+            tracing::debug!(gateway = %ask.key.gateway, %error, "retrying on a fresh carrier");
+            choice = Choice::Fresh;
+        }
+    }
+
+    /// One attempt. A failure says whether the carrier had been used before.
+    async fn attempt(&self, ask: &mut Ask<'_>, choice: Choice) -> Result<Tunnel, (bool, Failure)> {
+        match self.exclusive(ask, choice).await {
+            Handed::Ready(ready) => {
+                let reused = ready.reused;
+                let asked = self.ask_exclusively(ask, ready).await;
+                asked.map_err(|failure| (reused, failure))
+            }
+            Handed::Failed(error) => Err((false, Failure::Final(error))),
+            Handed::Share => {
+                let lease = self.lease(ask, choice);
+                let (slot, reused) = (Arc::clone(&lease.slot), lease.reused);
+                let asked = Box::pin(self.ask_among_others(lease, ask)).await;
+                asked.map_err(|failure| {
+                    if matches!(failure, Failure::Dead(_)) {
+                        self.shared.pool.retire(&slot);
                     }
-                    goodbyes += 1;
-                    tracing::debug!(gateway = %key.gateway, %error, "retrying on a fresh carrier");
-                    choice = Choice::Fresh;
-                }
+                    (reused, failure)
+                })
             }
         }
     }
@@ -139,40 +192,75 @@ impl Client {
     /// Gives up all carriers: new tunnels get new ones. Open tunnels go on.
     pub fn retire_carriers(&self) {
         self.shared.pool.retire_all();
+        self.shared.warm.retire_all();
     }
 
     /// Carriers that are established or being set up.
     pub fn carriers(&self) -> usize {
-        self.shared.pool.len()
+        self.shared.pool.len() + self.shared.warm.len()
     }
 
-    /// A carrier for one stream; its set-up is started if it is a new one.
-    fn lease(&self, key: &Key, choice: Choice) -> Result<Lease, TunnelError> {
+    /// A carrier to itself, if there is one.
+    async fn exclusive(&self, ask: &Ask<'_>, choice: Choice) -> Handed {
         let shared = &self.shared;
-        if shared.tasks.is_stopping() {
-            return Err(TunnelError::Draining);
+        if shared.config.max_exclusive == 0 {
+            return Handed::Share;
         }
-        let svid = shared.identities.current(&key.source);
-        let svid = svid.ok_or_else(|| TunnelError::NoIdentity {
-            identity: key.source.clone(),
-        })?;
-        let (lease, new) = shared.pool.lease(key, &svid, choice);
+        let has_shared = || shared.pool.has(&ask.key);
+        let checkout = shared
+            .warm
+            .checkout(&ask.key, &ask.svid, choice, has_shared);
+        match checkout {
+            Checkout::Now(handed) => handed,
+            Checkout::Wait(handed, dial) => {
+                if let Some(dial) = dial {
+                    // Not a part of this connection: others may get what comes of it.
+                    let tasks = shared.tasks.clone();
+                    tasks.spawn("dial", Arc::clone(shared).dial(ask.key.clone(), dial));
+                }
+                // Nobody keeps the other end and drops it without an answer.
+                let gone = |_gone| Handed::Failed(TunnelError::Draining);
+                handed.await.unwrap_or_else(gone)
+            }
+        }
+    }
+
+    async fn ask_exclusively(&self, ask: &mut Ask<'_>, ready: Ready) -> Result<Tunnel, Failure> {
+        let (reused, facts) = (ready.reused, ready.place.facts);
+        let answer = exclusive::ask(ready, &ask.authority, ask.headers, &mut ask.early);
+        match answer.await {
+            Ok((stream, fields)) => Ok(Tunnel {
+                peer: ask.key.peer.clone(),
+                facts,
+                reused,
+                headers: ConnectHeaders::read(&fields.headers),
+                stream: TunnelStream::exclusive(stream),
+            }),
+            Err(AskError::Dead(error)) => Err(Failure::Dead(error)),
+            Err(AskError::Broken(error)) => Err(Failure::Final(broken(&ask.key, error))),
+            Err(AskError::TimedOut) => Err(Failure::Final(self.unanswered_in_time(&ask.key))),
+            Err(AskError::Refused(fields)) => {
+                let status = fields.status.unwrap_or(StatusCode::BAD_GATEWAY);
+                Err(Failure::Final(refused(&ask.key, status, &fields.headers)))
+            }
+        }
+    }
+
+    /// A shared carrier; its set-up is started if it is a new one.
+    fn lease(&self, ask: &Ask<'_>, choice: Choice) -> Lease {
+        let shared = &self.shared;
+        let (lease, new) = shared.pool.lease(&ask.key, &ask.svid, choice);
         if let Some(slot) = new {
             let shared = Arc::clone(shared);
             // Not a part of this connection: others wait for it, and it outlives a client that
             // gives up.
             let tasks = shared.tasks.clone();
-            tasks.spawn("carrier", shared.carry(slot, svid));
+            tasks.spawn("carrier", shared.carry(slot));
         }
-        Ok(lease)
+        lease
     }
 
-    async fn attempt(
-        &self,
-        lease: Lease,
-        route: &Route,
-        headers: &ConnectHeaders,
-    ) -> Result<Tunnel, Failure> {
+    async fn ask_among_others(&self, lease: Lease, ask: &Ask<'_>) -> Result<Tunnel, Failure> {
         let slot = Arc::clone(&lease.slot);
         let facts = slot.outcome.wait().await.clone().map_err(Failure::Final)?;
         let requests = slot.requests.lock().clone();
@@ -182,24 +270,16 @@ impl Client {
         let requests = requests.ok_or_else(|| Failure::Dead(gone()))?;
         let dead = |error: h2::Error| Failure::Dead(session_error(&error));
         let mut requests = requests.ready().await.map_err(dead)?;
-        let request = connect(route, headers).map_err(Failure::Final)?;
+        let request = connect(ask).map_err(Failure::Final)?;
         let (answer, send) = requests.send_request(request, false).map_err(dead)?;
-        let limit = self.shared.config.answer_timeout;
-        let answer = timeout(limit, answer).await.map_err(|_elapsed| {
-            Failure::Final(TunnelError::TimedOut {
-                gateway: slot.key.gateway,
-                stage: Stage::Answer,
-                limit,
-            })
-        })?;
+        let answer = timeout(self.shared.config.answer_timeout, answer).await;
+        let late = |_elapsed| Failure::Final(self.unanswered_in_time(&slot.key));
+        let answer = answer.map_err(late)?;
         let answer = answer.map_err(|error| unanswered(&slot.key, &error))?;
         let (parts, receive) = answer.into_parts();
         if parts.status != StatusCode::OK {
-            return Err(Failure::Final(TunnelError::Refused {
-                peer: slot.key.peer.clone(),
-                status: parts.status,
-                detail: PeerReason::from_headers(&parts.headers).map(Box::new),
-            }));
+            let error = refused(&slot.key, parts.status, &parts.headers);
+            return Err(Failure::Final(error));
         }
         Ok(Tunnel {
             peer: slot.key.peer.clone(),
@@ -209,23 +289,65 @@ impl Client {
             stream: TunnelStream::new(send, receive, Some(lease)),
         })
     }
+
+    fn unanswered_in_time(&self, key: &Key) -> TunnelError {
+        TunnelError::TimedOut {
+            gateway: key.gateway,
+            stage: Stage::Answer,
+            limit: self.shared.config.answer_timeout,
+        }
+    }
 }
 
 impl Shared {
-    /// One carrier's life: set-up, service, end.
-    async fn carry(self: Arc<Self>, slot: Arc<Slot>, svid: Arc<Svid>) {
-        let unfinished = Unfinished(Arc::clone(&slot), Arc::clone(&self.pool));
-        let key = &slot.key;
-        let established = establish(&self.dialer, &self.tls, &svid, key, &self.config).await;
-        drop(svid);
-        match established {
-            Ok(carrier) => {
-                slot.ready(carrier.requests, carrier.facts, carrier.allowed);
-                let (pool, tasks) = (Arc::clone(&self.pool), self.tasks.clone());
-                carrier.driver.run(Arc::clone(&slot), pool, tasks).await;
+    /// Makes carriers that one stream at a time has to itself, as long as somebody waits for one.
+    /// A peer that does not speak that gets a shared one.
+    async fn dial(self: Arc<Self>, key: Key, dial: Dial) {
+        let mut next = Some(dial);
+        while let Some(dial) = next {
+            let made = (&self.config, Offer::Exclusive);
+            let svid = Arc::clone(&dial.svid);
+            let established = establish(&self.dialer, &self.tls, &svid, &key, made).await;
+            let (dialled, shared) = match established {
+                Ok(Established::Exclusive {
+                    carrier,
+                    facts,
+                    until,
+                }) => (Dialled::Exclusive(carrier, facts, until), None),
+                Ok(Established::Shared(carrier)) => {
+                    // In the pool before anybody who waits looks for it there.
+                    let slot = self.pool.adopt(&key, &svid);
+                    (Dialled::Http2, Some((slot, carrier)))
+                }
+                Err(error) => (Dialled::Failed(error), None),
+            };
+            next = Warm::dialled(dial, dialled);
+            if let Some((slot, carrier)) = shared {
+                let tasks = self.tasks.clone();
+                tasks.spawn("carrier", Arc::clone(&self).drive(slot, carrier));
             }
+        }
+    }
+
+    /// One shared carrier's life: set-up, service, end.
+    async fn carry(self: Arc<Self>, slot: Arc<Slot>) {
+        let unfinished = Unfinished(Arc::clone(&slot), Arc::clone(&self.pool));
+        let made = (&self.config, Offer::Http2);
+        let established = establish(&self.dialer, &self.tls, &slot.svid, &slot.key, made).await;
+        match established {
+            Ok(Established::Shared(carrier)) => Arc::clone(&self).drive(slot, carrier).await,
+            // Not offered, so not chosen.
+            Ok(Established::Exclusive { .. }) => {}
             Err(error) => slot.publish(Err(error)),
         }
+        drop(unfinished);
+    }
+
+    async fn drive(self: Arc<Self>, slot: Arc<Slot>, carrier: Box<Carrier>) {
+        let unfinished = Unfinished(Arc::clone(&slot), Arc::clone(&self.pool));
+        slot.ready(carrier.requests, carrier.facts, carrier.allowed);
+        let (pool, tasks) = (Arc::clone(&self.pool), self.tasks.clone());
+        carrier.driver.run(slot, pool, tasks).await;
         drop(unfinished);
     }
 }
@@ -242,19 +364,24 @@ impl Drop for Unfinished {
 }
 
 /// The request.
-fn connect(route: &Route, headers: &ConnectHeaders) -> Result<Request<()>, TunnelError> {
+fn connect(ask: &Ask<'_>) -> Result<Request<()>, TunnelError> {
     let request = Request::builder()
         .method(Method::CONNECT)
-        .uri(route.authority.to_string());
-    let mut request = request.body(()).map_err(|error| TunnelError::Session {
-        gateway: route.gateway,
-        peer: route.peer.clone(),
-        source: SessionError::Protocol {
-            detail: error.to_string(),
-        },
+        .uri(ask.authority.as_str());
+    let mut request = request.body(()).map_err(|error| {
+        let detail = error.to_string();
+        broken(&ask.key, SessionError::Protocol { detail })
     })?;
-    headers.write(request.headers_mut());
+    ask.headers.write(request.headers_mut());
     Ok(request)
+}
+
+fn refused(key: &Key, status: StatusCode, headers: &HeaderMap) -> TunnelError {
+    TunnelError::Refused {
+        peer: key.peer.clone(),
+        status,
+        detail: PeerReason::from_headers(headers).map(Box::new),
+    }
 }
 
 /// A stream that ended before its answer: whether another carrier may do.

@@ -27,7 +27,7 @@ pub(super) mod stream;
 
 pub use client::{Client, Tunnel};
 pub use headers::{Baggage, ConnectHeaders, NotATraceparent, Traceparent};
-pub(super) use pool::Lease;
+pub(super) use pool::{Choice, Key, Lease};
 pub use refusal::{ErrorType, PeerReason, Refusal};
 pub use request::BadConnect;
 pub use server::{Answer, Inbound, Incoming, Rejected, Request, Server};

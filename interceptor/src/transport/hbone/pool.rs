@@ -40,15 +40,15 @@ use crate::identity::Svid;
 
 /// What makes carriers interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) source: SpiffeId,
-    pub(super) peer: SpiffeId,
-    pub(super) gateway: SocketAddr,
+pub(in crate::transport) struct Key {
+    pub(in crate::transport) source: SpiffeId,
+    pub(in crate::transport) peer: SpiffeId,
+    pub(in crate::transport) gateway: SocketAddr,
 }
 
 /// Which carriers will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(in crate::transport) enum Choice {
     /// Any that lives.
     Any,
     /// None that was established before now: one of those has just turned out dead.
@@ -210,6 +210,20 @@ impl Pool {
         };
         self.retire(slot);
         idle
+    }
+
+    /// Whether there is a carrier for `key`, or one being made.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.slots.lock().contains_key(key)
+    }
+
+    /// Takes in a carrier that was made without a lease.
+    pub(super) fn adopt(&self, key: &Key, svid: &Arc<Svid>) -> Arc<Slot> {
+        let slot = Slot::new(key.clone(), Arc::clone(svid), self.config.max_streams);
+        let slot = Arc::new(slot);
+        let mut keys = self.slots.lock();
+        keys.entry(key.clone()).or_default().push(Arc::clone(&slot));
+        slot
     }
 
     /// Retires every carrier.

@@ -16,7 +16,7 @@
 //!   streams, and one connection window of unread bytes.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,9 @@ use tokio_rustls::TlsStream;
 use super::super::buffer::Segment;
 use super::super::config::Config;
 use super::super::error::{HandshakeError, SessionError, StreamError};
-use super::super::tls::{SessionFacts, Tls};
+use super::super::exclusive::{self, Asked, ExclusiveStream};
+use super::super::tls::{Agreed, SessionFacts, Tls, Turnstile};
+use super::carrier::Tunnelled;
 use super::headers::ConnectHeaders;
 use super::observed::{Keepalive, Observed};
 use super::refusal::Refusal;
@@ -85,41 +87,59 @@ impl Server {
         svid: &Svid,
         (peer_address, local_address): (SocketAddr, SocketAddr),
     ) -> Result<Inbound, HandshakeError> {
-        let secured = self.tls.accept(svid, tcp).await?;
-        let (socket, activity) = Observed::new(secured.stream);
         let config = &self.config;
-        let connection = Builder::new()
-            .max_concurrent_streams(config.max_accepted_streams)
-            .initial_window_size(config.stream_window)
-            .initial_connection_window_size(config.connection_window)
-            .max_frame_size(config.max_frame_size)
-            .max_header_list_size(config.max_request_headers)
-            .max_send_buffer_size(config.send_buffer)
-            .handshake(socket)
-            .await;
-        let mut connection =
-            connection.map_err(|error| HandshakeError::NotHttp2(session_error(&error)))?;
-        Ok(Inbound {
-            keepalive: Keepalive {
-                pings: connection.ping_pong(),
-                activity,
-                interval: config.ping_interval,
-                timeout: config.ping_timeout,
-            },
-            connection,
-            until: secured.until,
-            config: Arc::clone(config),
-            end: End {
-                peer: secured.peer,
-                peer_address,
-                local_address,
-                facts: secured.facts,
-            },
-        })
+        if config.max_exclusive == 0 {
+            let secured = self.tls.accept(svid, Turnstile::opened(tcp)).await?;
+            let prefaced = preface(Box::new(secured.stream), config).await?;
+            let session = Session::Shared(Box::new(prefaced));
+            let end = (secured.peer, peer_address, local_address, secured.facts);
+            return Ok(Inbound::new(session, secured.until, config, end));
+        }
+        let secured = self.tls.accept_fast(svid, tcp).await?;
+        let session = match secured.stream {
+            Agreed::Fast(fast) => Session::Exclusive(exclusive::greeted(*fast, config).await?),
+            Agreed::Http2(stream) => Session::Shared(Box::new(preface(stream, config).await?)),
+        };
+        let end = (secured.peer, peer_address, local_address, secured.facts);
+        Ok(Inbound::new(session, secured.until, config, end))
     }
 }
 
-type Session = Connection<Observed<TlsStream<TcpStream>>, Segment>;
+/// Waits for an HTTP/2 client's preface.
+async fn preface(
+    stream: Box<TlsStream<Turnstile<TcpStream>>>,
+    config: &Config,
+) -> Result<(Http2, Keepalive), HandshakeError> {
+    let (socket, activity) = Observed::new(stream);
+    let connection = Builder::new()
+        .max_concurrent_streams(config.max_accepted_streams)
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_frame_size(config.max_frame_size)
+        .max_header_list_size(config.max_request_headers)
+        .max_send_buffer_size(config.send_buffer)
+        .handshake(socket)
+        .await;
+    let mut connection =
+        connection.map_err(|error| HandshakeError::NotHttp2(session_error(&error)))?;
+    let keepalive = Keepalive {
+        pings: connection.ping_pong(),
+        activity,
+        interval: config.ping_interval,
+        timeout: config.ping_timeout,
+    };
+    Ok((connection, keepalive))
+}
+
+type Http2 = Connection<Tunnelled, Segment>;
+
+/// What was agreed upon.
+enum Session {
+    /// HTTP/2, with as many streams as there are.
+    Shared(Box<(Http2, Keepalive)>),
+    /// One stream at a time.
+    Exclusive(Box<exclusive::Carrier>),
+}
 
 /// What all requests of one connection have in common.
 #[derive(Clone, Debug)]
@@ -132,8 +152,7 @@ struct End {
 
 /// A connection whose peer has proven who it is.
 pub struct Inbound {
-    connection: Session,
-    keepalive: Keepalive,
+    session: Session,
     until: Instant,
     config: Arc<Config>,
     end: End,
@@ -183,6 +202,30 @@ pub struct Rejected {
 }
 
 impl Inbound {
+    fn new(
+        session: Session,
+        until: Instant,
+        config: &Arc<Config>,
+        (peer, peer_address, local_address, facts): (
+            SpiffeId,
+            SocketAddr,
+            SocketAddr,
+            SessionFacts,
+        ),
+    ) -> Self {
+        Self {
+            session,
+            until,
+            config: Arc::clone(config),
+            end: End {
+                peer,
+                peer_address,
+                local_address,
+                facts,
+            },
+        }
+    }
+
     /// Who is at the other end, proven by certificate.
     pub const fn peer(&self) -> &SpiffeId {
         &self.end.peer
@@ -202,46 +245,67 @@ impl Inbound {
     /// Why the session ended, if not orderly.
     pub async fn serve<H, F>(self, tasks: &Tasks, handler: H) -> Result<(), SessionError>
     where
-        H: Fn(Incoming) -> F,
+        H: Fn(Incoming) -> F + Send + Sync,
         F: Future<Output = ()> + Send + 'static,
     {
         let Self {
-            mut connection,
-            keepalive,
+            session,
             until,
             config,
             end,
         } = self;
-        let mut silent = pin!(keepalive.silent());
-        let mut over = pin!(over(tasks, until));
-        let mut look = Instant::now() + idle_limit(&config);
-        let mut draining = false;
-        loop {
-            tokio::select! {
-                accepted = connection.accept() => match accepted {
-                    None => return Ok(()),
-                    Some(Err(error)) => return ended(&error, !connection.has_streams()),
-                    Some(Ok((request, respond))) => {
-                        let request = admit(request, respond, &end, &config.own_ports);
-                        tasks.spawn("inbound request", handler(request));
-                    }
-                },
-                () = &mut silent => return Err(SessionError::Silent),
-                () = &mut over, if !draining => {
-                    connection.graceful_shutdown();
-                    draining = true;
-                }
-                () = sleep_until(look), if !draining => {
-                    if !connection.has_streams() {
-                        connection.graceful_shutdown();
-                        draining = true;
-                    }
-                    look = Instant::now() + idle_limit(&config);
-                }
+        let over = over(tasks, until);
+        match session {
+            Session::Exclusive(carrier) => {
+                let handle = |asked| handler(admit_exclusive(asked, &end, &config.own_ports));
+                exclusive::serve(carrier, over, handle).await
+            }
+            Session::Shared(shared) => {
+                let handle = |(request, respond)| {
+                    let request = admit(request, respond, &end, &config.own_ports);
+                    tasks.spawn("inbound request", handler(request));
+                };
+                // The state of a carrier with many streams shall not weigh on one with one.
+                Box::pin(serve_shared(*shared, over, (&config, handle))).await
             }
         }
     }
 }
+
+/// Serves all streams of an HTTP/2 connection.
+async fn serve_shared(
+    (mut connection, keepalive): (Http2, Keepalive),
+    over: impl Future<Output = ()>,
+    (config, handle): (&Config, impl Fn(Arrived)),
+) -> Result<(), SessionError> {
+    let mut silent = pin!(keepalive.silent());
+    let mut over = pin!(over);
+    let mut look = Instant::now() + idle_limit(config);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                None => return Ok(()),
+                Some(Err(error)) => return ended(&error, !connection.has_streams()),
+                Some(Ok(arrived)) => handle(arrived),
+            },
+            () = &mut silent => return Err(SessionError::Silent),
+            () = &mut over, if !draining => {
+                connection.graceful_shutdown();
+                draining = true;
+            }
+            () = sleep_until(look), if !draining => {
+                if !connection.has_streams() {
+                    connection.graceful_shutdown();
+                    draining = true;
+                }
+                look = Instant::now() + idle_limit(config);
+            }
+        }
+    }
+}
+
+type Arrived = (HttpRequest<h2::RecvStream>, SendResponse<Segment>);
 
 /// Resolves when nothing new is to be served: the tasks stop, or a certificate has ended.
 async fn over(tasks: &Tasks, until: Instant) {
@@ -278,31 +342,57 @@ fn admit(
     own_ports: &[u16],
 ) -> Incoming {
     let (parts, receive) = request.into_parts();
-    let headers = ConnectHeaders::read(&parts.headers);
-    let arrived: IpAddr = end.local_address.ip();
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let wanted = destination(&parts.method, authority, end.local_address.ip(), own_ports);
     let answer = Answer {
-        pending: Some((respond, receive)),
+        pending: Some(Pending::Shared(respond, receive)),
     };
-    match destination(&parts.method, authority, arrived, own_ports) {
-        Ok(destination) => Incoming::Connect(Request {
-            peer: end.peer.clone(),
-            peer_address: end.peer_address,
-            destination,
-            headers,
-            facts: end.facts,
-            answer,
-        }),
-        Err(error) => {
-            answer.refuse(&error.refusal());
-            Incoming::Rejected(Rejected {
-                peer: end.peer.clone(),
-                peer_address: end.peer_address,
-                local_address: end.local_address,
+    end.incoming(wanted, ConnectHeaders::read(&parts.headers), answer)
+}
+
+/// The same on an exclusive carrier.
+fn admit_exclusive(asked: Asked, end: &End, own_ports: &[u16]) -> Incoming {
+    let Asked { fields, stream } = asked;
+    // A request with a scheme or a path is none for a connection, whatever its method says
+    // (RFC 9113 8.5).
+    let method = fields.method.as_ref().filter(|_| !fields.is_located);
+    let arrived = end.local_address.ip();
+    let wanted = method.map_or(Err(BadConnect::NotConnect), |method| {
+        destination(method, fields.authority.as_deref(), arrived, own_ports)
+    });
+    let answer = Answer {
+        pending: Some(Pending::Exclusive(stream)),
+    };
+    end.incoming(wanted, ConnectHeaders::read(&fields.headers), answer)
+}
+
+impl End {
+    fn incoming(
+        &self,
+        wanted: Result<SocketAddr, BadConnect>,
+        headers: ConnectHeaders,
+        answer: Answer,
+    ) -> Incoming {
+        match wanted {
+            Ok(destination) => Incoming::Connect(Request {
+                peer: self.peer.clone(),
+                peer_address: self.peer_address,
+                destination,
                 headers,
-                facts: end.facts,
-                error,
-            })
+                facts: self.facts,
+                answer,
+            }),
+            Err(error) => {
+                answer.refuse(&error.refusal());
+                Incoming::Rejected(Rejected {
+                    peer: self.peer.clone(),
+                    peer_address: self.peer_address,
+                    local_address: self.local_address,
+                    headers,
+                    facts: self.facts,
+                    error,
+                })
+            }
         }
     }
 }
@@ -310,7 +400,16 @@ fn admit(
 /// The one answer that a request gets.
 #[derive(Debug)]
 pub struct Answer {
-    pending: Option<(SendResponse<Segment>, h2::RecvStream)>,
+    pending: Option<Pending>,
+}
+
+/// The stream that waits for it.
+#[derive(Debug)]
+enum Pending {
+    /// Among others.
+    Shared(SendResponse<Segment>, h2::RecvStream),
+    /// On its own.
+    Exclusive(ExclusiveStream),
 }
 
 impl Answer {
@@ -321,30 +420,41 @@ impl Answer {
     ///
     /// If the stream has ended meanwhile.
     pub fn accept(mut self, headers: &ConnectHeaders) -> Result<TunnelStream, StreamError> {
-        let gone = || StreamError::Reset {
-            code: "CANCEL".to_owned(),
-        };
-        let (mut respond, receive) = self.pending.take().ok_or_else(gone)?;
-        let mut response = Response::new(());
-        headers.write(response.headers_mut());
-        let send = respond.send_response(response, false);
-        let send = send.map_err(|error| stream_error(&error))?;
-        Ok(TunnelStream::new(send, receive, None))
+        match self.pending.take() {
+            None => Err(StreamError::Reset {
+                code: "CANCEL".to_owned(),
+            }),
+            Some(Pending::Shared(mut respond, receive)) => {
+                let mut response = Response::new(());
+                headers.write(response.headers_mut());
+                let send = respond.send_response(response, false);
+                let send = send.map_err(|error| stream_error(&error))?;
+                Ok(TunnelStream::new(send, receive, None))
+            }
+            Some(Pending::Exclusive(mut stream)) => {
+                stream.accept(headers);
+                Ok(TunnelStream::exclusive(stream))
+            }
+        }
     }
 
     /// Refuses, and says why.
     pub fn refuse(mut self, refusal: &Refusal) {
-        if let Some((respond, _receive)) = self.pending.take() {
-            send_refusal(respond, refusal);
+        self.refuse_once(refusal);
+    }
+
+    fn refuse_once(&mut self, refusal: &Refusal) {
+        match self.pending.take() {
+            None => {}
+            Some(Pending::Shared(respond, _receive)) => send_refusal(respond, refusal),
+            Some(Pending::Exclusive(stream)) => stream.refuse(refusal),
         }
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some((respond, _receive)) = self.pending.take() {
-            send_refusal(respond, &Refusal::internal("the agent gave no answer"));
-        }
+        self.refuse_once(&Refusal::internal("the agent gave no answer"));
     }
 }
 

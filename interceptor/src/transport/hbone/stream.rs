@@ -1,7 +1,8 @@
-//! The bytes of one tunnelled connection: a pair of halves over one HTTP/2 stream.
+//! The bytes of one tunnelled connection: a pair of halves over one HTTP/2 stream, or a stream that
+//! has its carrier to itself (`exclusive`).
 //!
 //! This file and the two that set sessions up (`carrier.rs`, `server.rs`) are all that knows the
-//! `h2` crate. A codec of our own comes in here, as a second kind of half with the same verbs.
+//! `h2` crate.
 //!
 //! # Invariants
 //!
@@ -18,10 +19,24 @@ use h2::Reason;
 
 use super::super::buffer::Segment;
 use super::super::error::{SessionError, StreamError};
+use super::super::exclusive::stream::ExclusiveStream;
 use super::Lease;
 
 /// One tunnelled connection.
 pub struct TunnelStream {
+    pub(in crate::transport) kind: Kind,
+}
+
+/// What the stream is a stream of.
+pub(in crate::transport) enum Kind {
+    /// An HTTP/2 connection that may have others.
+    Shared(Shared),
+    /// One that has no other.
+    Exclusive(ExclusiveStream),
+}
+
+/// A stream of the `h2` crate's.
+pub(in crate::transport) struct Shared {
     pub(in crate::transport) send: SendHalf,
     pub(in crate::transport) receive: ReceiveHalf,
     /// Keeps the carrier counted as in use.
@@ -30,8 +45,13 @@ pub struct TunnelStream {
 
 impl fmt::Debug for TunnelStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.receive.stream.stream_id();
-        write!(f, "TunnelStream({id:?})")
+        match &self.kind {
+            Kind::Shared(shared) => {
+                let id = shared.receive.stream.stream_id();
+                write!(f, "TunnelStream({id:?})")
+            }
+            Kind::Exclusive(stream) => write!(f, "TunnelStream({stream:?})"),
+        }
     }
 }
 
@@ -42,15 +62,18 @@ impl TunnelStream {
         lease: Option<Lease>,
     ) -> Self {
         Self {
-            send: SendHalf { stream: send },
-            receive: ReceiveHalf { stream: receive },
-            lease,
+            kind: Kind::Shared(Shared {
+                send: SendHalf { stream: send },
+                receive: ReceiveHalf { stream: receive },
+                lease,
+            }),
         }
     }
 
-    /// Ends the stream in both directions at once, as a TCP reset does.
-    pub fn reset(mut self) {
-        self.send.reset(Abort::Reset);
+    pub(super) const fn exclusive(stream: ExclusiveStream) -> Self {
+        Self {
+            kind: Kind::Exclusive(stream),
+        }
     }
 }
 
@@ -71,7 +94,7 @@ pub(in crate::transport) enum Abort {
 }
 
 impl Abort {
-    const fn code(self) -> Reason {
+    pub(in crate::transport) const fn code(self) -> Reason {
         match self {
             Self::Reset => Reason::CONNECT_ERROR,
             Self::Cut => Reason::INADEQUATE_SECURITY,
@@ -186,7 +209,8 @@ impl ReceiveHalf {
     }
 }
 
-fn reset_error(reason: Reason) -> StreamError {
+/// What a reset by the peer means.
+pub(in crate::transport) fn reset_error(reason: Reason) -> StreamError {
     if reason == Abort::Cut.code() {
         return StreamError::Cut;
     }

@@ -20,6 +20,7 @@
 //!
 //! Not here: opening either end, deciding how long it may last.
 
+mod exclusive;
 mod plain;
 mod tunnel;
 
@@ -187,6 +188,11 @@ impl<'a> ResetUnlessDone<'a> {
 fn half_close(socket: &TcpStream) {
     // Fails only if the socket is closed already, which the reading side reports better.
     let _closed = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+}
+
+/// A count of bytes of one read or write, which always fits.
+fn bytes_of(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

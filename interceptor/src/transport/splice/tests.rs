@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::testing::{Path, Wire, World, app, id, sockets, soon};
+use super::super::testing::{Carriers, Path, Wire, World, app, id, sockets, soon};
 use super::super::{ConnectHeaders, TunnelError};
 use super::{By, Closed, How, plain};
 use crate::drain::Tasks;
@@ -29,9 +30,12 @@ fn is_reset(result: &std::io::Result<Vec<u8>>) -> bool {
     matches!(result, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn each_direction_closes_by_itself() {
-    let world = World::new();
+async fn each_direction_closes_by_itself(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -50,9 +54,12 @@ async fn each_direction_closes_by_itself() {
     assert_eq!((path.traffic.sent(), path.traffic.received()), (8, 6));
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_may_close_first() {
-    let world = World::new();
+async fn the_server_may_close_first(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -68,9 +75,12 @@ async fn the_server_may_close_first() {
     assert_eq!(soon(ends.recv()).await.unwrap().reason(), "app_closed");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_by_the_client_is_a_reset_at_the_server() {
-    let world = World::new();
+async fn a_reset_by_the_client_is_a_reset_at_the_server(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -82,9 +92,12 @@ async fn a_reset_by_the_client_is_a_reset_at_the_server() {
     assert_eq!(soon(ends.recv()).await.unwrap().reason(), "peer_reset");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_by_the_server_is_a_reset_at_the_client() {
-    let world = World::new();
+async fn a_reset_by_the_server_is_a_reset_at_the_client(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -95,9 +108,12 @@ async fn a_reset_by_the_server_is_a_reset_at_the_client() {
     assert_eq!(soon(path.outbound).await.unwrap().reason(), "peer_reset");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_after_the_end_of_file_is_still_a_reset() {
-    let world = World::new();
+async fn a_reset_after_the_end_of_file_is_still_a_reset(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -124,9 +140,12 @@ async fn a_reset_after_the_end_of_file_is_still_a_reset() {
     assert!(reset.contains(&kind), "{kind:?}");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_megabytes_arrive_unharmed_in_both_directions_at_once() {
-    let world = World::new();
+async fn a_hundred_megabytes_arrive_unharmed_in_both_directions_at_once(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let path = Path::open(&world, &client, &gateway).await;
@@ -179,7 +198,7 @@ async fn fill(socket: &TcpStream) -> usize {
 async fn a_reader_that_stalls_stalls_the_writer_and_nobody_else() {
     let world = World::with(super::super::Config {
         max_carriers: 1,
-        ..super::super::Config::default()
+        ..Carriers::Shared.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
@@ -212,9 +231,12 @@ async fn a_reader_that_stalls_stalls_the_writer_and_nobody_else() {
     assert!(back == sent);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_gets_through_although_the_other_end_never_reads() {
-    let world = World::new();
+async fn a_reset_gets_through_although_the_other_end_never_reads(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -227,9 +249,12 @@ async fn a_reset_gets_through_although_the_other_end_never_reads() {
     assert!(is_reset(&read_all(&mut path.server).await));
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cut_connection_is_a_reset_for_both_applications() {
-    let world = World::new();
+async fn a_cut_connection_is_a_reset_for_both_applications(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -241,9 +266,12 @@ async fn a_cut_connection_is_a_reset_for_both_applications() {
     assert_eq!(closed.reason(), "cut_by_peer");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_carrier_is_a_reset_for_both_applications() {
-    let world = World::new();
+async fn a_dead_carrier_is_a_reset_for_both_applications(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
     let wire = Wire::to(gateway.address).await;
     gateway.address = wire.address;
@@ -270,7 +298,7 @@ async fn a_dead_carrier_is_a_reset_for_both_applications() {
 async fn one_stream_that_is_reset_leaves_the_others_on_its_carrier_unharmed() {
     let world = World::with(super::super::Config {
         max_carriers: 1,
-        ..super::super::Config::default()
+        ..Carriers::Shared.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
@@ -289,15 +317,18 @@ async fn one_stream_that_is_reset_leaves_the_others_on_its_carrier_unharmed() {
     assert_eq!(&ping, b"ping");
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_destination_that_is_down_is_a_refusal_with_a_reason() {
-    let world = World::new();
+async fn a_destination_that_is_down_is_a_refusal_with_a_reason(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let (listener, destination) = app().await;
     drop(listener);
     let route = gateway.route(destination);
-    let error = soon(client.open(&id("caller"), &route, &ConnectHeaders::default())).await;
+    let error = soon(client.open(&id("caller"), &route, &ConnectHeaders::default(), None)).await;
     let Err(TunnelError::Refused { status, detail, .. }) = error else {
         panic!("{error:?}");
     };
@@ -305,9 +336,12 @@ async fn a_destination_that_is_down_is_a_refusal_with_a_reason() {
     assert!(detail.unwrap().to_string().contains("refused"));
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_open_connection_costs_little_memory() {
-    let world = World::new();
+async fn an_open_connection_costs_little_memory(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let (_listener, destination) = app().await;

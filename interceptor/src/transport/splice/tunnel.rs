@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 
 use super::super::buffer::{Segment, Sizer};
 use super::super::hbone::TunnelStream;
-use super::super::hbone::stream::{Abort, ReceiveHalf, SendEvent, SendHalf};
-use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, half_close};
+use super::super::hbone::stream::{Abort, Kind, ReceiveHalf, SendEvent, SendHalf, Shared};
+use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, bytes_of, exclusive, half_close};
 use crate::net::Traffic;
 
 /// Frames that are gathered into one write.
@@ -29,10 +29,20 @@ const MAX_GATHERED: usize = 16;
 /// learns that it was not the application's doing.
 pub async fn tunnel(app: &TcpStream, stream: TunnelStream, traffic: &Traffic) -> Closed {
     let mut app_reset = ResetUnlessDone::new(app);
+    let closed = match stream.kind {
+        Kind::Exclusive(stream) => exclusive::carry(app, stream, traffic).await,
+        // The larger state of the two is needed less often.
+        Kind::Shared(stream) => Box::pin(shared(app, stream, traffic)).await,
+    };
+    app_reset.closed(&closed);
+    closed
+}
+
+async fn shared(app: &TcpStream, stream: Shared, traffic: &Traffic) -> Closed {
     let mut splice = Splice::new(app, stream, traffic);
     let closed = splice.run().await;
-    app_reset.closed(&closed);
-    splice.abort = (!app_reset.done).then_some(Abort::Reset);
+    let in_order = matches!(closed.how, super::How::Eof);
+    splice.abort = (!in_order).then_some(Abort::Reset);
     closed
 }
 
@@ -64,7 +74,7 @@ impl Drop for Splice<'_> {
 }
 
 impl<'a> Splice<'a> {
-    fn new(app: &'a TcpStream, stream: TunnelStream, traffic: &'a Traffic) -> Self {
+    fn new(app: &'a TcpStream, stream: Shared, traffic: &'a Traffic) -> Self {
         Self {
             app,
             traffic,
@@ -252,9 +262,4 @@ fn poll_send(
     } else {
         send.poll_ended(cx)
     }
-}
-
-/// A count of bytes of one read, which always fits.
-fn bytes_of(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -50,9 +50,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use self::handover::{Agreed, TrafficSecrets, agreed};
+pub(super) use self::handover::{Agreed, Fast};
+use self::handover::{TrafficSecrets, agreed};
 use self::peer::Peer;
-use self::turnstile::Turnstile;
+pub(super) use self::turnstile::Turnstile;
 use super::error::HandshakeError;
 use crate::identity::{PeerError, Svid, Verifier, valid_until};
 
@@ -138,7 +139,6 @@ impl Tls {
             .ok_or(HandshakeError::Protocol)
     }
 
-    #[allow(dead_code, reason = "who speaks the fast protocol comes next")]
     /// As [`Tls::connect`], in the fast protocol if the peer speaks it.
     pub(super) async fn connect_fast<S>(
         &self,
@@ -160,7 +160,6 @@ impl Tls {
         agreed(proven(stream, svid, &peer, begin)?, &secrets)
     }
 
-    #[allow(dead_code, reason = "who speaks the fast protocol comes next")]
     /// As [`Tls::accept`], in the fast protocol if the peer speaks it.
     pub(super) async fn accept_fast<S>(
         &self,

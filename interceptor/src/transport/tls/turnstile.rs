@@ -48,6 +48,13 @@ impl<S> Turnstile<S> {
         }
     }
 
+    /// A socket through which everything passes.
+    pub(in crate::transport) fn opened(socket: S) -> Self {
+        let mut turnstile = Self::new(socket);
+        turnstile.open();
+        turnstile
+    }
+
     /// Lets everything pass from now on, beginning with what is held.
     pub(super) const fn open(&mut self) {
         self.state = State::Open;

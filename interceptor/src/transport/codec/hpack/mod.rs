@@ -29,9 +29,31 @@ const MAX_STRING: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Decoder {
     /// The latest entry first.
-    entries: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    entries: VecDeque<Entry>,
     size: usize,
     limit: usize,
+}
+
+/// A field that later lists may refer to.
+#[derive(Debug)]
+struct Entry {
+    name: Box<[u8]>,
+    value: Box<[u8]>,
+}
+
+impl Entry {
+    /// What it counts for (RFC 7541 4.1).
+    fn size(&self) -> usize {
+        self.name.len() + self.value.len() + ENTRY
+    }
+}
+
+/// A field as it was read.
+struct Field<'a> {
+    name: Cow<'a, [u8]>,
+    value: Cow<'a, [u8]>,
+    /// Whether it joins the table.
+    kept: bool,
 }
 
 impl Decoder {
@@ -50,48 +72,55 @@ impl Decoder {
         most: usize,
         mut each: impl FnMut(&[u8], &[u8]) -> Result<(), CodecError>,
     ) -> Result<(), CodecError> {
-        let mut rest = block;
+        let mut from = 0;
         let mut left = most;
         let mut fields = false;
-        while let Some(&first) = rest.first() {
+        while let Some(mut rest) = block.get(from..)
+            && let Some(&first) = rest.first()
+        {
             if first & 0xe0 == 0x20 {
                 // The size of the table changes only before the first field (RFC 7541 4.2).
                 if fields {
                     return Err(CodecError::Compression);
                 }
                 self.resize(integer(&mut rest, 5)?)?;
+                from = block.len() - rest.len();
                 continue;
             }
             fields = true;
-            let (name, value, kept) = self.field(&mut rest, first)?;
+            let Field { name, value, kept } = self.field(&mut rest, first)?;
+            from = block.len() - rest.len();
             left = left
                 .checked_sub(name.len() + value.len() + ENTRY)
                 .ok_or(CodecError::TooLarge)?;
             each(&name, &value)?;
             if kept {
-                let entry = (Box::from(&*name), Box::from(&*value));
+                let entry = Entry {
+                    name: Box::from(&*name),
+                    value: Box::from(&*value),
+                };
                 self.insert(entry);
             }
         }
         Ok(())
     }
 
-    /// One field, and whether it joins the table.
-    fn field<'f, 'b: 'f>(
-        &'f self,
-        rest: &mut &'b [u8],
-        first: u8,
-    ) -> Result<(Cow<'f, [u8]>, Cow<'f, [u8]>, bool), CodecError> {
+    fn field<'a>(&'a self, rest: &mut &'a [u8], first: u8) -> Result<Field<'a>, CodecError> {
         if first & 0x80 != 0 {
             let (name, value) = self.entry(integer(rest, 7)?)?;
-            return Ok((name.into(), value.into(), false));
+            return Ok(Field {
+                name: name.into(),
+                value: value.into(),
+                kept: false,
+            });
         }
         let kept = first & 0x40 != 0;
         let name = match integer(rest, if kept { 6 } else { 4 })? {
             0 => string(rest)?,
             index => self.entry(index)?.0.into(),
         };
-        Ok((name, string(rest)?, kept))
+        let value = string(rest)?;
+        Ok(Field { name, value, kept })
     }
 
     fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), CodecError> {
@@ -100,12 +129,12 @@ impl Decoder {
             return Ok((name.as_bytes(), value.as_bytes()));
         }
         let entry = self.entries.get(index - NAMES.len());
-        let (name, value) = entry.ok_or(CodecError::Compression)?;
-        Ok((name, value))
+        let entry = entry.ok_or(CodecError::Compression)?;
+        Ok((&entry.name, &entry.value))
     }
 
-    fn insert(&mut self, entry: (Box<[u8]>, Box<[u8]>)) {
-        let size = entry.0.len() + entry.1.len() + ENTRY;
+    fn insert(&mut self, entry: Entry) {
+        let size = entry.size();
         self.shrink(self.limit.saturating_sub(size));
         // One that is larger than the table empties it, and is not an error (RFC 7541 4.4).
         if size <= self.limit {
@@ -125,10 +154,10 @@ impl Decoder {
 
     fn shrink(&mut self, to: usize) {
         while self.size > to {
-            let Some((name, value)) = self.entries.pop_back() else {
+            let Some(entry) = self.entries.pop_back() else {
                 return;
             };
-            self.size -= name.len() + value.len() + ENTRY;
+            self.size -= entry.size();
         }
     }
 }

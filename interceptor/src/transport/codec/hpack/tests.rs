@@ -118,7 +118,10 @@ fn a_list_ends_at_its_bound_however_small_its_bytes_are() {
 #[test]
 fn an_entry_larger_than_the_table_empties_it() {
     let mut decoder = Decoder::new();
-    let entry = |size| (Box::from([b'n'].as_slice()), vec![b'v'; size].into());
+    let entry = |size| Entry {
+        name: Box::from([b'n'].as_slice()),
+        value: vec![b'v'; size].into(),
+    };
     decoder.insert(entry(10));
     decoder.insert(entry(TABLE));
     assert_eq!((decoder.size, decoder.entries.len()), (0, 0));
@@ -148,7 +151,7 @@ proptest! {
         let mut decoder = Decoder::new();
         for _ in 0..2 {
             drop(decode(&mut decoder, &block, 4096));
-            let sizes = decoder.entries.iter().map(|(n, v)| n.len() + v.len() + ENTRY);
+            let sizes = decoder.entries.iter().map(Entry::size);
             prop_assert_eq!(decoder.size, sizes.sum::<usize>());
             prop_assert!(decoder.size <= TABLE);
         }

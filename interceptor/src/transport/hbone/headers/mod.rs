@@ -34,7 +34,7 @@ pub struct ConnectHeaders {
 
 impl ConnectHeaders {
     /// Adds the headers that there is something to say in.
-    pub(super) fn write(&self, headers: &mut HeaderMap) {
+    pub(in crate::transport) fn write(&self, headers: &mut HeaderMap) {
         let baggage = self.baggage.encode();
         let forwarded = self.forwarded.map(|client| format!("for=\"{client}\""));
         let traceparent = self.traceparent.map(|trace| trace.to_string());

@@ -97,7 +97,7 @@ impl Refusal {
     }
 
     /// The value of the `proxy-status` header.
-    pub(super) fn header(&self) -> (&'static str, HeaderValue) {
+    pub(in crate::transport) fn header(&self) -> (&'static str, HeaderValue) {
         let mut value = format!("{OURSELVES}; error={}", self.error.as_str());
         if let Some(policy) = &self.policy {
             value.push_str("; policy=\"");

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::super::super::testing::{Gateway, Path, Wire, World, app, id, open, soon};
+use super::super::super::testing::{Carriers, Gateway, Path, Wire, World, app, id, open, soon};
 use super::super::super::{Client, Config, Tunnel};
 use super::super::pool::{Choice, Key, Pool, Slot};
 use crate::identity::Ca;
@@ -17,7 +18,7 @@ async fn tunnel(client: &Client, gateway: &Gateway, destination: std::net::Socke
 
 #[tokio::test]
 async fn a_carrier_is_used_again_by_the_next_connection() {
-    let world = World::new();
+    let world = World::on(Carriers::Shared);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let (_app, destination) = app().await;
@@ -33,7 +34,7 @@ async fn a_carrier_is_used_again_by_the_next_connection() {
 async fn connections_at_the_same_time_get_carriers_of_their_own_up_to_the_bound() {
     let world = World::with(Config {
         max_carriers: 3,
-        ..Config::default()
+        ..Carriers::Shared.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
@@ -47,7 +48,7 @@ async fn connections_at_the_same_time_get_carriers_of_their_own_up_to_the_bound(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_connections_shares_few_set_ups() {
-    let world = World::new();
+    let world = World::on(Carriers::Shared);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let (_app, destination) = app().await;
@@ -72,7 +73,7 @@ async fn full_carriers_are_passed_over() {
     let world = World::with(Config {
         max_carriers: 1,
         max_streams: 2,
-        ..Config::default()
+        ..Carriers::Shared.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
@@ -89,7 +90,7 @@ async fn the_peers_own_limit_of_streams_is_respected() {
     let peers = Config {
         max_accepted_streams: 1,
         max_carriers: 1,
-        ..Config::default()
+        ..Carriers::Shared.config()
     };
     let world = World::with(peers);
     let (gateway, _ends) = world.node().await;
@@ -100,9 +101,12 @@ async fn the_peers_own_limit_of_streams_is_respected() {
     assert_eq!(client.carriers(), 2);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_reused_carrier_that_turns_out_dead_costs_nothing_but_a_new_one() {
-    let world = World::new();
+async fn a_reused_carrier_that_turns_out_dead_costs_nothing_but_a_new_one(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
     let wire = Wire::to(gateway.address).await;
     gateway.address = wire.address;
@@ -122,7 +126,7 @@ async fn a_carrier_without_streams_is_closed_after_a_while() {
     let world = World::with(Config {
         // Time is paused: the peer's answer to a ping would come too late.
         ping_interval: Duration::from_hours(24),
-        ..Config::default()
+        ..Carriers::Shared.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
@@ -137,9 +141,12 @@ async fn a_carrier_without_streams_is_closed_after_a_while() {
     assert_eq!(client.carriers(), 0);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_peer_that_has_vanished_is_noticed() {
-    let world = World::new();
+async fn a_peer_that_has_vanished_is_noticed(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
     let wire = Wire::to(gateway.address).await;
     gateway.address = wire.address;
@@ -160,7 +167,7 @@ async fn a_carrier_takes_no_new_streams_after_a_certificate_has_ended() {
     let config = Config {
         // Time is paused: the peer's answer to a ping would come too late.
         ping_interval: Duration::from_hours(24),
-        ..Config::default()
+        ..Carriers::Shared.config()
     };
     let lifetime = Duration::from_mins(2);
     let world = World::of(config, lifetime);

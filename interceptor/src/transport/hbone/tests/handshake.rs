@@ -8,7 +8,7 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::super::testing::{Gateway, World, app, id, open, route, soon};
+use super::super::super::testing::{Carriers, Gateway, World, app, id, open, route, soon};
 use super::super::super::tls::Tls;
 use super::super::super::{Config, ConnectHeaders, HandshakeError, TunnelError};
 use super::super::server::Incoming;
@@ -246,9 +246,12 @@ async fn a_peer_that_speaks_no_http2_inside_tls_is_refused() {
     assert_eq!(error.reason(), "not_http2");
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_server_with_another_identity_is_named() {
-    let world = World::new();
+async fn a_server_with_another_identity_is_named(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let gateway = world.serve(nothing).await;
     let client = world.client().await;
     let mut route = gateway.route("127.0.0.1:1".parse().unwrap());
@@ -260,9 +263,12 @@ async fn a_server_with_another_identity_is_named() {
     assert_eq!((expected, got), (id("somebody-else"), id("server")));
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_server_of_another_ca_is_refused_by_the_client() {
-    let (world, stranger) = (World::new(), World::new());
+async fn a_server_of_another_ca_is_refused_by_the_client(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let (world, stranger) = (World::on(carriers), World::on(carriers));
     let gateway = stranger.serve(nothing).await;
     assert_eq!(refused(&world, &gateway).await.reason(), "unknown_issuer");
 }
@@ -292,15 +298,18 @@ async fn a_workload_without_a_certificate_dials_nobody() {
     let client = world.client().await;
     let route = gateway.route("127.0.0.1:1".parse().unwrap());
     let error = client
-        .open(&id("nobody"), &route, &ConnectHeaders::default())
+        .open(&id("nobody"), &route, &ConnectHeaders::default(), None)
         .await;
     assert_eq!(error.unwrap_err().reason(), "no_identity");
     assert_eq!(client.carriers(), 0);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_gateway_that_is_down_is_unreachable() {
-    let world = World::new();
+async fn a_gateway_that_is_down_is_unreachable(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let client = world.client().await;
     let (listener, gateway) = app().await;
     drop(listener);
@@ -310,9 +319,12 @@ async fn a_gateway_that_is_down_is_unreachable() {
     assert_eq!(client.carriers(), 0, "what failed is not kept");
 }
 
+#[rstest]
 #[tokio::test(start_paused = true)]
-async fn a_gateway_that_says_nothing_is_given_up_at_the_limit() {
-    let world = World::new();
+async fn a_gateway_that_says_nothing_is_given_up_at_the_limit(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let client = world.client().await;
     let (_listener, gateway) = app().await;
     let route = route(gateway, "127.0.0.1:1".parse().unwrap());

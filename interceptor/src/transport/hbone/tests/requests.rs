@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::super::super::testing::{Gateway, Path, World, app, id, open, soon};
+use super::super::super::testing::{Carriers, Gateway, Path, World, app, id, open, soon};
 use super::super::super::tls::Tls;
 use super::super::super::{ConnectHeaders, TunnelError};
 use super::super::headers::{Baggage, Traceparent};
@@ -83,9 +83,12 @@ async fn nonsense_is_refused_with_a_reason_and_reported(
     assert_eq!(why.details.unwrap(), rejected.error.to_string());
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_denial_carries_its_policy_to_the_peer() {
-    let world = World::new();
+async fn a_denial_carries_its_policy_to_the_peer(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let gateway = world.serve(|incoming| async move {
         if let Incoming::Connect(request) = incoming {
             assert_eq!(request.peer, id("caller"));
@@ -100,15 +103,19 @@ async fn a_denial_carries_its_policy_to_the_peer() {
     let error = open(&client, &route).await;
     let error = error.unwrap_err();
     assert_eq!(error.reason(), "refused_by_peer_policy");
-    insta::assert_snapshot!(
-        error,
-        @"spiffe://mesh.test/ns/demo/sa/server refused with 401 Unauthorized: policy=demo/allow-caller rule=0"
+    assert_eq!(
+        error.to_string(),
+        "spiffe://mesh.test/ns/demo/sa/server refused with 401 Unauthorized: \
+         policy=demo/allow-caller rule=0"
     );
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_answer_that_is_forgotten_is_a_refusal() {
-    let world = World::new();
+async fn an_answer_that_is_forgotten_is_a_refusal(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let gateway = world.serve(|incoming| async move { drop(incoming) }).await;
     let client = world.client().await;
     let route = gateway.route("127.0.0.1:80".parse().unwrap());
@@ -119,9 +126,12 @@ async fn an_answer_that_is_forgotten_is_a_refusal() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
+#[rstest]
 #[tokio::test]
-async fn hints_reach_the_other_end_both_ways() {
-    let world = World::new();
+async fn hints_reach_the_other_end_both_ways(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (seen, mut sightings) = mpsc::channel(1);
     let named = |name: &str| ConnectHeaders {
         baggage: Baggage {
@@ -157,7 +167,9 @@ async fn hints_reach_the_other_end_both_ways() {
     };
     let destination: SocketAddr = "127.0.0.1:8080".parse().unwrap();
     let (caller, route) = (id("caller"), gateway.route(destination));
-    let tunnel = soon(client.open(&caller, &route, &asked)).await.unwrap();
+    let tunnel = soon(client.open(&caller, &route, &asked, None))
+        .await
+        .unwrap();
     let (hints, asked_for, _stream) = soon(sightings.recv()).await.unwrap();
     assert_eq!((hints, asked_for), (asked, destination));
     assert_eq!(tunnel.headers, *answer);
@@ -186,9 +198,12 @@ async fn huge_headers_are_refused_and_the_next_request_is_served() {
     assert_eq!(ask(&mut requests, next).await.0, StatusCode::OK);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new() {
-    let world = World::new();
+async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
     let client = world.client().await;
     let path = Path::open(&world, &client, &gateway).await;
@@ -219,9 +234,12 @@ async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new() {
     );
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_client_that_drains_opens_nothing_new() {
-    let world = World::new();
+async fn a_client_that_drains_opens_nothing_new(
+    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     drop(Path::open(&world, &client, &gateway).await);
