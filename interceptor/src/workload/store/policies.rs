@@ -78,15 +78,17 @@ impl Store {
     fn compile_policy(&mut self, key: &Key) {
         let mut findings = Findings::default();
         let settings = self.mesh.policies.settings();
-        let compiled = self.objects.policies.get(key).and_then(|object| {
+        // Of several with one name the last counts; what is wrong is told of each.
+        let mut compiled = None;
+        for object in self.objects.policies.all(key) {
             let written = Written::from(&**object);
             let dry_run = object.meta.annotations.get("istio.io/dry-run");
             let meta = PolicyMeta {
                 dry_run: dry_run.map(|annotation| annotation.value.clone()),
             };
-            let compiled = Policy::compile(written.name(), &meta, &object.spec, settings);
-            written.locate_problems(compiled, &mut findings)
-        });
+            let outcome = Policy::compile(written.name(), &meta, &object.spec, settings);
+            compiled = written.locate_problems(outcome, &mut findings);
+        }
         match compiled {
             Some(policy) => self.policies.insert(key.clone(), Arc::new(policy)),
             None => self.policies.remove(key),
@@ -98,13 +100,14 @@ impl Store {
     fn compile_modes(&mut self, key: &Key) {
         let mut findings = Findings::default();
         let settings = self.mesh.policies.settings();
-        let compiled = self.objects.modes.get(key).and_then(|object| {
+        let mut compiled = None;
+        for object in self.objects.modes.all(key) {
             let written = Written::from(&**object);
             let created = object.meta.created.as_deref();
-            let compiled =
+            let outcome =
                 PeerAuthentication::compile(written.name(), created, &object.spec, settings);
-            written.locate_problems(compiled, &mut findings)
-        });
+            compiled = written.locate_problems(outcome, &mut findings);
+        }
         match compiled {
             Some(modes) => self.modes.insert(key.clone(), modes),
             None => self.modes.remove(key),
