@@ -3,7 +3,7 @@
 //! Sizes here are defaults; the agent sets them from its configuration when it loads the object.
 //! All maps are pinned and outlive the agent.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash, lpm_trie::Key,
 };
@@ -57,9 +57,10 @@ pub(crate) static GUARDED: HashMap<u32, u64, 4096> = HashMap::new();
 #[btf_map]
 pub(crate) static GRANTS: HashMap<GrantKey, Grant, 16_384, { no_prealloc() }> = HashMap::new();
 
-/// The current generation of grants; others are not applied. Written by the agent, one number.
+/// The current generation of grants; others are not applied. Mapped into the agent's memory,
+/// so that it is written as one.
 #[btf_map]
-static GENERATION: Array<u64, 1> = Array::new();
+static GENERATION: Array<u64, 1, { mapped() }> = Array::new();
 
 /// What happens to direct connections. Written by the kernel, read by one agent.
 #[btf_map]
@@ -103,6 +104,12 @@ pub(crate) fn is_current(generation: u64) -> bool {
 #[expect(clippy::as_conversions, reason = "const context; a small constant")]
 const fn no_prealloc() -> usize {
     BPF_F_NO_PREALLOC as usize
+}
+
+/// `BPF_F_MMAPABLE` as a map's flags.
+#[expect(clippy::as_conversions, reason = "const context; a small constant")]
+const fn mapped() -> usize {
+    BPF_F_MMAPABLE as usize
 }
 
 /// [`COUNTERS`] as a map size.

@@ -21,7 +21,6 @@ use interceptor_common::ListenerKey;
 use super::config::Config;
 use super::enrol::{self, Enrolment};
 use super::error::{CaptureError, EnrolError};
-use super::loader::Source;
 use super::lock::NodeLock;
 use super::prober::{self, Probers};
 use super::{Capture, WorkloadId};
@@ -95,13 +94,10 @@ pub(super) fn resume(capture: &mut Capture) -> Result<Vec<(WorkloadId, EnrolErro
         }
     }
     // What it trusted and granted is nobody's verdict any more.
-    let follow = |capture: &mut Capture| {
-        prober::follow(capture)?;
-        Ok::<_, Source>(capture.direct.advance()?)
-    };
-    follow(capture).map_err(|source| CaptureError::Load {
-        what: "the probers and grants".to_owned(),
-        source,
+    capture.direct.advance();
+    prober::follow(capture).map_err(|error| CaptureError::Load {
+        what: "the probers".to_owned(),
+        source: error.into(),
     })?;
     Ok(failed)
 }

@@ -13,6 +13,7 @@ mod gate;
 mod listen;
 mod namespace;
 pub(crate) mod netlink;
+mod number;
 pub(crate) mod pass;
 mod ports;
 mod socket;
@@ -23,6 +24,7 @@ pub use dial::{Dialer, Purpose};
 pub(crate) use gate::Gate;
 pub use listen::listen;
 pub use namespace::Namespace;
+pub(crate) use number::SharedNumber;
 pub use socket::{close_in_order, raise_file_limit, reset_on_close};
 pub use traffic::Traffic;
 

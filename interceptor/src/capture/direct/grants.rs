@@ -3,18 +3,15 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 
-use aya::maps::{Array, HashMap as KernelMap, Map, MapData, MapError};
+use aya::maps::{HashMap as KernelMap, Map, MapData, MapError};
 use interceptor_common::{Address, GrantKey, GrantTarget, Inbound, MAX_TARGETS};
 
 use crate::capture::loader::{Loaded, Source};
 use crate::capture::maps::{WriteError, failed, gone, take};
-use crate::net::mapped;
+use crate::net::{SharedNumber, mapped};
 
-/// The only slot of the generation's map.
-const SLOT: u32 = 0;
-/// The first generation: zero means no grant.
-const FIRST: u64 = 1;
 /// The map in messages.
 const GRANTS: &str = "grants";
 
@@ -73,7 +70,7 @@ struct Known {
 /// The maps, and an index of what is in them.
 pub(super) struct Grants {
     granted: KernelMap<MapData, GrantKey, interceptor_common::Grant>,
-    generation: Array<MapData, u64>,
+    generation: SharedNumber,
     inbound: KernelMap<MapData, Address, Inbound>,
     known: HashMap<GrantKey, Known>,
 }
@@ -82,32 +79,40 @@ impl Grants {
     /// Takes the maps out of the object and reads what an earlier agent granted.
     pub(super) fn new(loaded: &mut Loaded) -> Result<Self, Source> {
         let inbound = Map::from_map_data(MapData::from_pin(loaded.pins.map("INBOUND"))?)?;
+        let Map::Array(generation) = take(&mut loaded.object, "GENERATION")? else {
+            return Err("GENERATION is not an array".into());
+        };
+        let generation = SharedNumber::new(generation.fd().as_fd())?;
         let mut grants = Self {
             granted: take(&mut loaded.object, "GRANTS")?.try_into()?,
-            generation: take(&mut loaded.object, "GENERATION")?.try_into()?,
+            generation,
             inbound: inbound.try_into()?,
             known: HashMap::new(),
         };
-        for entry in &grants.granted {
-            let (key, grant) = entry?;
-            grants.known.insert(key, Known::new(&grant));
-        }
-        if grants.generation()? == 0 {
-            grants.generation.set(SLOT, FIRST, 0)?;
+        grants.read()?;
+        // Zero means no grant.
+        if grants.generation() == 0 {
+            grants.advance();
         }
         Ok(grants)
     }
 
+    /// Learns what is in the map: another agent of the node may have written it.
+    fn read(&mut self) -> Result<(), MapError> {
+        let all = self.granted.iter();
+        let all = all.map(|entry| entry.map(|(key, grant)| (key, Known::new(&grant))));
+        self.known = all.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
     /// The current generation.
-    pub(super) fn generation(&self) -> io::Result<u64> {
-        self.generation.get(&SLOT, 0).map_err(io::Error::other)
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// Makes the next generation the current one.
-    pub(super) fn advance(&mut self) -> io::Result<u64> {
-        let next = self.generation()?.saturating_add(1);
-        let written = self.generation.set(SLOT, next, 0);
-        written.map(|()| next).map_err(io::Error::other)
+    pub(super) fn advance(&self) -> u64 {
+        self.generation.increment()
     }
 
     /// Publishes a grant.
@@ -180,7 +185,8 @@ impl Grants {
 
     /// Makes room by removing what holds no more. False if there is no such grant.
     fn sweep(&mut self) -> Result<bool, GrantError> {
-        let now = self.generation().map_err(GrantError::Kernel)?;
+        self.read().map_err(refused)?;
+        let now = self.generation();
         let before = self.known.len();
         self.remove_if(|_, known| known.generation != now);
         Ok(self.known.len() < before)

@@ -146,22 +146,15 @@ impl Direct {
     }
 
     /// The current generation. Read it before the mesh from which a verdict is taken.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel does not say.
-    pub fn generation(&self) -> io::Result<u64> {
+    pub fn generation(&self) -> u64 {
         self.shared.grants.lock().generation()
     }
 
     /// Voids every grant that was published with an earlier generation, and returns the new one.
     /// To be called after a new mesh is in force, and once after the first one: what an earlier
-    /// agent granted is nobody's verdict any more.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses. Then earlier grants are still in force.
-    pub fn advance(&self) -> io::Result<u64> {
+    /// agent granted is nobody's verdict any more. Of two that are called at once, in whatever
+    /// process, each has a generation of its own.
+    pub fn advance(&self) -> u64 {
         self.shared.grants.lock().advance()
     }
 
@@ -190,11 +183,11 @@ impl Direct {
     }
 
     /// What happens to direct connections, for one reader; `None` for everybody after the first.
-    /// There must be no other process that reads them.
+    /// No other process may read them meanwhile ([`Direct::leave_events`]).
     ///
     /// # Errors
     ///
-    /// If it cannot be registered with the runtime.
+    /// If the kernel refuses to show them.
     ///
     /// # Panics
     ///

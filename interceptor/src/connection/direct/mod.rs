@@ -66,7 +66,7 @@ pub(super) trait Kernel: Send + Sync {
 
 impl Kernel for Direct {
     fn advance(&self) -> io::Result<u64> {
-        self.advance()
+        Ok(self.advance())
     }
 
     fn publish(&self, grant: &Grant) -> Result<(), GrantError> {

@@ -114,7 +114,7 @@ async fn cost_of_a_direct_connection() {
     let mut total = 0.0;
     for (name, (count, time)) in after {
         let (count_before, time_before) = before.get(&name).copied().unwrap_or_default();
-        let (count, time) = (count - count_before, time - time_before);
+        let (count, time) = (count - count_before, time.saturating_sub(time_before));
         if count == 0 {
             continue;
         }

@@ -111,7 +111,7 @@ impl Cell {
                 .iter()
                 .map(|it| it.map(|it| it.parse().unwrap()))
                 .collect(),
-            generation: self.direct.generation().unwrap(),
+            generation: self.direct.generation(),
             tag: 7,
         }
     }
