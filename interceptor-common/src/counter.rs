@@ -67,7 +67,7 @@ counters! {
     InboundPassedByRule = "inbound_passed_by_rule",
     /// Refused: the agent is down.
     RefusedAgentDown = "refused_agent_down",
-    /// Refused: to an address of a workload's namespace that belongs to no workload.
+    /// Refused: to an address of a workload's namespace that belongs to no workload, or from outside to its loopback.
     RefusedUnknownAddress = "refused_unknown_address",
     /// Refused: a captured connection whose flow is not known, or a late packet of a closed one.
     RefusedLostFlow = "refused_lost_flow",
@@ -83,7 +83,7 @@ counters! {
     RefusedRawSocket = "refused_raw_socket",
     /// Dropped at a workload's interface: a SYN that no connection known to capture has sent.
     RefusedUnknownSyn = "refused_unknown_syn",
-    /// Dropped at a workload's interface: TCP hidden in fragments, extension headers or VLANs.
+    /// Dropped at a workload's interface: TCP hidden in fragments, extension headers, VLANs or other packets.
     RefusedHiddenPacket = "refused_hidden_packet",
     /// Dropped at a workload's interface: packets of SCTP and DCCP.
     RefusedProtocolPacket = "refused_protocol_packet",

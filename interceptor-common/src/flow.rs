@@ -19,18 +19,18 @@ pub enum FlowKind {
     /// The agent's own leg to a peer. Opens no door: at a local workload it is steered like any
     /// other connection.
     Agent = 4,
-    /// The agent's leg to the application of a local workload: opens that door. The address is
-    /// the true client.
+    /// The agent's leg to the application of a local workload: opens that door until it is
+    /// accepted. The address is the true client.
     AgentInbound = 5,
-    /// A probe from the node's recognised prober: opens the door.
+    /// A probe from the node's recognised prober: opens the door until it is accepted.
     Host = 6,
     /// In an accepted socket of the agent: the address is the original destination.
     AcceptedOutbound = 7,
     /// In an accepted socket of an application: the address is the true client.
     AcceptedInbound = 8,
-    /// A workload talking to itself: opens its own door.
+    /// A workload talking to itself: opens its own door until it is accepted.
     Own = 9,
-    /// A direct connection that was accepted. Opens no door any more; known until its close.
+    /// A connection that opened a door and was accepted. Opens none any more; known until its close.
     Settled = 10,
 }
 

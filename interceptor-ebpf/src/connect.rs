@@ -85,7 +85,12 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         return probe(socket, &source, to, protocol);
     }
     if to.address.is_loopback() {
-        return leave_alone(socket, Counter::Loopback);
+        let (own_address, _) = bound_to::<FAMILY>(ctx);
+        if own_address.is_loopback() {
+            return leave_alone(socket, Counter::Loopback);
+        }
+        // From another address than loopback's it looks as if it came from outside.
+        return proceed_openly(socket, &fresh(&source, FlowKind::Own), Counter::Loopback);
     }
     if protocol == PROTOCOL_MPTCP {
         return refuse(socket, Counter::RefusedProtocol, PROTOCOL_NOT_SUPPORTED);
@@ -96,24 +101,33 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         Share::Agents { generation } => generation,
     };
     if is_own_address(&source, to.address) {
-        return proceed_openly(socket, &source, FlowKind::Own, Counter::OwnAddress);
+        return proceed_openly(socket, &fresh(&source, FlowKind::Own), Counter::OwnAddress);
     }
     if action(&source, to) == Action::Pass.code() {
-        return proceed_openly(socket, &source, FlowKind::Passed, Counter::PassedByRule);
+        return proceed_openly(
+            socket,
+            &fresh(&source, FlowKind::Passed),
+            Counter::PassedByRule,
+        );
     }
     capture::<FAMILY>(ctx, &source, to, generation)
 }
 
 /// A connection of the node's prober: to a workload of this node it opens the door, for its own
-/// 4-tuple and nothing else. To anybody else the prober is a process like others.
+/// 4-tuple, until it is accepted. To anybody else the prober is a process like others.
 #[inline]
 fn probe(socket: *mut bpf_sock, source: &Source, to: Endpoint, protocol: u32) -> i32 {
-    // SAFETY: the entry is only asked for.
-    let enrolled = unsafe { INBOUND.get(to.address) }.is_some();
-    if enrolled && protocol == PROTOCOL_TCP {
-        proceed_openly(socket, source, FlowKind::Host, Counter::Probe)
-    } else {
-        leave_alone(socket, Counter::NotEnrolled)
+    // SAFETY: one field is read at once.
+    let enrolled = unsafe { INBOUND.get(to.address) }.map(|inbound| inbound.workload);
+    match enrolled {
+        Some(destination) if protocol == PROTOCOL_TCP => {
+            let flow = Flow {
+                destination,
+                ..fresh(source, FlowKind::Host)
+            };
+            proceed_openly(socket, &flow, Counter::Probe)
+        }
+        _ => leave_alone(socket, Counter::NotEnrolled),
     }
 }
 
@@ -188,13 +202,12 @@ fn capture<const FAMILY: u8>(
     PROCEED
 }
 
-/// Lets the connection go where it is headed, as a flow of this kind: a workload that talks to
+/// Lets the connection go where it is headed, as this flow: a workload that talks to
 /// itself opens its own door; what a rule leaves alone may pass the guard of the interface.
 #[inline]
-fn proceed_openly(socket: *mut bpf_sock, source: &Source, kind: FlowKind, outcome: Counter) -> i32 {
-    let flow = fresh(source, kind);
+fn proceed_openly(socket: *mut bpf_sock, flow: &Flow, outcome: Counter) -> i32 {
     // SAFETY: the socket is the context's.
-    if !unsafe { remember(socket, &flow) } {
+    if !unsafe { remember(socket, flow) } {
         return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
     }
     count(outcome);

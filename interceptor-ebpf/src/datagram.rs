@@ -111,7 +111,7 @@ const fn expected(workload: u64, from: Address, port_be: u16) -> ExpectedKey {
 /// Counts it.
 #[inline]
 pub(crate) fn may_arrive<const UDP: u32>(key: &FlowKey) -> bool {
-    if key.destination.is_loopback() {
+    if key.destination.is_loopback() && key.source.is_loopback() {
         return true;
     }
     let workload = owner(key.destination);

@@ -8,8 +8,9 @@
 //! made by hand, and dropped. A later packet of a connection that never began leads nowhere.
 //!
 //! What hides TCP from this check is dropped: fragments of it, IPv6 extension headers before it,
-//! VLAN tags within tags. So are SCTP and DCCP. Everything else passes; tunnels that the workload
-//! makes itself are not opened.
+//! VLAN tags within tags, and packets in packets: IP in IP, GRE and the like, which whoever has a
+//! raw ICMP socket could send, and which hosts unpack that know nothing of it. So are SCTP and
+//! DCCP. Everything else passes; tunnels in UDP are for `interceptor.dev/udp` to refuse.
 //!
 //! Runs for every packet, so packets that begin nothing take a dozen loads and no lookup.
 
@@ -45,6 +46,10 @@ const UDP: u8 = 17;
 const DCCP: u8 = 33;
 const ICMP6: u8 = 58;
 const SCTP: u8 = 132;
+
+/// Protocols that carry whole packets: IP in IP (old and new), IPv6 in IP, GRE, encapsulations of
+/// IP and Ethernet, L2TP, MPLS.
+const TUNNELS: [u8; 8] = [4, 41, 47, 94, 97, 98, 115, 137];
 
 /// IPv6 extension headers that end in the number of the next header and their own length:
 /// hop-by-hop, routing, destination, mobility, host identity, shim.
@@ -116,9 +121,8 @@ fn objection_v4(ctx: &TcContext) -> Option<Counter> {
         return Some(Counter::RefusedHiddenPacket);
     };
     match header[9] {
-        SCTP | DCCP => return Some(Counter::RefusedProtocolPacket),
         TCP => {}
-        _ => return None,
+        other => return objection_to(other),
     }
     if is_fragment(header[6], header[7]) {
         return Some(Counter::RefusedHiddenPacket);
@@ -164,12 +168,21 @@ fn objection_v6(ctx: &TcContext) -> Option<Counter> {
         } else {
             return match next {
                 TCP => Some(Counter::RefusedHiddenPacket),
-                SCTP | DCCP => Some(Counter::RefusedProtocolPacket),
-                _ => None,
+                other => objection_to(other),
             };
         }
     }
     Some(Counter::RefusedHiddenPacket)
+}
+
+/// What speaks against a protocol other than TCP.
+#[inline]
+fn objection_to(protocol: u8) -> Option<Counter> {
+    match protocol {
+        SCTP | DCCP => Some(Counter::RefusedProtocolPacket),
+        other if TUNNELS.contains(&other) => Some(Counter::RefusedHiddenPacket),
+        _ => None,
+    }
 }
 
 /// What speaks against a packet whose TCP header is `at` this place.

@@ -75,13 +75,13 @@ fn look_up<const UDP: u32>(ctx: &SkLookupContext) -> u32 {
     }
     let key = flow_key(ctx);
     if key.destination.is_loopback() {
-        return PASS;
+        return over_loopback(&key);
     }
     // SAFETY: the flow is used before the program ends and never written.
     match unsafe { FLOWS.get(key) } {
         Some(flow) if flow.is(FlowKind::Redirected) => assign_outbound(ctx, &key, flow),
         Some(flow) if opens_the_door(&key, flow) => pass(Counter::DirectPass),
-        Some(flow) if flow.is(FlowKind::Host) => pass(Counter::ProbePass),
+        Some(flow) if is_probe(&key, flow) => pass(Counter::ProbePass),
         None if is_lost(&key) => refuse(Counter::RefusedLostFlow),
         _ => steer(ctx, &key),
     }
@@ -109,6 +109,26 @@ fn opens_the_door(key: &FlowKey, flow: &Flow) -> bool {
         DIRECT => is_at(key.destination, flow.destination),
         kind => kind == OWN || kind == AGENT_INBOUND,
     }
+}
+
+/// What is headed to loopback comes from within, unless the namespace routes loopback addresses or
+/// translates destinations: then it may come from anywhere.
+#[inline]
+fn over_loopback(key: &FlowKey) -> u32 {
+    if key.source.is_loopback() {
+        return PASS;
+    }
+    // SAFETY: the flow is used before the program ends and never written.
+    match unsafe { FLOWS.get(key) } {
+        Some(flow) if flow.is(FlowKind::Own) => PASS,
+        _ => refuse(Counter::RefusedUnknownAddress),
+    }
+}
+
+/// Whether the prober connects to the workload that has the address.
+#[inline]
+fn is_probe(key: &FlowKey, flow: &Flow) -> bool {
+    flow.is(FlowKind::Host) && is_at(key.destination, flow.destination)
 }
 
 /// A workload talks to itself in flows only. Without one, this is a captured connection whose

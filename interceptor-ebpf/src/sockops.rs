@@ -89,15 +89,15 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     // SAFETY: the entry lives until the program ends; one that gives way meanwhile is a flow of
     // another key, of which nothing is told to this socket's workload.
     let flow = unsafe { &mut *flow };
-    if flow.is(FlowKind::Direct) {
-        return settle(ctx, flow);
+    if flow.is(FlowKind::Direct) || flow.is(FlowKind::Host) {
+        return settle_at(ctx, flow);
     }
     let (kind, outcome) = if flow.is(FlowKind::Redirected) {
         (FlowKind::AcceptedOutbound, Counter::DestinationHandedOver)
     } else if flow.is(FlowKind::AgentInbound) {
         (FlowKind::AcceptedInbound, Counter::ClientHandedOver)
     } else {
-        return;
+        return settle_own(ctx, flow);
     };
     if !is_of_this_namespace(ctx, flow) {
         return;
@@ -106,6 +106,9 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
         kind: kind.code(),
         ..*flow
     };
+    if kind.code() == FlowKind::AcceptedInbound.code() {
+        settle(flow);
+    }
     // SAFETY: the socket is the context's.
     if unsafe { remember(socket, &accepted) } {
         count(outcome);
@@ -114,14 +117,28 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     }
 }
 
-/// A direct connection was accepted: it opens its door no more. From here on packets find the
-/// socket; a SYN that finds none, after the acceptor has closed, is somebody else's.
+/// A direct connection or a probe was accepted, if by the workload that was meant.
 #[inline]
-fn settle(ctx: &SockOpsContext, flow: &mut Flow) {
+fn settle_at(ctx: &SockOpsContext, flow: &mut Flow) {
     // SAFETY: `sock_ops` is one of the contexts that the helper takes.
     if flow.destination == unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } {
-        set(&mut flow.kind, FlowKind::Settled.code());
+        settle(flow);
     }
+}
+
+/// A connection of a workload to itself was accepted.
+#[inline]
+fn settle_own(ctx: &SockOpsContext, flow: &mut Flow) {
+    if flow.is(FlowKind::Own) && is_of_this_namespace(ctx, flow) {
+        settle(flow);
+    }
+}
+
+/// The flow opens its door no more. From here on packets find the socket; a SYN that finds none,
+/// after the acceptor has closed, is somebody else's.
+#[inline]
+fn settle(flow: &mut Flow) {
+    set(&mut flow.kind, FlowKind::Settled.code());
 }
 
 /// Both ends of such a flow are in the workload's namespace. Another namespace on this machine

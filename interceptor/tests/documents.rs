@@ -35,6 +35,33 @@ fn a_document_is_short_and_its_links_lead_somewhere(#[case] path: &str, #[case] 
     assert_eq!(dead, Vec::<&str>::new());
 }
 
+/// Whether `interceptor/tests/capture` has a test of this path, such as `direct::doors::name`.
+fn is_a_capture_test(path: &str) -> bool {
+    let Some((module, name)) = path.rsplit_once("::") else {
+        return false;
+    };
+    let file = format!("interceptor/tests/capture/{}.rs", module.replace("::", "/"));
+    let text = std::fs::read_to_string(repository().join(file)).unwrap_or_default();
+    text.contains(&format!("fn {name}("))
+}
+
+#[test]
+fn every_threat_has_a_test_that_exists() {
+    let text = std::fs::read_to_string(repository().join("docs/threats.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let rows = rows.filter(|line| !line.ends_with("| test |"));
+    let tests: Vec<&str> = rows
+        .map(|row| row.trim_end_matches(" |").rsplit("| ").next().unwrap())
+        .map(|cell| cell.trim_matches('`'))
+        .collect();
+    assert!(tests.len() > 40);
+    let missing: Vec<_> = tests
+        .into_iter()
+        .filter(|it| !is_a_capture_test(it))
+        .collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
 #[test]
 fn the_licence_is_apache() {
     let text = std::fs::read_to_string(repository().join("LICENSE")).unwrap();

@@ -1,5 +1,5 @@
 //! Ways around capture, tried from inside of an enrolled workload: each is captured or refused,
-//! and counted.
+//! and counted. `docs/threats.md` lists all of them with their tests.
 
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::net::{SocketAddr, TcpStream};

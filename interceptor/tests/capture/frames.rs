@@ -35,6 +35,20 @@ pub(crate) fn tcp_for(ends: (&str, &str), ports: (u16, u16), flags: u8) -> Vec<u
     header
 }
 
+/// The same in an IPv6 packet.
+pub(crate) fn tcp6_for(ends: (&str, &str), ports: (u16, u16), flags: u8) -> Vec<u8> {
+    let mut header = tcp(ports, flags);
+    let mut summed = vec![];
+    for end in [ends.0, ends.1] {
+        summed.extend(end.parse::<Ipv6Addr>().unwrap().octets());
+    }
+    summed.extend([0, 0, 0, 20, 0, 0, 0, 6]);
+    summed.extend(&header);
+    let sum = checksum(&summed);
+    header[16..18].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
 /// A UDP datagram for an IPv6 packet, with its checksum.
 pub(crate) fn udp6_for(ends: (&str, &str), ports: (u16, u16)) -> Vec<u8> {
     let mut datagram = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
@@ -120,6 +134,11 @@ impl Wire {
         let socket = from.namespace.enter(open).unwrap();
         let addresses = [destination, source].concat();
         Self { socket, addresses }
+    }
+
+    /// The packet socket.
+    pub(crate) const fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Sends one frame of this type.

@@ -11,6 +11,8 @@ mod cgroups;
 #[cfg(test)]
 mod datagram;
 #[cfg(test)]
+mod detours;
+#[cfg(test)]
 mod direct;
 #[cfg(test)]
 mod evasion;
