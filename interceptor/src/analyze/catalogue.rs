@@ -160,14 +160,14 @@ catalogue! {
         "A Service has no selector, and this release reads no EndpointSlices: it has no endpoints here.",
         "Give it a selector; WorkloadEntries can stand for machines.";
     MODE_CONTRADICTION "INT0301" "PolicyContradictsPeerAuthentication" Warning,
-        "A PeerAuthentication tells callers to send plaintext (DISABLE), and the ALLOW policies of that port all ask for an identity: nobody can pass.",
+        "A PeerAuthentication is for callers in plaintext (DISABLE), and the ALLOW policies of that port all ask for an identity: such callers are refused. Who comes with mutual TLS all the same, as callers of this mesh do, gets through; behind Istio's sidecars nobody does.",
         "Change the mode to PERMISSIVE or STRICT, or allow by address.";
     STRICT_NOT_CAPTURED "INT0302" "StrictPortNotCaptured" Warning,
         "A port is STRICT, and a capture annotation keeps the agent away from it: plaintext reaches the application there.",
         "Take the port out of the annotation, or make its exception visible with portLevelMtls.";
     STRICT_UDP "INT0303" "StrictIgnoresUdp" Warning,
-        "A STRICT workload has a UDP port. Mutual TLS and policies are for TCP: UDP passes untouched.",
-        "Close the port with a NetworkPolicy, or serve over TCP.";
+        "A STRICT workload has a UDP port, and no annotation interceptor.dev/udp that refuses what arrives there. Mutual TLS and policies are for TCP: UDP passes untouched.",
+        "Refuse it with interceptor.dev/udp: deny, or serve over TCP.";
     STRICT_NOT_ENROLLED "INT0304" "StrictNotEnforced" Warning,
         "STRICT holds for workloads that are not enrolled, so nothing enforces it there.",
         "Enrol them (label istio.io/dataplane-mode=ambient on the namespace).";

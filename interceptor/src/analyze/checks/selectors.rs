@@ -1,6 +1,6 @@
 //! Selectors that select nothing, references to nothing, objects that another one replaces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use interceptor_policy::spec::{SelectorSpec, TargetRefSpec};
 
@@ -103,7 +103,7 @@ fn report_empty(
         .collect();
     let fix = match elsewhere {
         Some(id) => format!("{id} has these labels: put the policy into its namespace"),
-        None => nearest_labels(model, meta, selector)
+        None => nearest_labels(model, &meta.namespace, labels)
             .unwrap_or_else(|| "compare it with the Pods' labels".to_owned()),
     };
     findings.add(
@@ -119,16 +119,20 @@ fn report_empty(
 }
 
 /// A label of the namespace that is spelt almost alike.
-fn nearest_labels(model: &Model<'_>, meta: &Meta, selector: &SelectorSpec) -> Option<String> {
+pub(super) fn nearest_labels(
+    model: &Model<'_>,
+    namespace: &str,
+    wanted: &BTreeMap<String, String>,
+) -> Option<String> {
     let own = model
         .workloads
         .iter()
-        .filter(|known| known.workload.id.namespace == meta.namespace);
+        .filter(|known| *known.workload.id.namespace == *namespace);
     let labels: BTreeSet<String> = own
         .flat_map(|known| known.workload.labels.iter())
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    selector.match_labels.iter().find_map(|(key, value)| {
+    wanted.iter().find_map(|(key, value)| {
         let written = format!("{key}={value}");
         if labels.contains(&written) {
             return None;

@@ -101,10 +101,12 @@ fn selector(model: &Model<'_>, service: &Service, findings: &mut Findings) {
         .filter_map(|endpoint| model.known(&endpoint.workload.id))
         .collect();
     if selected.is_empty() {
-        let labels = service.selector.value.iter();
+        let wanted = &service.selector.value;
+        let labels = wanted.iter();
         let labels: Vec<String> = labels
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
+        let meant = super::selectors::nearest_labels(model, &service.meta.namespace, wanted);
         findings.add(
             &SERVICE_EMPTY,
             &place,
@@ -113,7 +115,7 @@ fn selector(model: &Model<'_>, service: &Service, findings: &mut Findings) {
                 service.meta.namespace,
                 labels.join(",")
             ),
-            "compare it with the Pods' labels",
+            meant.unwrap_or_else(|| "compare it with the Pods' labels".to_owned()),
         );
         return;
     }

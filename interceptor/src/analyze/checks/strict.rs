@@ -11,10 +11,12 @@ use super::super::finding::{Findings, Place};
 use super::super::model::{Known, Membership, Model, several};
 use super::in_modes;
 use crate::workload::objects::{Meta, PeerAuthentication};
-use crate::workload::{PortSelection, WorkloadId};
+use crate::workload::{Enrolment, PortSelection, UdpRule, WorkloadId};
 
 const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+/// The port of HTTP over UDP.
+const QUIC: u16 = 443;
 /// Istio's own, never captured.
 const ALWAYS_EXCLUDED: [u16; 3] = [15020, 15021, 15090];
 
@@ -62,7 +64,7 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
     }
     for (name, reach) in &reach {
         if let Some(object) = model.modes(name) {
-            report_reach(object, reach, &outside, findings);
+            report_reach(model, object, reach, &outside, findings);
         }
     }
 }
@@ -115,7 +117,13 @@ fn udp(known: &Known<'_>, findings: &mut Findings) {
     let Some(template) = known.template else {
         return;
     };
-    let Some(port) = template.declared.iter().find(|port| port.udp) else {
+    let refused = |port: u16| match known.workload.capture.udp {
+        UdpRule::Allow | UdpRule::Observe => false,
+        UdpRule::DenyQuic => port == QUIC,
+        UdpRule::DenyExceptDns | UdpRule::Deny => true,
+    };
+    let mut open = template.declared.iter();
+    let Some(port) = open.find(|port| port.udp && !refused(port.number)) else {
         return;
     };
     findings.add(
@@ -125,11 +133,11 @@ fn udp(known: &Known<'_>, findings: &mut Findings) {
             "UDP port {} of {} takes traffic without mutual TLS and policy, although the workload is STRICT",
             port.number, known.workload.id
         ),
-        "close the port with a NetworkPolicy, or serve over TCP",
+        "refuse it with the annotation interceptor.dev/udp: deny, or serve over TCP",
     );
 }
 
-/// DISABLE tells callers to send plaintext; ALLOW policies that all ask for an identity refuse it.
+/// DISABLE is for callers in plaintext; ALLOW policies that all ask for an identity refuse them.
 fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings) {
     let mut reported = BTreeSet::new();
     for port in &known.ports {
@@ -151,10 +159,10 @@ fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings)
             &MODE_CONTRADICTION,
             &in_modes(object, "spec"),
             format!(
-                "nobody can call port {port} of {}: DISABLE makes callers send plaintext, and {} asks for an \
-                 identity",
-                known.workload.id,
-                several(&policies)
+                "DISABLE is for callers in plaintext, and {} refuses them at port {port} of {}: only who comes \
+                 with mutual TLS all the same gets through, and behind Istio's sidecars nobody does",
+                several(&policies),
+                known.workload.id
             ),
             "change the mode to PERMISSIVE or STRICT, or allow by address",
         );
@@ -162,12 +170,23 @@ fn contradictions(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings)
 }
 
 fn report_reach(
+    model: &Model<'_>,
     object: &PeerAuthentication,
     reach: &Reach<'_>,
     outside: &BTreeMap<&str, Vec<&WorkloadId>>,
     findings: &mut Findings,
 ) {
     let place = in_modes(object, "spec");
+    let enrol = |who: &[&WorkloadId]| {
+        let of = |id: &WorkloadId| model.known(id).map(|known| known.workload.enrolment);
+        match who.first().and_then(|id| of(id)) {
+            Some(Enrolment::OptedOut) => "remove their label istio.io/dataplane-mode=none",
+            Some(Enrolment::HostNetwork) => {
+                "give them a network of their own, or name their cgroup with interceptor.dev/cgroup"
+            }
+            _ => "label the namespace istio.io/dataplane-mode=ambient",
+        }
+    };
     if !reach.unenforced.is_empty() {
         findings.add(
             &STRICT_NOT_ENROLLED,
@@ -186,11 +205,11 @@ fn report_reach(
                     "them"
                 },
             ),
-            "enrol: label the namespace istio.io/dataplane-mode=ambient",
+            format!("enrol: {}", enrol(&reach.unenforced)),
         );
     }
     let own = reach.enforced.iter().filter_map(|own| outside.get(own));
-    let outside: Vec<_> = own.flatten().collect();
+    let outside: Vec<&WorkloadId> = own.flatten().copied().collect();
     if !outside.is_empty() {
         findings.add(
             &STRICT_REFUSES,
@@ -199,7 +218,10 @@ fn report_reach(
                 "STRICT refuses calls from {}: not enrolled, so without an identity",
                 several(&outside)
             ),
-            "enrol the callers, or make the ports that they call PERMISSIVE",
+            format!(
+                "enrol the callers ({}), or make the ports that they call PERMISSIVE",
+                enrol(&outside)
+            ),
         );
     }
 }
