@@ -1,6 +1,7 @@
 //! End-to-end tests, one file per subject: real agents on simulated nodes, real traffic.
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod capture;
 mod config;
 mod envoy;
