@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::resolve::{by_host, service_port};
 use crate::capture::inbound_captured;
 use crate::workload::protocol::{self, Protocol};
-use crate::workload::{Endpoint, Enrolment, Mesh, Service, ServicePort, TunnelProtocol, Workload};
+use crate::workload::{
+    Endpoint, Enrolment, Mesh, SameNode, Service, ServicePort, TunnelProtocol, Workload,
+};
 use crate::yaml::nearest;
 
 /// One port of a Service.
@@ -53,6 +55,9 @@ pub struct TargetView {
     pub captured: bool,
     /// What says so.
     pub captured_because: String,
+    /// How callers of the same node are connected, as far as this end decides.
+    #[serde(default)]
+    pub same_node: String,
     /// `STRICT`, `PERMISSIVE` or `DISABLE`.
     pub mtls: String,
     /// Which object says so.
@@ -187,6 +192,7 @@ fn target(mesh: &Mesh, endpoint: &Endpoint, port: u16) -> Option<TargetView> {
         enrolment: workload.enrolment.to_string(),
         captured,
         captured_because,
+        same_node: same_node(workload, captured).to_owned(),
         mtls: mtls.mode.to_string(),
         mtls_because: mtls.origin.to_string(),
         policies: in_force(&effective),
@@ -222,6 +228,16 @@ fn captured(workload: &Workload, port: u16) -> (bool, String) {
     }
     let captured = inbound_captured(&workload.capture, port);
     (captured.captured, captured.why.to_string())
+}
+
+/// How callers of the same node come in.
+fn same_node(workload: &Workload, captured: bool) -> &'static str {
+    match workload.same_node {
+        _ if !is_judged(workload) => "in plaintext",
+        SameNode::Mtls => "mutual TLS (same-node: mtls)",
+        SameNode::Kernel if !captured => "mutual TLS, because the port is not captured",
+        SameNode::Kernel => "from socket to socket, where the kernel can hold the verdict",
+    }
 }
 
 fn in_force(effective: &Effective) -> Vec<String> {

@@ -278,6 +278,7 @@ fn target_text(target: &TargetView, style: Style, text: &mut String) {
         (format!("no: {}", target.captured_because), Tone::Warning)
     };
     text.push_str(&row(style, "captured", &told, tone));
+    text.push_str(&row(style, "same node", &target.same_node, Tone::Normal));
     let mtls = format!("{} ({})", target.mtls, target.mtls_because);
     text.push_str(&row(style, "mTLS", &mtls, Tone::Normal));
     if target.policies.is_empty() {

@@ -169,7 +169,9 @@ pub fn markdown() -> String {
          workload. A connection that is refused or fails counts as opened, closed and failed; its \
          `response_flags` say why: `-` nothing to report, `DENY` refused by policy, `CONNECT` the other \
          end could not be reached, `TLS_FAILURE`, `H2_HANDSHAKE_FAILURE`, `IDENTITY_ERROR` no \
-         certificate for the workload.\n\n\
+         certificate for the workload. `connection_security_policy` is `mutual_tls` over HBONE, \
+         `kernel` from socket to socket inside of the node ([same-node.md](same-node.md)), and \
+         `unknown` in plaintext.\n\n\
          No label value is free text from a peer. A metric keeps at most 10,000 label sets; what comes \
          after is counted under `unknown` names and in \
          `interceptor_metric_label_sets_overflowed_total`.\n\n\
