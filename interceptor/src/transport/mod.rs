@@ -21,7 +21,7 @@
 //! Not here: whether a connection is allowed (`decide`), what is recorded of it (`connection`).
 
 mod buffer;
-mod codec;
+pub mod codec;
 mod config;
 mod error;
 mod exclusive;

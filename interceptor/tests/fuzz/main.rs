@@ -18,6 +18,7 @@ mod bytes;
 mod compile;
 mod engine;
 mod evaluation;
+mod frames;
 mod large;
 mod manifests;
 mod records;
@@ -43,4 +44,9 @@ fn any_policies_decide_and_explain_alike() {
 #[test]
 fn any_peer_is_heard_in_what_it_sealed_or_refused() {
     engine::fuzz(&records::TARGET, records::seeds());
+}
+
+#[test]
+fn any_frames_are_understood_as_h2_understands_them_or_refused() {
+    engine::fuzz(&frames::TARGET, frames::seeds());
 }

@@ -15,17 +15,17 @@ const MAX_FIELDS: usize = 128;
 
 /// A header list, pseudo-headers apart.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::transport) struct Fields {
+pub struct Fields {
     /// `:method`.
-    pub(in crate::transport) method: Option<Method>,
+    pub method: Option<Method>,
     /// `:authority`.
-    pub(in crate::transport) authority: Option<String>,
+    pub authority: Option<String>,
     /// `:status`.
-    pub(in crate::transport) status: Option<StatusCode>,
+    pub status: Option<StatusCode>,
     /// `:scheme` or `:path` was there, which a CONNECT does not have.
-    pub(in crate::transport) is_located: bool,
+    pub is_located: bool,
     /// All others.
-    pub(in crate::transport) headers: HeaderMap,
+    pub headers: HeaderMap,
     count: usize,
 }
 

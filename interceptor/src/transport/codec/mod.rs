@@ -29,14 +29,14 @@ pub(super) mod frame;
 mod hpack;
 pub(super) mod reader;
 
-pub(super) use fields::Fields;
-pub(super) use reader::{Event, Reader};
+pub use fields::Fields;
+pub use reader::{Event, Reader};
 
 use super::error::SessionError;
 
 /// What a peer did that HTTP/2, or our bounds, do not allow. Ends the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::transport) enum CodecError {
+pub enum CodecError {
     /// The client did not begin as HTTP/2 clients do.
     #[error("no HTTP/2 preface")]
     Preface,

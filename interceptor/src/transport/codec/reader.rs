@@ -17,7 +17,7 @@ const MAX_PIECES: u32 = 16;
 
 /// What has arrived.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::transport) enum Event {
+pub enum Event {
     /// Bytes of a stream: where they are among the bytes that were given.
     Data {
         /// The stream.
@@ -76,7 +76,7 @@ enum Place {
 
 /// Reads frames. One per session.
 #[derive(Debug)]
-pub(in crate::transport) struct Reader {
+pub struct Reader {
     place: Place,
     partial: [u8; frame::HEADER],
     head: Head,
@@ -92,12 +92,12 @@ pub(in crate::transport) struct Reader {
 
 impl Reader {
     /// Reads what a client says, from its preface on.
-    pub(in crate::transport) const fn of_client(max_headers: usize) -> Self {
+    pub const fn of_client(max_headers: usize) -> Self {
         Self::at(Place::Preface(0), max_headers)
     }
 
     /// Reads what a server says.
-    pub(in crate::transport) const fn of_server(max_headers: usize) -> Self {
+    pub const fn of_server(max_headers: usize) -> Self {
         Self::at(Place::Head(0), max_headers)
     }
 
@@ -125,7 +125,7 @@ impl Reader {
     /// # Errors
     ///
     /// What the peer did wrong. The session is over: nothing may be read after that.
-    pub(in crate::transport) fn next(
+    pub fn next(
         &mut self,
         bytes: &[u8],
         at: &mut Range<usize>,
@@ -192,7 +192,7 @@ impl Reader {
     }
 
     /// Whether a frame has been begun and not ended.
-    pub(in crate::transport) const fn in_frame(&self) -> bool {
+    pub const fn in_frame(&self) -> bool {
         !matches!(self.place, Place::Head(0)) || self.unfinished.is_some() || self.end.is_some()
     }
 
