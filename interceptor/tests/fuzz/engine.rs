@@ -13,8 +13,9 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher as _};
+use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -190,7 +191,10 @@ struct Run<'t> {
     target: &'t Target,
     current: Arc<Mutex<Current>>,
     /// Where the input that is being tried can be found if the process ends.
-    file: PathBuf,
+    path: PathBuf,
+    /// The same, kept open: some file systems write a file that is closed to the disk at once, and
+    /// then that is all that a run does.
+    file: File,
     over: Arc<AtomicBool>,
 }
 
@@ -212,16 +216,21 @@ impl<'t> Run<'t> {
             }
         });
         fs::create_dir_all(kept(target.name)).unwrap();
+        let path = kept(target.name).join("current");
         Self {
             target,
             current,
-            file: kept(target.name).join("current"),
+            file: File::create(&path).unwrap(),
+            path,
             over,
         }
     }
 
     fn one(&self, input: &[u8]) -> Features {
-        fs::write(&self.file, input).unwrap();
+        self.file.write_all_at(input, 0).unwrap();
+        self.file
+            .set_len(u64::try_from(input.len()).unwrap())
+            .unwrap();
         *self.current.lock() = Some((Instant::now(), input.to_vec()));
         let result = catch_unwind(AssertUnwindSafe(|| (self.target.run)(input)));
         *self.current.lock() = None;
@@ -239,7 +248,7 @@ impl Drop for Run<'_> {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         // It is only of use if the process has not come this far.
-        drop(fs::remove_file(&self.file));
+        drop(fs::remove_file(&self.path));
     }
 }
 
