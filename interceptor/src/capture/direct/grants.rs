@@ -23,7 +23,8 @@ pub struct Grant {
     /// What its application connects to: a workload's own address or a Service's.
     pub address: SocketAddr,
     /// The endpoints, 1 to [`MAX_TARGETS`]: each gets an equal share of the connections. `None` is
-    /// a share that takes the agent's path.
+    /// a share that takes the agent's path. Workloads of the host's network cannot be named: nothing
+    /// steers connections to them, so there is no door to open.
     pub targets: Vec<Option<SocketAddr>>,
     /// The generation that was read before the verdict was taken.
     pub generation: u64,

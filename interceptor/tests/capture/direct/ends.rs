@@ -8,7 +8,7 @@ use std::time::Duration;
 use interceptor::capture::{Counter, End};
 use rstest::rstest;
 
-use super::{APP, Cell, PATIENCE, drain, resetting, tcp};
+use super::{APP, APP6, Cell, PATIENCE, drain, resetting, tcp};
 use crate::support::{close, is_refused, may_run, reconnect};
 
 /// Sends so many bytes while the other end reads them.
@@ -121,7 +121,6 @@ async fn bytes_and_end_are_exact(
     assert_eq!((ended.totals.sent, ended.totals.received), (sent, received));
     assert_eq!((ended.established, ended.end), (true, expected));
     assert!(ended.totals.round_trip.is_some() && !ended.totals.duration.is_zero());
-    assert_eq!(ended.totals.retransmits, 0);
     cell.leaves_nothing().await;
 }
 
@@ -143,15 +142,19 @@ async fn what_arrived_and_was_not_read_has_arrived() {
     cell.leaves_nothing().await;
 }
 
+#[rstest]
+#[case::ipv4(APP)]
+#[case::ipv6(APP6)]
+#[case::ipv4_mapped("[::ffff:10.79.0.2]:9000")]
 #[tokio::test]
-async fn a_connection_is_cut_at_both_ends() {
+async fn a_connection_is_cut_at_both_ends(#[case] to: &str) {
     if !may_run() {
         return;
     }
     let mut cell = Cell::new();
     cell.allow();
-    let (mut client, mut server) = cell.pair(APP);
-    let (mut other, mut beside) = cell.pair(APP);
+    let (mut client, mut server) = cell.pair(to);
+    let (mut other, mut beside) = cell.pair(to);
     let flow = cell.opened().await;
     client.write_all(b"before").unwrap();
     server.read_exact(&mut [0; 6]).unwrap();

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use interceptor::capture::{Counter, End};
 use rstest::rstest;
-use socket2::SockAddr;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{A, A6, APP, APP6, Cell, VIP, VIP6, tcp};
 use crate::cgroups::{Cgroup, connect_from_in, stop};
@@ -120,6 +120,48 @@ async fn a_connect_that_does_not_wait_is_direct() {
     cell.opened().await;
     close((socket, server));
     assert_eq!(cell.ended().await.end, End::Finished);
+    cell.bypassed_the_agent();
+    cell.leaves_nothing().await;
+}
+
+#[rstest]
+#[case::ipv4(APP)]
+#[case::ipv6(APP6)]
+#[tokio::test]
+async fn multipath_tcp_is_direct_or_refused(#[case] to: &str) {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    let address: SocketAddr = to.parse().unwrap();
+    let open = || {
+        Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::MPTCP),
+        )
+    };
+    // A kernel without it refuses by itself.
+    let Ok(socket) = cell.a.namespace.enter(open) else {
+        return;
+    };
+    match socket.connect(&address.into()) {
+        Ok(()) => {
+            let mut client = TcpStream::from(socket);
+            let (mut server, _) = cell.app.accept().unwrap();
+            client.write_all(b"question").unwrap();
+            server.read_exact(&mut [0; 8]).unwrap();
+            close((client, server));
+            let ended = cell.ended().await;
+            assert_eq!((ended.totals.sent, ended.totals.received), (8, 0));
+            assert_eq!(ended.end, End::Finished);
+        }
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT));
+            assert_eq!(cell.count(Counter::RefusedProtocol), 1);
+        }
+    }
     cell.bypassed_the_agent();
     cell.leaves_nothing().await;
 }
