@@ -11,6 +11,7 @@ use interceptor_tests::manifests::{AuthorizationPolicy, PeerAuthentication, Rule
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
 use interceptor_tests::world::{Ground, Objects, World};
+use serde_json::Value;
 
 const PORTS: [u16; 2] = [8080, 9090];
 
@@ -159,11 +160,11 @@ fn disagreements(
             for address in PORTS.map(|port| to.at(port)) {
                 let (source, target) = (format!("demo/{}", from.name()), address.to_string());
                 let answer = world.near.explain(&["--from", &source, "--to", &target])?;
-                let says = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-                let steps = answer["steps"].as_array().into_iter().flatten();
-                let path = steps.filter(|step| step["step"] == "path");
-                let mut path = path.filter_map(|step| step["answer"].as_str());
-                if path.any(|answer| answer.starts_with("kernel")) {
+                let says = |key: &str| text(&answer, key).to_owned();
+                let steps = answer.get("steps").and_then(Value::as_array);
+                let mut path =
+                    (steps.into_iter().flatten()).filter(|step| text(step, "step") == "path");
+                if path.any(|step| text(step, "answer").starts_with("kernel")) {
                     let pair = (Some(from.name().to_owned()), Some(to.name().to_owned()));
                     kernel.insert(pair);
                 }
@@ -181,6 +182,11 @@ fn disagreements(
         }
     }
     Ok(found)
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    let value = value.get(key).and_then(Value::as_str);
+    value.unwrap_or_default()
 }
 
 impl Cast {
