@@ -74,11 +74,15 @@ impl Extra {
                 .for_each(|item| self.object(&item));
             return;
         }
-        let Some(object) = Object::of(kind, reader, &fields) else {
+        let object = Object::of(kind, reader, &fields);
+        let shown = object
+            .as_ref()
+            .map_or_else(|| kind.to_owned(), Object::shown);
+        let begins = self.begins.entry(Arc::clone(reader.file())).or_default();
+        begins.insert(reader.position().line, shown);
+        let Some(object) = object else {
             return;
         };
-        let begins = self.begins.entry(Arc::clone(reader.file())).or_default();
-        begins.insert(reader.position().line, object.shown());
         self.misplaced.extend(misplaced(&object));
         match kind {
             "NetworkPolicy" => self.network_policy(&object),

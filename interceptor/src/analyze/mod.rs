@@ -125,11 +125,25 @@ fn report_mistakes(
             },
             key: mistake.key,
         };
-        let (effect, fix) = match mistake.message.rsplit_once("; ") {
-            Some((effect, fix)) => (effect.to_owned(), fix.to_owned()),
-            None => (mistake.message, String::new()),
-        };
+        let (effect, fix) = told(&mistake.message);
         findings.add(check, &place, effect, fix);
+    }
+}
+
+/// What a message says, and what it tells to do: what comes after the last semicolon, if that is an
+/// instruction.
+fn told(message: &str) -> (&str, &str) {
+    const INSTRUCTIONS: [&str; 18] = [
+        "add", "attach", "compare", "correct", "delete", "did", "join", "make", "move", "name",
+        "remove", "rename", "save", "set", "split", "to", "use", "write",
+    ];
+    let instructs = |text: &str| {
+        let first = text.split(' ').next();
+        first.is_some_and(|word| INSTRUCTIONS.contains(&word))
+    };
+    match message.rsplit_once("; ") {
+        Some((effect, fix)) if instructs(fix) => (effect, fix),
+        _ => (message, ""),
     }
 }
 

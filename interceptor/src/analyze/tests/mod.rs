@@ -112,6 +112,27 @@ fn paths_that_are_not_there_are_errors() {
 }
 
 #[rstest]
+#[case("is not TCP; did you mean TCP?", "did you mean TCP?")]
+#[case("is there twice; delete one", "delete one")]
+#[case(
+    "is not an IP address; names are not resolved, so nothing is sent there",
+    ""
+)]
+#[case("must be a number", "")]
+fn only_an_instruction_is_a_fix(#[case] message: &str, #[case] fix: &str) {
+    let (effect, told) = super::told(message);
+    assert_eq!(told, fix);
+    assert!(message.starts_with(effect));
+}
+
+#[test]
+fn a_finding_about_an_object_without_a_name_is_not_told_of_the_one_before() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n---\n\
+                apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nspec: {profile: ambient}\n";
+    assert_eq!(short(&of_text(text)), ["INT0002 IstioOperator:6"]);
+}
+
+#[rstest]
 #[case::a_list_of_nothing("apiVersion: v1\nkind: List\nitems: 5\n")]
 #[case::numbers_as_names(
     "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: 5}\nspec: {template: 7}\n"
@@ -232,7 +253,7 @@ spec: {containers: [{name: x}]}
 ---
 "
     ) + "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {istio.io/dataplane-mode: ambient}}\n",
-    "INT0003 NetworkPolicy default/p0:3"
+    "NetworkPolicies were not looked at for"
 )]
 #[case::service_entries(
     repeated(
@@ -245,33 +266,33 @@ spec: {hosts: [a.example.org], ports: [{number: 1{n}, name: tls, protocol: TLS}]
 ---
 "
     ),
-    "INT0003 ServiceEntry default/s0:3"
+    "443350 pairs of ServiceEntries were not compared"
 )]
 #[case::policies_and_ports(
     repeated(
-        1100,
+        150,
         "\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: p{n}}
 spec: {rules: [{from: [{source: {namespaces: [n{n}]}}]}]}
 ---
-apiVersion: v1
-kind: Pod
-metadata: {name: p{n}}
-spec: {containers: [{name: x, ports: [{containerPort: 80}, {containerPort: 81}]}]}
----
 "
+    ) + &repeated(
+        50,
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{{n}}}}\nspec: {{containers: [{{name: x, ports: [{}]}}]}}\n---\n",
+            (1..=300).map(|port| format!("{{containerPort: {port}}},")).collect::<String>()
+        )
     ),
-    "INT0003 AuthorizationPolicy default/p0:4"
+    "1667 ports of workloads were not looked at"
 )]
 fn what_is_not_looked_at_is_told(#[case] text: String, #[case] expected: &str) {
-    let found = short(&of_text(&text));
-    assert!(
-        found.iter().any(|one| one == expected),
-        "{:?}",
-        found.first()
-    );
+    let findings = of_text(&text).findings;
+    let mut told = findings.iter().filter(|finding| finding.code == "INT0003");
+    let told = told.next().expect("a finding that says so");
+    assert!(told.effect.starts_with(expected), "{}", told.effect);
+    assert_eq!(told.severity, Severity::Warning);
 }
 
 /// A text again and again, with a number of its own each time.
