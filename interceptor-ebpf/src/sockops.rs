@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, bpf_sock, bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use interceptor_common::{Address, Counter, Flow, FlowKey, FlowKind, is_cgroup_key};
@@ -21,6 +21,9 @@ use crate::maps::{FLOWS, count, is_current};
 
 /// The only answer there is: the callbacks that matter here ignore it.
 const CONTINUE: u32 = 1;
+
+/// A call to connect(2) takes microseconds, and this long if its task is preempted within.
+const SAME_CALL_NS: u64 = 10_000_000;
 
 /// Both ends of a socket's connection.
 struct Ends {
@@ -65,12 +68,22 @@ fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
         return count(Counter::FlowNotPublished);
     }
     // With TCP Fast Open the SYN may leave long after connect(2).
-    if flow.is(FlowKind::Direct) && !is_current(flow.generation) {
+    if flow.is(FlowKind::Direct) && !is_current(flow.generation) && !is_of_the_same_call(flow) {
         return count(Counter::DirectRevoked);
     }
     if FLOWS.insert(ends(ctx).active(), flow, 0).is_err() {
         count(Counter::FlowNotPublished);
     }
+}
+
+/// Whether the SYN leaves in the call that asked for the grant. If the grant was revoked in between,
+/// the connection is like one that was made just before: the agent hears of it and judges it. To
+/// drop its SYN would have it hang.
+#[inline]
+fn is_of_the_same_call(flow: &Flow) -> bool {
+    // SAFETY: the helper takes nothing.
+    let now = unsafe { bpf_ktime_get_ns() };
+    now.saturating_sub(flow.since_ns) < SAME_CALL_NS
 }
 
 /// The flags of this socket with the one that reports its close.

@@ -256,6 +256,8 @@ async fn a_syn_that_waits_for_data_is_judged_when_it_leaves() {
         .set_tcp_user_timeout(Some(Duration::from_millis(1)))
         .unwrap();
     cell.direct.advance();
+    // Longer than a call to connect(2) may take, which the kernel's clock tells.
+    std::thread::sleep(Duration::from_millis(20));
     let error = second.send(b"late").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
     counted(&cell, Counter::DirectRevoked, 0);
