@@ -25,6 +25,7 @@
 pub(super) mod carrier;
 mod client;
 mod server;
+pub(super) mod socket;
 pub(super) mod stream;
 mod warm;
 
@@ -33,3 +34,17 @@ pub(super) use client::{AskError, Early, ask, greet};
 pub(super) use server::{Asked, greeted, serve};
 pub(super) use stream::ExclusiveStream;
 pub(super) use warm::{Checkout, Dial, Dialled, Handed, Ready, Warm};
+
+#[cfg(test)]
+mod tests;
+
+/// Copies as far as there is room. Returns where it ends.
+fn copy(to: &mut [u8], at: usize, from: &[u8]) -> usize {
+    let room = to.get_mut(at..).unwrap_or_default();
+    let count = room.len().min(from.len());
+    let (room, from) = (room.get_mut(..count), from.get(..count));
+    if let (Some(room), Some(from)) = (room, from) {
+        room.copy_from_slice(from);
+    }
+    at + count
+}

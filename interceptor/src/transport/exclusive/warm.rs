@@ -241,6 +241,14 @@ impl Warm {
         shelves.by_key.values().map(open).sum()
     }
 
+    /// Carriers that are not in use.
+    #[cfg(test)]
+    pub(in crate::transport) fn idle(&self) -> usize {
+        let shelves = self.shelves.lock();
+        let idle = |shelf: &Arc<Shelf>| shelf.state.lock().idle.len();
+        shelves.by_key.values().map(idle).sum()
+    }
+
     fn shelf(self: &Arc<Self>, key: &Key, svid: &Arc<Svid>) -> Arc<Shelf> {
         let mut shelves = self.shelves.lock();
         if let Some(shelf) = shelves.by_key.get(key) {

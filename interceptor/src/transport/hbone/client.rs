@@ -200,6 +200,12 @@ impl Client {
         self.shared.pool.len() + self.shared.warm.len()
     }
 
+    /// Carriers to oneself that are established and not in use.
+    #[cfg(test)]
+    pub(in crate::transport) fn idle_carriers(&self) -> usize {
+        self.shared.warm.idle()
+    }
+
     /// A carrier to itself, if there is one.
     async fn exclusive(&self, ask: &Ask<'_>, choice: Choice) -> Handed {
         let shared = &self.shared;
@@ -317,6 +323,7 @@ impl Shared {
                 Ok(Established::Shared(carrier)) => {
                     // In the pool before anybody who waits looks for it there.
                     let slot = self.pool.adopt(&key, &svid);
+                    slot.ready(carrier.requests.clone(), carrier.facts, carrier.allowed);
                     (Dialled::Http2, Some((slot, carrier)))
                 }
                 Err(error) => (Dialled::Failed(error), None),
@@ -335,7 +342,10 @@ impl Shared {
         let made = (&self.config, Offer::Http2);
         let established = establish(&self.dialer, &self.tls, &slot.svid, &slot.key, made).await;
         match established {
-            Ok(Established::Shared(carrier)) => Arc::clone(&self).drive(slot, carrier).await,
+            Ok(Established::Shared(carrier)) => {
+                slot.ready(carrier.requests.clone(), carrier.facts, carrier.allowed);
+                Arc::clone(&self).drive(slot, carrier).await;
+            }
             // Not offered, so not chosen.
             Ok(Established::Exclusive { .. }) => {}
             Err(error) => slot.publish(Err(error)),
@@ -345,9 +355,13 @@ impl Shared {
 
     async fn drive(self: Arc<Self>, slot: Arc<Slot>, carrier: Box<Carrier>) {
         let unfinished = Unfinished(Arc::clone(&slot), Arc::clone(&self.pool));
-        slot.ready(carrier.requests, carrier.facts, carrier.allowed);
         let (pool, tasks) = (Arc::clone(&self.pool), self.tasks.clone());
-        carrier.driver.run(slot, pool, tasks).await;
+        let Carrier {
+            driver, requests, ..
+        } = *carrier;
+        // Only those that have the carrier keep it: it ends with the last of them.
+        drop(requests);
+        driver.run(slot, pool, tasks).await;
         drop(unfinished);
     }
 }

@@ -34,4 +34,4 @@ pub use server::{Answer, Inbound, Incoming, Rejected, Request, Server};
 pub use stream::TunnelStream;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -60,7 +60,7 @@ use crate::identity::{PeerError, Svid, Verifier, valid_until};
 /// HTTP/2 as everybody speaks it.
 const H2: &[u8] = b"h2";
 /// HTTP/2 as two of our agents speak it: one CONNECT stream at a time, without windows.
-const FAST: &[u8] = b"interceptor-hbone/1";
+pub(super) const FAST: &[u8] = b"interceptor-hbone/1";
 /// Ciphertext that may wait in one session: 16 records, so that one write carries 256 KiB.
 const SEND_BUFFER: usize = 256 << 10;
 

@@ -179,7 +179,7 @@ pub struct PeerReason {
 
 impl PeerReason {
     /// Reads the reason nearest to us from an answer's headers, if there is one.
-    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+    pub(in crate::transport) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         // Each proxy on the way appends itself: the last member is the peer that we talk to.
         let value = headers.get_all(PROXY_STATUS).iter().next_back()?;
         let text = value.to_str().ok()?;

@@ -122,7 +122,7 @@ async fn shake(gateway: &Gateway, alpn: &[&[u8]], svid: Option<&Svid>) {
 
 /// Accepts any server: what the server makes of the client is what is tested.
 #[derive(Debug)]
-struct Trusting;
+pub(in crate::transport) struct Trusting;
 
 impl rustls::client::danger::ServerCertVerifier for Trusting {
     fn verify_server_cert(

@@ -1,5 +1,5 @@
 //! Client and server against each other, and against peers that do not behave.
 
 mod carriers;
-mod handshake;
+pub(in crate::transport) mod handshake;
 mod requests;
