@@ -109,11 +109,15 @@ fn direct(
     workload: &Arc<Workload>,
     (original, to): (SocketAddr, SocketAddr),
 ) -> Result<Direct, NotDirect> {
+    // First, because most endpoints of a large Service are elsewhere.
+    if source.node.is_none() || workload.node != source.node {
+        return Err(NotDirect::OtherNode);
+    }
     let Outbound::Tunnel(Route { destination, .. }) = reach(mesh, source, workload, to, None)
     else {
         return Err(NotDirect::NotInMesh);
     };
-    is_beside(source, &destination, to)?;
+    is_open_here(source, &destination, to)?;
     if to.is_ipv4() != original.is_ipv4() {
         return Err(NotDirect::OtherFamily);
     }
@@ -131,14 +135,14 @@ fn direct(
     }
 }
 
-/// Whether the kernel of the node that `source` runs on can let the connection in at
-/// `destination`. Asked of a node by its agent, and of any node by people.
-fn is_beside(source: &Workload, destination: &Workload, to: SocketAddr) -> Result<(), NotDirect> {
+/// Whether the kernel can let the connection in at `destination`, which is on the same node.
+fn is_open_here(
+    source: &Workload,
+    destination: &Workload,
+    to: SocketAddr,
+) -> Result<(), NotDirect> {
     if destination.id == source.id {
         return Err(NotDirect::Itself);
-    }
-    if source.node.is_none() || destination.node != source.node {
-        return Err(NotDirect::OtherNode);
     }
     let on_host = matches!(destination.binding, Some(Binding::Cgroup(_)));
     if on_host || destination.enrolment != Enrolment::Enrolled {

@@ -166,6 +166,30 @@ fn a_service_leads_past_the_agent_where_its_endpoint_is_here() {
 }
 
 #[test]
+fn a_way_leads_where_its_choice_leads() {
+    let mesh = good_mesh(DEMO);
+    let caller = workload(&mesh, "demo/caller");
+    for original in ["10.96.0.1:80", "10.0.0.2:8080"] {
+        let original = original.parse().unwrap();
+        let mut direct = 0;
+        for way in ways(&mesh, caller, original) {
+            let Outbound::Tunnel(route) = outbound(&mesh, caller, original, way.choice) else {
+                panic!("nowhere")
+            };
+            match way.direct {
+                Ok(found) => {
+                    direct += 1;
+                    assert_eq!(found.to, route.authority);
+                    assert_eq!(found.destination, route.destination);
+                }
+                Err(why) => assert_ne!(route.destination.node, caller.node, "{why}"),
+            }
+        }
+        assert_eq!(direct, 1);
+    }
+}
+
+#[test]
 fn an_address_is_not_rewritten_to_another_family() {
     let mesh = good_mesh(DEMO);
     let ways = from_the_caller(&mesh, "[fd96::1]:80");
