@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use interceptor_tests::access::Line;
 use interceptor_tests::agent::Setup;
 use interceptor_tests::apps::{self, Server};
+use interceptor_tests::host::HostWorkload;
 use interceptor_tests::manifests::{
     AuthorizationPolicy, PeerAuthentication, Rule, Service, identity,
 };
@@ -619,5 +620,44 @@ fn an_application_that_does_not_listen_is_told_as_such() -> Result<()> {
         assert_eq!(line.reason.as_deref(), Some("app_unreachable"), "{line:?}");
         assert!(line.is_direct(), "{line:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_workload_of_the_hosts_network_goes_past_the_agent_as_itself() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let program = Path::new(env!("CARGO_BIN_EXE_host-app"));
+    let host = HostWorkload::new(&ground.a, "host-app")?;
+    let stranger = HostWorkload::new(&ground.a, "stranger")?;
+    let neighbour = ground.a.pod("neighbour")?;
+    let manifests = [host.manifest()?, neighbour.manifest()];
+    let world = ground.start_with(|it| {
+        for manifest in manifests {
+            it.add(manifest);
+        }
+        it.add(AuthorizationPolicy::allow("host-app-only").rule(&Rule::from("host-app")));
+    })?;
+    let home = Home { world, neighbour };
+    let server = home.neighbour.serve(8080, apps::echo)?;
+    let to = home.neighbour.at(8080);
+    let answers = |who: &HostWorkload| {
+        let output = who.run(program, to, "hello");
+        output.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).contains("hello"))
+    };
+    wait::so("it to go past the agent", || {
+        assert!(answers(&host), "{}", home.world.near.log());
+        home.passed() > 0
+    })?;
+    let (near, far) = home.lines("the direct call", Line::is_direct)?;
+    for line in [&near, &far] {
+        assert_eq!(line.src_identity, Some(identity("host-app")));
+        assert_eq!(line.policy.as_deref(), Some("demo/host-app-only"));
+    }
+    // The same address, another process: nobody, also while the way past the agent is open.
+    let seen = server.seen().len();
+    assert!(!answers(&stranger));
+    assert_eq!(server.seen().len(), seen);
     Ok(())
 }
