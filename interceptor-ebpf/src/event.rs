@@ -11,8 +11,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE, BPF_TCP_CLOSING,
-    BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock, bpf_sock_ops, tcp_sock,
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE, BPF_TCP_CLOSE,
+    BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock,
+    bpf_sock_ops, tcp_sock,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_ringbuf_query, bpf_skc_to_tcp_sock,
@@ -63,7 +64,11 @@ pub(crate) fn report(
         return;
     };
     let fields = fields(ctx);
-    let Inside { error, fins } = inside(socket, change.from, get(&fields.snd_una));
+    let Inside { error, fins } = if change.to == BPF_TCP_CLOSE {
+        inside(socket, change.from, get(&fields.snd_una))
+    } else {
+        Inside { error: 0, fins: 0 }
+    };
     // SAFETY: the helper takes the context that the running program was given.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the helper takes nothing.

@@ -77,7 +77,7 @@ impl Default for Config {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            // Twice the 28,000 ports of one busy client; 100 bytes each.
+            // Twice the 28,000 ports of one busy client; 180 bytes each.
             flows: 65_536,
             // Four times the pods that Kubernetes supports on a node; 64 bytes each.
             workloads: 512,
