@@ -16,6 +16,11 @@ use interceptor_tests::world::{Ground, World};
 use serde_json::Value;
 
 const MARKER: &str = "carried between strangers";
+/// What Envoy speaks, and everybody.
+const H2: &str = "h2";
+/// What two agents of ours agree upon: HTTP/2 with one stream at a time, in records that they seal
+/// themselves. Envoy has no idea, which makes it a judge of both.
+const OURS: &str = "interceptor-hbone/1";
 /// Where Envoy takes plain connections from applications of its own pod.
 const LOCAL: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9000);
@@ -94,6 +99,15 @@ fn text<'a>(line: &'a Value, key: &str) -> &'a str {
 
 #[test]
 fn our_agent_dials_envoy() -> Result<()> {
+    our_agent_dials_envoy_in(H2)
+}
+
+#[test]
+fn our_agent_dials_an_envoy_that_agrees_to_speak_our_protocol() -> Result<()> {
+    our_agent_dials_envoy_in(OURS)
+}
+
+fn our_agent_dials_envoy_in(protocol: &str) -> Result<()> {
     let Some(abroad) = Abroad::with(&[])? else {
         return Ok(());
     };
@@ -101,6 +115,7 @@ fn our_agent_dials_envoy() -> Result<()> {
     let envoy = abroad.server(Party {
         identity: &foreign,
         peer: &caller,
+        protocol,
     })?;
     let _server = abroad.foreign.serve(8080, apps::echo)?;
     let wire = abroad.world.fabric.wire()?;
@@ -136,6 +151,7 @@ fn an_envoy_that_does_not_accept_us_is_an_explained_refusal() -> Result<()> {
     let _envoy = abroad.server(Party {
         identity: &identity("foreign"),
         peer: &identity("somebody-else"),
+        protocol: H2,
     })?;
     let server = abroad.foreign.serve(8080, apps::echo)?;
     assert!(
@@ -163,6 +179,7 @@ fn an_envoy_that_is_somebody_else_gets_nothing() -> Result<()> {
     let _envoy = abroad.server(Party {
         identity: &identity("impostor"),
         peer: &identity("caller"),
+        protocol: H2,
     })?;
     let server = abroad.foreign.serve(8080, apps::echo)?;
     assert!(
@@ -185,6 +202,15 @@ fn an_envoy_that_is_somebody_else_gets_nothing() -> Result<()> {
 
 #[test]
 fn envoy_dials_our_agent() -> Result<()> {
+    envoy_dials_our_agent_in(H2)
+}
+
+#[test]
+fn an_envoy_that_offers_our_protocol_dials_our_agent() -> Result<()> {
+    envoy_dials_our_agent_in(OURS)
+}
+
+fn envoy_dials_our_agent_in(protocol: &str) -> Result<()> {
     let Some(abroad) = Abroad::with(&[])? else {
         return Ok(());
     };
@@ -192,6 +218,7 @@ fn envoy_dials_our_agent() -> Result<()> {
     let envoy = abroad.client(Party {
         identity: &foreign,
         peer: &server,
+        protocol,
     })?;
     let application = abroad.world.server.serve(8080, apps::echo)?;
     let wire = abroad.world.fabric.wire()?;
@@ -222,6 +249,7 @@ fn envoy_is_told_by_which_policy_it_was_refused() -> Result<()> {
     let envoy = abroad.client(Party {
         identity: &identity("foreign"),
         peer: &identity("server"),
+        protocol: H2,
     })?;
     let application = abroad.world.server.serve(8080, apps::echo)?;
     assert_ne!(

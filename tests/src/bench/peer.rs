@@ -138,6 +138,7 @@ impl End<'_> {
         let party = Party {
             identity: &identity,
             peer: &peer,
+            protocol: "h2",
         };
         let place = Place {
             namespace: self.namespace,

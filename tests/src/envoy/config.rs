@@ -171,10 +171,10 @@ fn bootstrap(listener: &Value, cluster: &Value) -> Value {
     json!({ "static_resources": { "listeners": [listener], "clusters": [cluster] } })
 }
 
-/// Mutual TLS 1.3 with `h2`, and one SPIFFE identity that is accepted.
+/// Mutual TLS 1.3, and one SPIFFE identity that is accepted.
 fn tls_context(files: &Files, party: Party<'_>) -> Value {
     json!({ "common_tls_context": {
-        "alpn_protocols": ["h2"],
+        "alpn_protocols": [party.protocol],
         "tls_params": {
             "tls_minimum_protocol_version": "TLSv1_3",
             "tls_maximum_protocol_version": "TLSv1_3",

@@ -41,6 +41,8 @@ pub struct Party<'a> {
     pub identity: &'a str,
     /// The only one that it accepts.
     pub peer: &'a str,
+    /// The application protocol that it agrees to; it speaks HTTP/2 in any case.
+    pub protocol: &'a str,
 }
 
 /// Where an Envoy runs and keeps its files.
