@@ -74,6 +74,9 @@ pub fn analyze(paths: &[PathBuf], settings: &MeshSettings, accepted: &[Suppressi
     let (model, mistakes) = Model::new(&objects, &extra, settings);
     checks::all(&model, settings, &mut findings);
     report_mistakes(loaded.mistakes, mistakes, &extra, &mut findings);
+    if loaded.files == 0 {
+        report_nothing(paths, &mut findings);
+    }
     let objects = objects.len();
     let (mut list, not_shown) = findings.finish();
     let found = list.len();
@@ -127,6 +130,25 @@ fn report_mistakes(
         };
         let (effect, fix) = told(&mistake.message);
         findings.add(check, &place, effect, fix);
+    }
+}
+
+/// That nothing was found in nothing is no answer.
+fn report_nothing(paths: &[PathBuf], findings: &mut Findings) {
+    for path in paths.iter().filter(|path| path.is_dir()) {
+        let place = Place {
+            object: String::new(),
+            file: Arc::from(path.to_string_lossy()),
+            at: yaml::Position { line: 0, column: 0 },
+            key: String::new(),
+        };
+        let effect = "holds no manifests (*.yaml, *.yml, *.json), so nothing was looked at";
+        findings.add(
+            &catalogue::SCHEMA_WARNING,
+            &place,
+            effect,
+            "name the folder that holds them",
+        );
     }
 }
 

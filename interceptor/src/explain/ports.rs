@@ -11,13 +11,12 @@ use std::sync::Arc;
 use interceptor_policy::{CallerSet, Effective, Enforcement};
 use serde::{Deserialize, Serialize};
 
-use super::resolve::{by_host, service_port};
+use super::resolve::{by_host, service_port, unknown};
 use crate::capture::inbound_captured;
 use crate::workload::protocol::{self, Protocol};
 use crate::workload::{
     Endpoint, Enrolment, Mesh, SameNode, Service, ServicePort, TunnelProtocol, Workload,
 };
-use crate::yaml::nearest;
 
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,11 +131,7 @@ fn find<'m>(mesh: &'m Mesh, name: &str) -> Result<&'m Arc<Service>, String> {
         .services()
         .map(|service| service.name.to_string())
         .collect();
-    let hint = match nearest(name, known.iter().map(String::as_str)) {
-        Some(meant) => format!("did you mean {meant}?"),
-        None => format!("{} Services are known", known.len()),
-    };
-    Err(format!("there is no Service {name}; {hint}"))
+    Err(unknown("Service", name, &known))
 }
 
 fn view(mesh: &Mesh, service: &Service, port: &ServicePort) -> PortView {

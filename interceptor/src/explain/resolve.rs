@@ -10,6 +10,9 @@ use crate::workload::external::{External, Registered};
 use crate::workload::{Service, ServiceName, Workload, WorkloadId};
 use crate::yaml::nearest;
 
+/// So many names are listed where none is like the one that was asked for.
+const LISTED: usize = 8;
+
 /// Who calls.
 pub(super) enum Caller {
     /// A workload of the mesh; the identity is its own.
@@ -48,6 +51,15 @@ pub(super) fn caller(mesh: &Mesh, text: &str) -> Result<Caller, String> {
         return identity(mesh, text);
     }
     let Some((namespace, name)) = text.split_once('/') else {
+        let mut namesakes = mesh
+            .workloads()
+            .filter(|workload| *workload.id.name == *text);
+        if let Some(workload) = namesakes.next() {
+            return Err(format!(
+                "{text:?} has no namespace; did you mean {}?",
+                workload.id
+            ));
+        }
         return Err(format!(
             "{text:?} is not a caller: write NAMESPACE/NAME of a workload, an identity \
              (spiffe://…), an IP address, or plaintext"
@@ -99,13 +111,17 @@ fn workload(
     Err(unknown("workload", &id.to_string(), &known))
 }
 
-fn unknown(kind: &str, name: &str, known: &[String]) -> String {
+pub(super) fn unknown(kind: &str, name: &str, known: &[String]) -> String {
     match nearest(name, known.iter().map(String::as_str)) {
         Some(meant) => format!("there is no {kind} {name}; did you mean {meant}?"),
-        None => format!(
-            "there is no {kind} {name} among {} that are known",
-            known.len()
-        ),
+        None if known.is_empty() => format!("there is no {kind} {name}, and none at all"),
+        None if known.len() <= LISTED => {
+            format!("there is no {kind} {name}; there is {}", known.join(", "))
+        }
+        None => {
+            let count = known.len();
+            format!("there is no {kind} {name} among {count} that are known")
+        }
     }
 }
 
@@ -295,6 +311,17 @@ fn of_service(service: &Service, port: Option<&str>) -> Result<Called, String> {
     Ok(Called { addresses, told })
 }
 
+/// A port if it is written as a number.
+fn number(text: &str) -> Result<Option<u16>, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    let number = text.parse::<u16>();
+    number
+        .map(Some)
+        .map_err(|_too_large| format!("{text} is not a port: they end at {}", u16::MAX))
+}
+
 /// A port of a Service by number or name; its only one if none is given.
 pub(super) fn service_port(service: &Service, port: Option<&str>) -> Result<u16, String> {
     let Some(text) = port else {
@@ -314,7 +341,7 @@ pub(super) fn service_port(service: &Service, port: Option<&str>) -> Result<u16,
             }
         };
     };
-    if let Ok(number) = text.parse::<u16>() {
+    if let Some(number) = number(text)? {
         return Ok(number);
     }
     let named = |port: &&crate::workload::ServicePort| port.name.as_deref() == Some(text);
@@ -331,8 +358,8 @@ pub(super) fn service_port(service: &Service, port: Option<&str>) -> Result<u16,
 fn of_workload(workload: &Workload, port: Option<&str>) -> Result<Called, String> {
     let id = &workload.id;
     let number = match port {
-        Some(text) => match (text.parse::<u16>(), workload.ports.get(text)) {
-            (Ok(number), _) | (_, Some(&number)) => number,
+        Some(text) => match (number(text)?, workload.ports.get(text)) {
+            (Some(number), _) | (_, Some(&number)) => number,
             _ => {
                 let names: Vec<String> = workload.ports.keys().cloned().collect();
                 let what = format!("port of workload {id} named");

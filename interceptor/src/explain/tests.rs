@@ -282,6 +282,21 @@ fn asked_of(manifests: &str, from: &str, to: &str) -> Answer {
     "demo/wbe",
     "unclear not_found: there is no Service or workload demo/wbe; did you mean demo/web?"
 )]
+#[case::a_port_beyond_the_last(
+    "demo/caller",
+    "demo/web:99999",
+    "unclear not_found: 99999 is not a port: they end at 65535"
+)]
+#[case::a_port_by_an_unknown_name(
+    "demo/caller",
+    "demo/web:grpc",
+    "unclear not_found: there is no port of Service demo/web named grpc; there is http"
+)]
+#[case::a_caller_without_its_namespace(
+    "caller",
+    "demo/web:80",
+    "unclear not_found: \"caller\" has no namespace; did you mean demo/caller?"
+)]
 #[case::no_port(
     "demo/caller",
     "192.0.2.1",

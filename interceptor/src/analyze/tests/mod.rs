@@ -111,6 +111,13 @@ fn paths_that_are_not_there_are_errors() {
     assert!(analysis.has(Severity::Error));
 }
 
+#[test]
+fn a_folder_without_manifests_is_no_clean_bill() {
+    let folder = tempfile::tempdir().unwrap();
+    let analysis = analyze(&[folder.path().to_owned()], &settings(), &[]);
+    assert!(analysis.has(Severity::Warning));
+}
+
 #[rstest]
 #[case("is not TCP; did you mean TCP?", "did you mean TCP?")]
 #[case("is there twice; delete one", "delete one")]
@@ -282,7 +289,7 @@ spec: {rules: [{from: [{source: {namespaces: [n{n}]}}]}]}
         50,
         &format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{{n}}}}\nspec: {{containers: [{{name: x, ports: [{}]}}]}}\n---\n",
-            (1..=300).map(|port| format!("{{containerPort: {port}}},")).collect::<String>()
+            repeated(300, "{containerPort: 1{n}},")
         )
     ),
     "1667 ports of workloads were not looked at"

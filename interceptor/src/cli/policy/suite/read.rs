@@ -156,8 +156,11 @@ fn mesh(
 fn case(reader: &Reader<'_>, mesh: &Mesh, complete: bool) -> Option<Case> {
     let fields = reader.fields()?;
     let name = fields.required("name").and_then(|name| name.name());
-    let from = fields.required("from").and_then(|from| from.fields());
-    let caller = from.and_then(|from| caller(&from, mesh, complete));
+    let from = fields.required("from");
+    let caller = from.and_then(|from| match &from.node().value {
+        Value::Scalar(scalar) if scalar.as_str() == "plaintext" => Some(Caller::plaintext(NOWHERE)),
+        _ => caller(&from.fields()?, mesh, complete),
+    });
     let to = fields.required("to").and_then(|to| to.fields());
     let goal = to.and_then(|to| goal(&to, mesh, complete));
     let expect = fields.required("expect").and_then(|expect| {
@@ -284,7 +287,9 @@ impl<'a> Port<'a> {
         let written = if number {
             Ok(reader.integer(1..=u16::MAX)?)
         } else {
-            Err(reader.name()?)
+            // A name has a letter, so that digits in quotes are a number, too.
+            let name = reader.name()?;
+            name.parse().ok().filter(|port| *port > 0).ok_or(name)
         };
         Some(Self {
             reader: reader.clone(),

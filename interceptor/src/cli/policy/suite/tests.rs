@@ -96,6 +96,17 @@ fn results_are_golden() {
 }
 
 #[test]
+fn plaintext_and_ports_may_be_written_shortly() {
+    let results = test(
+        "  - {name: a, from: plaintext, to: {workload: demo/server-a, port: '8080'}, expect: deny}
+  - {name: b, from: {plaintext: true}, to: {workload: demo/server-a, port: 8080}, expect: deny}
+",
+    )
+    .unwrap();
+    assert_eq!(results.exit(), Exit::Yes, "{}", results.text(Style::Plain));
+}
+
+#[test]
 fn every_mistake_is_shown_with_its_place() {
     let said = test(
         "  - {name: a, from: {workload: demo/calller}, to: {service: demo/server, port: webb}, expect: alow}
