@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 /// second at 80,000 connections a second.
 const CAPACITY: usize = 8192;
 
+/// How long lines may gather while others were just written. Waking the writer for each of them
+/// costs the connections more than the lines do.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How often a log file is looked at to see whether it was rotated away.
 const ROTATION_CHECK: Duration = Duration::from_secs(1);
 
@@ -123,7 +127,10 @@ impl<W: Write> Writer<W> {
     fn run(mut self) {
         loop {
             match self.receiver.recv_timeout(ROTATION_CHECK) {
-                Ok(entry) => self.take(entry),
+                Ok(entry) => {
+                    self.take(entry);
+                    std::thread::sleep(PAUSE);
+                }
                 Err(RecvTimeoutError::Timeout) => self.report_losses(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
