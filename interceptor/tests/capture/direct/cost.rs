@@ -5,7 +5,8 @@
 //! cargo test --release -p interceptor --test capture -- --ignored --nocapture cost
 //! ```
 //!
-//! Beside it stands what `connect(2)` takes with and without the programs, in turns.
+//! Beside it stands what `connect(2)` takes with and without the programs, in turns and on one
+//! processor: on several, whether the other end is woken elsewhere makes ten microseconds.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -13,35 +14,43 @@ use std::time::{Duration, Instant};
 
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::{APP, Cell, tcp};
 use crate::support::{Netns, may_run};
 
 const CONNECTIONS: u32 = 4_000;
 const TURNS: usize = 12;
+/// Fewer than a listener keeps waiting.
+const BATCH: u32 = 100;
 
-/// Connects so often, and returns how long each `connect(2)` took, the quickest first.
-fn connect(from: &Netns, to: &str) -> Vec<Duration> {
+/// Connects so often, and returns how long each `connect(2)` took, the quickest first. Whoever
+/// accepts does so between the batches, so that nobody is woken within a call.
+fn connect(from: &Netns, to: &str, app: &TcpListener) -> Vec<Duration> {
     let address: SocketAddr = to.parse().unwrap();
     let address = address.into();
-    let mut took: Vec<_> = (0..CONNECTIONS)
-        .map(|_| {
+    let mut took = Vec::new();
+    for _ in 0..CONNECTIONS / BATCH {
+        let sockets = (0..BATCH).map(|_| {
             let socket = tcp(from, to);
             // Closed with a reset, so that no port stays in TIME_WAIT.
             socket.set_linger(Some(Duration::ZERO)).unwrap();
             let begun = Instant::now();
             socket.connect(&address).unwrap();
-            begun.elapsed()
-        })
-        .collect();
+            took.push(begun.elapsed());
+            socket
+        });
+        let sockets: Vec<_> = sockets.collect();
+        drop(
+            sockets
+                .iter()
+                .map(|_| app.accept().unwrap())
+                .collect::<Vec<_>>(),
+        );
+    }
     took.sort_unstable();
     took
-}
-
-/// Accepts and closes until the test ends.
-fn serve(listener: &TcpListener) {
-    let listener = listener.try_clone().unwrap();
-    std::thread::spawn(move || while listener.accept().is_ok() {});
 }
 
 /// How often each program has run, and for how long.
@@ -70,7 +79,6 @@ fn runs(cell: &Cell) -> BTreeMap<String, (u64, Duration)> {
 fn granted() -> Cell {
     let cell = Cell::new();
     cell.allow();
-    serve(&cell.app);
     cell
 }
 
@@ -83,12 +91,11 @@ fn without_us() -> Duration {
     a.default_route("10.81.0.1");
     b.default_route("10.82.0.1");
     let app = b.listen("[::]:9000");
-    serve(&app);
-    median(connect(&a, "10.82.0.2:9000"))
+    median(&connect(&a, "10.82.0.2:9000", &app))
 }
 
 /// The one in the middle.
-fn median(took: Vec<Duration>) -> Duration {
+fn median(took: &[Duration]) -> Duration {
     took[took.len() / 2]
 }
 
@@ -104,12 +111,15 @@ async fn cost_of_a_direct_connection() {
     if !may_run() {
         return;
     }
+    let mut here = CpuSet::new();
+    here.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
     let mut medians = [Vec::new(), Vec::new()];
     for _ in 0..TURNS {
         let [plain, direct] = &mut medians;
         plain.push(without_us());
         let mut cell = granted();
-        direct.push(median(connect(&cell.a, APP)));
+        direct.push(median(&connect(&cell.a, APP, &cell.app)));
         while cell.events.try_next().is_some() {}
     }
     for (name, all) in ["without us", "direct"].into_iter().zip(&mut medians) {
@@ -122,7 +132,7 @@ async fn cost_of_a_direct_connection() {
     let cell = granted();
     let counting = enable_stats(Stats::RunTime).unwrap();
     let before = runs(&cell);
-    connect(&cell.a, APP);
+    connect(&cell.a, APP, &cell.app);
     let after = runs(&cell);
     drop(counting);
     let mut total = 0.0;
