@@ -123,6 +123,10 @@ counters! {
     RefusedUdpInbound = "refused_udp_inbound",
     /// Refused: a datagram to a workload from or to port 443, which is QUIC's, as its owner wants it.
     RefusedQuicInbound = "refused_quic_inbound",
+    /// Outbound connections that passed in plaintext because the agent was down and the workload's owner allows it.
+    PassedAgentDown = "passed_agent_down",
+    /// Inbound connections that passed in plaintext because the agent was down and the workload's owner allows it.
+    InboundPassedAgentDown = "inbound_passed_agent_down",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

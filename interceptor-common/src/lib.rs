@@ -27,7 +27,9 @@ pub use direct::{
 };
 pub use flow::{Flow, FlowKey, FlowKind};
 pub use key::{CGROUP_BIT, ListenerKey, Role, cgroup_key, is_cgroup_key};
-pub use rule::{Action, ExpectedKey, Inbound, InboundPortKey, RuleKey, TCP, Udp, WorkloadEntry};
+pub use rule::{
+    Action, ExpectedKey, Inbound, InboundPortKey, RuleKey, TCP, Udp, Unserved, WorkloadEntry,
+};
 
 /// Version of everything in this crate. Raise it with any change to a type, to a map's key or to
 /// the meaning of a field; maps of another version are refused, never read.
@@ -40,6 +42,11 @@ pub const HOST_NAMESPACE: u32 = 1;
 /// Entry of [`WorkloadEntry::flags`]: this key is no workload but a cgroup of the host's namespace
 /// whose processes are trusted as the node's prober, kubelet.
 pub const PROBER: u32 = 2;
+
+/// Entry of [`WorkloadEntry::flags`]: while no agent listens for this workload, its connections
+/// go where they are headed, in plaintext. Those are counted in its [`Unserved`], without which
+/// they are refused all the same.
+pub const PLAINTEXT_WITHOUT_AGENT: u32 = 4;
 
 /// How deep below the cgroup root a host-network workload may sit; bounds a loop in the kernel.
 pub const MAX_CGROUP_LEVEL: u32 = 16;

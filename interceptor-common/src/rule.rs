@@ -110,7 +110,7 @@ const _: () = assert!(size_of::<ExpectedKey>() == 32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct WorkloadEntry {
-    /// [`crate::HOST_NAMESPACE`], [`crate::PROBER`] or zero.
+    /// [`crate::HOST_NAMESPACE`], [`crate::PROBER`], [`crate::PLAINTEXT_WITHOUT_AGENT`] or zero.
     pub flags: u32,
     /// [`Action::code`] for outbound connections that no rule matches.
     pub outbound: u32,
@@ -127,6 +127,19 @@ pub struct WorkloadEntry {
 }
 
 const _: () = assert!(size_of::<WorkloadEntry>() == 48);
+
+/// Connections of one workload that passed unprotected because no agent was there and the
+/// workload's owner allows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Unserved {
+    /// From it.
+    pub outbound: u64,
+    /// To it.
+    pub inbound: u64,
+}
+
+const _: () = assert!(size_of::<Unserved>() == 16);
 
 /// A workload's inbound side, by each of its addresses. `sk_lookup` programs cannot ask for the
 /// network namespace, so their state hangs on the address, which is unique on a node.
@@ -169,6 +182,10 @@ unsafe impl aya::Pod for RuleKey {}
 // SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for WorkloadEntry {}
+
+// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Unserved {}
 
 // SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
 #[cfg(feature = "user")]

@@ -19,7 +19,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use interceptor_common::{
-    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, RuleKey, TCP,
+    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, ListenerKey,
+    PLAINTEXT_WITHOUT_AGENT, Role, RuleKey, TCP,
 };
 
 use crate::datagram;
@@ -32,6 +33,7 @@ use crate::settings::{
     CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, PROTOCOL_NOT_SUPPORTED, fail_with,
 };
 use crate::sock_addr::{Endpoint, bound_to, endpoint, protocol, rewrite, socket};
+use crate::unserved::{Direction, is_served, may_pass};
 use crate::who::{Source, source};
 
 /// The call goes on, rewritten or not.
@@ -110,7 +112,25 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
             Counter::PassedByRule,
         );
     }
+    if passes_unserved(&source, to) {
+        let flow = fresh(&source, FlowKind::Passed);
+        return proceed_openly(socket, &flow, Counter::PassedAgentDown);
+    }
     capture::<FAMILY>(ctx, &source, to, generation)
+}
+
+/// Whether the connection may go as it is because no agent listens for it.
+#[inline]
+fn passes_unserved(source: &Source, to: Endpoint) -> bool {
+    if source.entry.flags & PLAINTEXT_WITHOUT_AGENT == 0 {
+        return false;
+    }
+    let listener = ListenerKey {
+        workload: source.key,
+        role: Role::Outbound.code(),
+        family: u32::from(to.address.family()),
+    };
+    !is_served(&listener) && may_pass(source.key, Direction::Outbound)
 }
 
 /// A connection of the node's prober: to a workload of this node it opens the door, for its own

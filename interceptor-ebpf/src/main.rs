@@ -49,6 +49,7 @@ mod sk_lookup;
 mod sock_addr;
 mod sock_create;
 mod sockops;
+mod unserved;
 mod who;
 
 /// Unreachable: the programs do not panic, and the verifier would refuse one that could.

@@ -5,12 +5,13 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
-    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash, lpm_trie::Key,
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash,
+    lpm_trie::Key,
 };
 use aya_ebpf::macros::btf_map;
 use interceptor_common::{
     Address, COUNTERS, Counter, DirectEvent, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound,
-    InboundPortKey, ListenerKey, RuleKey, WorkloadEntry,
+    InboundPortKey, ListenerKey, RuleKey, Unserved, WorkloadEntry,
 };
 
 /// Workloads by key. Written by the agent; an entry appears last at enrolment and goes first.
@@ -33,6 +34,11 @@ pub(crate) static INBOUND_PORTS: HashMap<InboundPortKey, u32, 16_384> = HashMap:
 /// how the kernel knows that the agent is gone.
 #[btf_map]
 pub(crate) static LISTENERS: SockHash<ListenerKey, 8192> = SockHash::new();
+
+/// Workloads whose connections may pass while no agent listens for them, and how many did. The
+/// entry is the permission. Written by the agent, counted by the kernel.
+#[btf_map]
+pub(crate) static UNSERVED: PerCpuHashMap<u64, Unserved, 1024> = PerCpuHashMap::new();
 
 /// Live flows by 4-tuple, from before the SYN until close. Written by the kernel.
 ///

@@ -21,6 +21,7 @@ use crate::field::{INET, get, low_half, words};
 use crate::log;
 use crate::maps::{FLOWS, INBOUND, INBOUND_PORTS, LISTENERS, count};
 use crate::settings::hbone_port;
+use crate::unserved::{Direction, may_pass};
 
 const PASS: u32 = sk_action::SK_PASS;
 const DROP: u32 = sk_action::SK_DROP;
@@ -163,7 +164,13 @@ fn steer(ctx: &SkLookupContext, key: &FlowKey) -> u32 {
         return pass(Counter::InboundPassedByRule);
     }
     let listener = listener(inbound.workload, Role::Inbound, key);
-    assign(ctx, listener, Counter::SteeredInbound)
+    if give(ctx, listener) {
+        return pass(Counter::SteeredInbound);
+    }
+    if may_pass(inbound.workload, Direction::Inbound) {
+        return pass(Counter::InboundPassedAgentDown);
+    }
+    refuse(Counter::RefusedAgentDown)
 }
 
 /// What the rules say about the port.
@@ -195,15 +202,21 @@ fn listener(workload: u64, role: Role, key: &FlowKey) -> ListenerKey {
     }
 }
 
-/// Hands the connection to `listener`. Its absence means that the agent is down.
+/// Hands the connection to `listener`, or refuses it.
 #[inline]
 fn assign(ctx: &SkLookupContext, listener: ListenerKey, outcome: Counter) -> u32 {
-    let ctx = SkLookupContext::new(ctx.lookup);
-    if LISTENERS.redirect_sk_lookup(ctx, listener, 0).is_ok() {
+    if give(ctx, listener) {
         pass(outcome)
     } else {
         refuse(Counter::RefusedAgentDown)
     }
+}
+
+/// Hands the connection to `listener`. Its absence means that the agent is down.
+#[inline]
+fn give(ctx: &SkLookupContext, listener: ListenerKey) -> bool {
+    let ctx = SkLookupContext::new(ctx.lookup);
+    LISTENERS.redirect_sk_lookup(ctx, listener, 0).is_ok()
 }
 
 /// Counts and lets the lookup go on, with the assigned socket if there is one.

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod capture;
+mod churn;
 mod config;
 mod envoy;
 mod exceptions;

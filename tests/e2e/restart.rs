@@ -3,11 +3,12 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use interceptor_tests::apps;
+use interceptor_tests::calls::{Calls, echo};
 use interceptor_tests::manifests::PeerAuthentication;
 use interceptor_tests::wait;
-use interceptor_tests::world::World;
+use interceptor_tests::world::{Ground, World};
 
 const MARKER: &str = "never in plaintext";
 
@@ -129,5 +130,95 @@ fn a_killed_agent_resets_open_connections() -> Result<()> {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let error = server.outcome()?.expect_err("a reset, not an end");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_killed_under_load_refuses_both_ways_until_the_next_one_serves() -> Result<()> {
+    let Some(mut world) = World::with(&[&PeerAuthentication::strict()])? else {
+        return Ok(());
+    };
+    let there = world.server.serve(8080, apps::echo)?;
+    let _back = world.caller.serve(8081, apps::echo)?;
+    let wire = world.fabric.wire()?;
+    let World {
+        near,
+        caller,
+        server,
+        ..
+    } = &mut world;
+    let pairs = [(&*caller, server.at(8080)), (&*server, caller.at(8081))];
+    let pairs: Vec<_> = pairs.into_iter().cycle().take(6).collect();
+    let mut seen = 0;
+    let outcomes = Calls::during(&pairs, |calls| {
+        calls.more(50)?;
+        calls.next_phase();
+        near.kill()?;
+        calls.next_phase();
+        calls.more(20)?;
+        seen = there.seen().len();
+        calls.more(50)?;
+        assert_eq!(there.seen().len(), seen, "nothing gets through");
+        calls.next_phase();
+        near.restart()?;
+        wait::so("the other end to call again", || {
+            echo(server, caller.at(8081), 0).is_ok()
+        })?;
+        calls.next_phase();
+        calls.more(100)
+    })?;
+    let of = |phase| outcomes.iter().filter(move |it| it.phase == Some(phase));
+    let failed = |phase| {
+        of(phase)
+            .filter(|it| it.error.is_some())
+            .collect::<Vec<_>>()
+    };
+    assert!(failed(0).is_empty(), "before: {:#?}", failed(0));
+    assert!(of(2).all(|it| it.error.is_some()), "while it is down");
+    assert!(of(2).count() > 50);
+    assert!(failed(4).is_empty(), "after: {:#?}", failed(4));
+    wire.assert_protected(b"call ")
+}
+
+#[test]
+fn an_owner_may_prefer_plaintext_to_refusal_and_is_told_how_much_of_it_there_was() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let mut world = ground.start_with(|it| {
+        let key = "interceptor.dev/on-agent-down";
+        it.caller = it.caller.clone().annotation(key, "allow-plaintext");
+    })?;
+    let server = world.server.serve(8080, apps::echo)?;
+    let _back = world.caller.serve(8081, apps::echo)?;
+    echo(&world.caller, world.server.at(8080), 0)?;
+    world.near.kill()?;
+    for number in 1..=3 {
+        echo(&world.caller, world.server.at(8080), number)?;
+    }
+    let seen = server.seen().last().map(|seen| seen.peer.ip());
+    assert_eq!(
+        seen,
+        Some(world.caller.v4()),
+        "in plaintext, and still by the far agent"
+    );
+    let outside = world.a.pod("outside")?;
+    echo(&outside, world.caller.at(8081), 4)?;
+
+    world.near.restart()?;
+    echo(&world.caller, world.server.at(8080), 5)?;
+    world.near.access_line("captured again", |line| {
+        line.is_outbound() && line.is_allowed()
+    })?;
+    let status = world.near.status()?;
+    let ledger = status["unprotected"].as_array().context("a ledger")?;
+    let entry = ledger
+        .iter()
+        .find(|it| it["what"] == "everything, while the agent is down");
+    let why = entry.and_then(|it| it["why"].as_str()).unwrap_or_default();
+    assert!(
+        why.contains("3 outbound and 1 inbound connections passed"),
+        "{status:#}"
+    );
     Ok(())
 }

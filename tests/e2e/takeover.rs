@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use interceptor_tests::agent::Agent;
 use interceptor_tests::apps;
+use interceptor_tests::calls::{Calls, echo};
 use interceptor_tests::manifests::PeerAuthentication;
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
@@ -19,54 +19,6 @@ const CLIENTS: usize = 4;
 
 /// Take-overs under load.
 const TIMES: usize = 3;
-
-/// A call whose answer shows that it is the right one.
-fn call(from: &Pod, to: std::net::SocketAddr, number: usize) -> Result<()> {
-    let message = format!("call {number}");
-    let answer = from.ask(to, &message)?;
-    ensure!(answer == message, "asked {message:?}, got {answer:?}");
-    Ok(())
-}
-
-/// Calls without a pause while `work` runs; returns how many calls were made and what went wrong.
-fn under_load(
-    pairs: &[(&Pod, std::net::SocketAddr)],
-    work: impl FnOnce(&AtomicUsize) -> Result<()>,
-) -> Result<(usize, Vec<String>)> {
-    let (done, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        let clients: Vec<_> = pairs
-            .iter()
-            .map(|(from, to)| {
-                let (done, calls) = (&done, &calls);
-                scope.spawn(move || {
-                    let mut failures = Vec::new();
-                    while !done.load(Ordering::Relaxed) {
-                        let number = calls.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = call(from, *to, number) {
-                            failures.push(format!("{error:#}"));
-                        }
-                    }
-                    failures
-                })
-            })
-            .collect();
-        let worked = work(&calls);
-        done.store(true, Ordering::Relaxed);
-        let failures = clients.into_iter().flat_map(|it| {
-            it.join()
-                .unwrap_or_else(|_| vec!["a client panicked".to_owned()])
-        });
-        let failures = failures.collect();
-        worked.map(|()| (calls.load(Ordering::Relaxed), failures))
-    })
-}
-
-/// Waits until so many more calls were made.
-fn more_calls(calls: &AtomicUsize, more: usize) -> Result<()> {
-    let goal = calls.load(Ordering::Relaxed) + more;
-    wait::so("more calls", || calls.load(Ordering::Relaxed) >= goal)
-}
 
 #[test]
 fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
@@ -91,22 +43,27 @@ fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
         .cycle()
         .take(3 * CLIENTS)
         .collect();
-    let (calls, failures) = under_load(&pairs, |calls| {
-        more_calls(calls, 100)?;
+    let outcomes = Calls::during(&pairs, |calls| {
+        calls.more(100)?;
         for _ in 0..TIMES {
             near.take_over()?;
-            more_calls(calls, 100)?;
+            calls.more(100)?;
             far.take_over()?;
-            more_calls(calls, 100)?;
+            calls.more(100)?;
         }
         Ok(())
     })?;
+    let failures: Vec<_> = outcomes.iter().filter(|it| it.error.is_some()).collect();
     let recorded: Vec<_> = [&*near, &*far]
         .into_iter()
         .flat_map(Agent::access)
         .filter(|line| !line.is_allowed())
         .collect();
-    assert_eq!(failures, Vec::<String>::new(), "of {calls}: {recorded:#?}");
+    let calls = outcomes.len();
+    assert!(
+        failures.is_empty(),
+        "{failures:#?} of {calls}: {recorded:#?}"
+    );
     for agent in [near, far] {
         for status in agent.wait_predecessors()? {
             assert_eq!(status.code(), Some(3), "{}", agent.log());
@@ -146,8 +103,8 @@ fn a_successor_that_is_killed_half_way_leaves_a_predecessor_that_serves() -> Res
             return Ok(());
         }
         for number in 0..10 {
-            call(&world.caller, world.server.at(8080), number)?;
-            call(&world.server, world.caller.at(8081), number)?;
+            echo(&world.caller, world.server.at(8080), number)?;
+            echo(&world.server, world.caller.at(8081), number)?;
         }
     }
     Ok(())
@@ -178,7 +135,7 @@ fn a_successor_that_cannot_serve_a_workload_gives_up_and_says_why() -> Result<()
     wait::so("the agent to go on", || {
         world.near.log().contains("this agent goes on")
     })?;
-    call(&world.caller, world.server.at(8080), 1)?;
+    echo(&world.caller, world.server.at(8080), 1)?;
     let status = world.near.status()?;
     assert_eq!(status["pid"].as_u64(), world.near.process().map(u64::from));
     Ok(())
@@ -214,7 +171,7 @@ fn open_connections_go_on_in_the_replaced_agent_until_they_end() -> Result<()> {
     stream.read_exact(&mut answer)?;
     world.near.take_over()?;
     // The old agent carries what it has accepted, the new one what comes.
-    call(&world.caller, world.server.at(8080), 1)?;
+    echo(&world.caller, world.server.at(8080), 1)?;
     stream.write_all(b"2")?;
     stream.read_exact(&mut answer)?;
     assert_eq!(&answer, b"2");

@@ -25,6 +25,7 @@ pub mod access;
 pub mod agent;
 pub mod apps;
 pub mod bench;
+pub mod calls;
 pub mod cgroup;
 pub mod demo;
 pub mod envoy;

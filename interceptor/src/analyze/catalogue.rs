@@ -177,6 +177,9 @@ catalogue! {
     STRICT_REFUSES "INT0306" "StrictRefusesNeighbours" Note,
         "Workloads of the same namespace are not enrolled, so they cannot call its STRICT ports.",
         "Enrol them, or make the ports that they call PERMISSIVE.";
+    STRICT_WITHOUT_AGENT "INT0307" "StrictUnlessAgentIsDown" Warning,
+        "A workload is STRICT, and interceptor.dev/on-agent-down lets plaintext in and out while the agent is down: whoever can stop the agent, or waits until it crashes, goes around mutual TLS and every policy.",
+        "Use on-agent-down: refuse (the default), or say with PERMISSIVE that plaintext is acceptable.";
     CAPTURE_CANCELS "INT0401" "CaptureAnnotationsCancelOut" Warning,
         "One capture annotation makes another pointless.",
         "Keep the one that was meant.";

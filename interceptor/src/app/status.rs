@@ -69,6 +69,7 @@ impl Watch {
         unprotected.extend(self.not_captured());
         unprotected.extend(kernel.workloads.iter().flat_map(Unprotected::by_interfaces));
         unprotected.extend(kernel.workloads.iter().filter_map(Unprotected::by_age));
+        unprotected.extend((kernel.workloads.iter()).filter_map(Unprotected::by_absence));
         let counters = self.observer.counters();
         let prober = Prober::new(&kernel.prober, counters.of(Counter::Probe));
         unprotected.extend(Unprotected::by_prober(&prober));

@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{
-    HashMap as KernelMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray, SockHash,
+    HashMap as KernelMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray, PerCpuHashMap,
+    PerCpuValues, SockHash,
 };
+use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use interceptor_common::{
     Address, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey,
-    PROBER, RuleKey, WorkloadEntry,
+    PLAINTEXT_WITHOUT_AGENT, PROBER, RuleKey, Unserved, WorkloadEntry,
 };
 
 use super::config::Sizes;
@@ -36,6 +38,9 @@ pub(super) struct Shape {
     /// What it holds, for people.
     pub(super) holds: &'static str,
 }
+
+/// `BPF_NOEXIST`: only what is not there is written.
+const NO_EXIST: u64 = 1;
 
 /// Listeners of a workload: three roles, two families.
 const LISTENERS_EACH: u32 = 6;
@@ -94,6 +99,14 @@ pub(super) const SHAPES: &[Shape] = &[
         value_bytes: size_of::<u32>(),
         capacity: Some(|sizes| sizes.workloads.saturating_mul(LISTENERS_EACH)),
         holds: "listeners",
+    },
+    Shape {
+        name: "UNSERVED",
+        kind: MapType::PerCpuHash,
+        key_bytes: size_of::<u64>(),
+        value_bytes: size_of::<Unserved>(),
+        capacity: Some(|sizes| sizes.workloads),
+        holds: "workloads that pass without an agent",
     },
     Shape {
         name: "FLOWS",
@@ -175,6 +188,12 @@ pub(super) struct Entries {
 }
 
 impl Entries {
+    /// Whether the workload may pass while no agent listens for it.
+    pub(super) fn passes_unserved(&self) -> bool {
+        let flags = self.workload.map_or(0, |entry| entry.flags);
+        flags & PLAINTEXT_WITHOUT_AGENT != 0
+    }
+
     /// Adds what `other` has: everything that may be in the maps of either.
     pub(super) fn absorb(&mut self, other: &Self) {
         self.workload = self.workload.or(other.workload);
@@ -192,6 +211,7 @@ pub(super) struct Maps {
     ports: KernelMap<MapData, InboundPortKey, u32>,
     listeners: SockHash<MapData, ListenerKey>,
     guarded: KernelMap<MapData, u32, u64>,
+    unserved: PerCpuHashMap<MapData, u64, Unserved>,
     /// The socket storage map, shared with every dialler.
     pub(super) storage: Arc<OwnedFd>,
     /// The counters, shared with every observer.
@@ -225,6 +245,7 @@ impl Maps {
             ports: take(object, "INBOUND_PORTS")?.try_into()?,
             listeners: take(object, "LISTENERS")?.try_into()?,
             guarded: take(object, "GUARDED")?.try_into()?,
+            unserved: take(object, "UNSERVED")?.try_into()?,
             counts: Arc::new(take(object, "COUNTS")?.try_into()?),
             storage: Arc::new(storage),
         })
@@ -296,6 +317,7 @@ impl Maps {
             let result = self.rules.insert(&Key::new(*bits, *data), action, 0);
             result.map_err(|error| failed(RULES, error))?;
         }
+        self.let_pass(key, new.passes_unserved())?;
         match &new.workload {
             Some(workload) => {
                 let result = self.workloads.insert(key, workload, 0);
@@ -337,6 +359,24 @@ impl Maps {
         Ok(())
     }
 
+    /// Lets the workload with this `key` pass while no agent listens for it, or not. What has been
+    /// counted stays.
+    pub(super) fn let_pass(&mut self, key: u64, allowed: bool) -> Result<(), WriteError> {
+        const UNSERVED: &str = "workloads that pass without an agent";
+        if !allowed {
+            return gone(self.unserved.remove(&key), UNSERVED);
+        }
+        let cpus = nr_cpus().map_err(|(_file, error)| MapError::IoError(error));
+        let none = cpus.and_then(|cpus| {
+            PerCpuValues::try_from(vec![Unserved::default(); cpus]).map_err(MapError::IoError)
+        });
+        let none = none.map_err(|error| failed(UNSERVED, error))?;
+        match self.unserved.insert(key, none, NO_EXIST) {
+            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
+            result => result.map_err(|error| failed(UNSERVED, error)),
+        }
+    }
+
     /// Makes `socket` the listener for `key`.
     pub(super) fn set_listener(
         &mut self,
@@ -367,6 +407,17 @@ impl Maps {
     }
 }
 
+/// The connections of a workload that passed while no agent was there, if it may have any.
+pub(super) fn unserved(map: MapData, key: u64) -> Option<Unserved> {
+    let map = Map::from_map_data(map).ok()?;
+    let map: PerCpuHashMap<_, u64, Unserved> = map.try_into().ok()?;
+    let each = map.get(&key, 0).ok()?;
+    Some(each.iter().fold(Unserved::default(), |all, it| Unserved {
+        outbound: all.outbound.saturating_add(it.outbound),
+        inbound: all.inbound.saturating_add(it.inbound),
+    }))
+}
+
 /// How many entries a pinned map has; `None` for maps that have no such number.
 pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
     match name {
@@ -376,6 +427,10 @@ pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
         "FLOWS" => keys::<FlowKey, Flow>(map),
         "EXPECTED" => keys::<ExpectedKey, u32>(map),
         "GUARDED" => keys::<u32, u64>(map),
+        "UNSERVED" => {
+            let map: PerCpuHashMap<_, u64, Unserved> = Map::PerCpuHashMap(map).try_into().ok()?;
+            Some(map.keys().count())
+        }
         "GRANTS" => keys::<GrantKey, Grant>(map),
         "RULES" => {
             let map: LpmTrie<_, RuleKey, u32> = Map::LpmTrie(map).try_into().ok()?;

@@ -62,14 +62,14 @@ pub use direct::{
 pub use error::{CaptureError, DestinationError, EnrolError};
 pub use guard::Unguarded;
 pub use heritage::{Estate, Heritage};
-pub use interceptor_common::Counter;
+pub use interceptor_common::{Counter, Unserved};
 pub use listeners::Listeners;
 pub use lock::NodeLock;
 pub use origin::Origin;
 pub use prober::{Prober, ProberStatus, USUAL_PROBERS};
 pub use rules::{Captured, Why, inbound_captured, outbound_captured};
 pub use status::{Counters, MapFill, Observer, ProgramStatus, Status, WorkloadStatus};
-pub use uninstall::{Leftover, Removed, UninstallError, uninstall, verify_removed};
+pub use uninstall::{Leftover, Removed, UninstallError, still_held, uninstall, verify_removed};
 
 pub(crate) use object::OBJECT;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::loaded_programs;
-use interceptor_common::Counter;
+use interceptor_common::{Counter, Unserved};
 
 use super::config::{GUARD_LINK, NAMESPACE_LINK, Pins};
 use super::enrol::Enrolment;
@@ -83,6 +83,8 @@ pub struct WorkloadStatus {
     pub addresses: Vec<IpAddr>,
     /// Interfaces at which nothing stops packets made by hand.
     pub unguarded: Vec<Unguarded>,
+    /// Connections that passed unprotected while the agent was down, if its owner lets them.
+    pub unserved: Option<Unserved>,
     /// Open connections from before it was enrolled: its own end, and the other.
     pub older: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -140,6 +142,7 @@ impl Observer {
                 key: enrolment.key(),
                 addresses: sorted(enrolment.addresses()),
                 unguarded: enrolment.unguarded().to_vec(),
+                unserved: None,
                 older: Vec::new(),
             })
             .collect();
@@ -179,6 +182,8 @@ impl Observer {
         let mut workloads = self.workloads.load().as_ref().clone();
         let older = self.older.load();
         for workload in &mut workloads {
+            let map = MapData::from_pin(self.pins.map("UNSERVED")).ok();
+            workload.unserved = map.and_then(|map| super::maps::unserved(map, workload.key));
             if let Some((namespace, connections)) = older.get(&workload.id) {
                 let alive = older::alive(namespace, connections);
                 workload.older = alive.iter().map(|it| (it.local, it.remote)).collect();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use aya::maps::{MapData, loaded_maps};
 use aya::programs::{loaded_links, loaded_programs};
 
 use super::config::{Config, GUARD_LINK};
@@ -30,6 +31,16 @@ pub struct Removed {
     pub links: usize,
     /// Maps.
     pub maps: usize,
+    /// What the kernel called them.
+    pub(super) ids: Ids,
+}
+
+/// The kernel's numbers of what was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ids {
+    links: HashSet<u32>,
+    programs: HashSet<u32>,
+    maps: HashSet<u32>,
 }
 
 /// Something of ours that is still there.
@@ -37,6 +48,13 @@ pub struct Removed {
 pub enum Leftover {
     /// A file or folder in the BPF file system.
     Pinned(PathBuf),
+    /// Something that was removed and that somebody still holds.
+    Held {
+        /// `program`, `map` or `link`.
+        what: &'static str,
+        /// The kernel's id.
+        id: u32,
+    },
     /// An attached program that no node's folder accounts for.
     Program {
         /// Its name.
@@ -77,6 +95,7 @@ pub fn uninstall(config: &Config) -> Result<Removed, UninstallError> {
     for layout in list(&folder) {
         // Guards go first, for they let only known connections begin; then what is captured, and
         // what serves it last.
+        removed.ids.note(&layout);
         removed.links += clear(&layout.join("links"), links::remove)?;
         removed.maps += clear(&layout.join("maps"), |map| fs::remove_file(map))?;
         remove(&layout, fs::remove_dir_all(&layout))?;
@@ -90,6 +109,54 @@ pub fn uninstall(config: &Config) -> Result<Removed, UninstallError> {
         _ => {}
     }
     Ok(removed)
+}
+
+/// What was removed and is still there, because somebody holds it: an agent that is still
+/// draining, a tool that looks at it. Waits a moment, for the kernel frees things late.
+pub fn still_held(removed: &Removed) -> Vec<Leftover> {
+    let (attempts, pause) = PATIENCE;
+    let mut held = removed.ids.loaded();
+    for _ in 1..attempts {
+        if held.is_empty() {
+            break;
+        }
+        sleep(pause);
+        held = removed.ids.loaded();
+    }
+    held
+}
+
+impl Ids {
+    /// Notes everything that is pinned in this folder.
+    fn note(&mut self, layout: &Path) {
+        for pin in list(&layout.join("links")) {
+            let info = bpf::open_pinned_link(&pin).and_then(|link| bpf::link_info(link.as_fd()));
+            if let Ok(info) = info {
+                self.links.insert(info.id);
+                self.programs.insert(info.program);
+            }
+        }
+        for pin in list(&layout.join("maps")) {
+            if let Ok(info) = MapData::from_pin(pin).and_then(|map| map.info()) {
+                self.maps.insert(info.id());
+            }
+        }
+    }
+
+    /// Those that the kernel still has.
+    fn loaded(&self) -> Vec<Leftover> {
+        let held = |what| move |id| Leftover::Held { what, id };
+        let links = loaded_links().flatten().map(|it| it.id());
+        let links = links.filter(|id| self.links.contains(id)).map(held("link"));
+        let programs = loaded_programs().flatten().map(|it| it.id());
+        let programs = programs.filter(|id| self.programs.contains(id));
+        let maps = loaded_maps().flatten().map(|it| it.id());
+        let maps = maps.filter(|id| self.maps.contains(id)).map(held("map"));
+        links
+            .chain(programs.map(held("program")))
+            .chain(maps)
+            .collect()
+    }
 }
 
 /// What is left of the node: its folder, and programs of ours that no folder accounts for. Empty

@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[command(flatten)]
     config: AgentConfig,
 
-    /// Also ask the kernel whether any program of ours is still loaded.
+    /// Also ask the kernel whether any program, link or map of ours is still loaded.
     #[arg(long)]
     verify: bool,
 }
@@ -47,7 +47,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<Exit, Failure> {
         }
     })?;
     let left = if args.verify {
-        capture::verify_removed(&config).map_err(|error| Failure::from_error(&error))?
+        let mut left = capture::still_held(&removed);
+        left.extend(capture::verify_removed(&config).map_err(|error| Failure::from_error(&error))?);
+        left
     } else {
         Vec::new()
     };
@@ -75,6 +77,7 @@ struct Uninstalled {
 enum Left {
     Pinned(PathBuf),
     Program { name: String, id: u32 },
+    Held { what: &'static str, id: u32 },
 }
 
 impl From<&Leftover> for Left {
@@ -85,6 +88,7 @@ impl From<&Leftover> for Left {
                 name: name.clone(),
                 id: *id,
             },
+            Leftover::Held { what, id } => Self::Held { what, id: *id },
         }
     }
 }
@@ -131,6 +135,13 @@ impl Left {
     fn describe(&self) -> String {
         match self {
             Self::Pinned(path) => format!("{}: remove it with rm -r", path.display()),
+            Self::Held { what, id } => {
+                let command = if *what == "program" { "prog" } else { what };
+                format!(
+                    "{what} {id}: detached, but some process holds it; find it with bpftool \
+                     {command} show id {id}"
+                )
+            }
             Self::Program { name, id } => format!(
                 "program {name}, id {id}: some process holds it; find it with bpftool prog show id {id}"
             ),
@@ -159,6 +170,10 @@ mod tests {
             Left::Program {
                 name: "ic_connect4".to_owned(),
                 id: 7,
+            },
+            Left::Held {
+                what: "map",
+                id: 12,
             },
         ]);
         assert_eq!(left.exit(), Exit::No);

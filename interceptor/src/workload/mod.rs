@@ -187,6 +187,19 @@ pub struct CaptureRules {
     pub udp: UdpRule,
     /// What becomes of connections that it had before it was enrolled.
     pub existing: ExistingConnections,
+    /// What becomes of its connections while the agent is down.
+    pub on_agent_down: OnAgentDown,
+}
+
+/// What becomes of a workload's connections while no agent runs: `interceptor.dev/on-agent-down`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnAgentDown {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go where they are headed in plaintext, asked by nobody, and are counted.
+    AllowPlaintext,
 }
 
 /// What becomes of the connections that a workload had before it was enrolled:

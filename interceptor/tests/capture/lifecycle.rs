@@ -4,7 +4,7 @@
 use std::net::TcpStream;
 
 use interceptor::capture::{Capture, CaptureError, Counter, EnrolError, Enrolled, Leftover};
-use interceptor::capture::{uninstall, verify_removed};
+use interceptor::capture::{still_held, uninstall, verify_removed};
 use interceptor::workload::Workload;
 
 use crate::support::{
@@ -300,11 +300,12 @@ async fn an_uninstalled_node_leaves_plain_networking() {
     let pinned = |left: &Leftover| matches!(left, Leftover::Pinned(_));
     assert!(verify_removed(&node.config).unwrap().iter().any(pinned));
     let removed = uninstall(&node.config).unwrap();
-    assert_eq!((removed.links, removed.maps), (11, 13));
+    assert_eq!((removed.links, removed.maps), (11, 14));
+    assert_eq!(still_held(&removed), vec![]);
     // Other tests run beside this one: what matters is that nothing of this node is left.
     let left = verify_removed(&node.config).unwrap();
     let ours = |it: &Leftover| match it {
-        Leftover::Pinned(_) => true,
+        Leftover::Pinned(_) | Leftover::Held { .. } => true,
         Leftover::Program { id, .. } => programs.contains(id),
     };
     assert!(!left.iter().any(ours), "{left:?}");

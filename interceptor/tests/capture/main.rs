@@ -5,6 +5,8 @@
 //! the agent: the programs recognise sockets, not processes.
 
 #[cfg(test)]
+mod absence;
+#[cfg(test)]
 mod arrival;
 #[cfg(test)]
 mod cgroups;
@@ -18,6 +20,8 @@ mod direct;
 mod evasion;
 #[cfg(test)]
 mod frames;
+#[cfg(test)]
+mod full;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]

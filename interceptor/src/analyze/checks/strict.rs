@@ -6,14 +6,16 @@ use interceptor_policy::{MtlsMode, PlaintextAt, PolicyName};
 
 use super::super::catalogue::{
     MODE_CONTRADICTION, STRICT_NOT_CAPTURED, STRICT_NOT_ENROLLED, STRICT_REFUSES, STRICT_UDP,
+    STRICT_WITHOUT_AGENT,
 };
 use super::super::finding::{Findings, Place};
 use super::super::model::{Known, Membership, Model, several};
 use super::in_modes;
 use crate::workload::objects::{Meta, PeerAuthentication};
-use crate::workload::{Enrolment, PortSelection, UdpRule, WorkloadId};
+use crate::workload::{Enrolment, OnAgentDown, PortSelection, UdpRule, WorkloadId};
 
 const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+const ON_AGENT_DOWN: &str = "interceptor.dev/on-agent-down";
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 /// The port of HTTP over UDP.
 const QUIC: u16 = 443;
@@ -50,6 +52,7 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
         if model.membership(known) != Membership::Outside && !strict.is_empty() {
             not_captured(known, findings);
             udp(known, findings);
+            without_agent(model, known, findings);
         }
         if model.may_enforce(known) {
             contradictions(model, known, findings);
@@ -134,6 +137,26 @@ fn udp(known: &Known<'_>, findings: &mut Findings) {
             port.number, known.workload.id
         ),
         "refuse it with the annotation interceptor.dev/udp: deny, or serve over TCP",
+    );
+}
+
+/// STRICT that ends with the agent.
+fn without_agent(model: &Model<'_>, known: &Known<'_>, findings: &mut Findings) {
+    let id = &known.workload.id;
+    if known.workload.capture.on_agent_down != OnAgentDown::AllowPlaintext {
+        return;
+    }
+    let own = known.template.map(|it| (it.kind.as_str(), &it.pod.meta));
+    let own = own.filter(|(_, meta)| meta.annotations.contains_key(ON_AGENT_DOWN));
+    let namespace = model.namespaces.get(&*id.namespace);
+    let Some((kind, meta)) = own.or_else(|| Some(("Namespace", *namespace?))) else {
+        return;
+    };
+    findings.add(
+        &STRICT_WITHOUT_AGENT,
+        &at_annotation(kind, meta, ON_AGENT_DOWN),
+        format!("{id} is STRICT, but takes and sends plaintext while the agent is down"),
+        "use refuse, the default, or PERMISSIVE if plaintext is acceptable",
     );
 }
 

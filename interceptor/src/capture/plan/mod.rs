@@ -4,14 +4,16 @@
 use std::io;
 use std::net::IpAddr;
 
-use interceptor_common::{Action, Address, Inbound, InboundPortKey, Udp, WorkloadEntry};
+use interceptor_common::{
+    Action, Address, Inbound, InboundPortKey, PLAINTEXT_WITHOUT_AGENT, Udp, WorkloadEntry,
+};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 use super::maps::Entries;
 use super::rules::Compiled;
 use crate::net::mapped;
-use crate::workload::{UdpRule, Workload};
+use crate::workload::{OnAgentDown, UdpRule, Workload};
 
 /// What a workload's entries depend on besides the workload itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +58,10 @@ impl Place {
         let rules = Compiled::new(&workload.capture);
         let mut entries = Entries {
             workload: Some(WorkloadEntry {
-                flags: 0,
+                flags: match workload.capture.on_agent_down {
+                    OnAgentDown::Refuse => 0,
+                    OnAgentDown::AllowPlaintext => PLAINTEXT_WITHOUT_AGENT,
+                },
                 outbound: rules.outbound_default.code(),
                 levels: 0,
                 udp: refused_udp(workload.capture.udp),

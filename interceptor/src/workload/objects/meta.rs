@@ -24,8 +24,9 @@ pub(in crate::workload) const UNKNOWN_DESTINATIONS: &str = "interceptor.dev/unkn
 pub(in crate::workload) const UDP: &str = "interceptor.dev/udp";
 pub(in crate::workload) const EXISTING: &str = "interceptor.dev/existing-connections";
 pub(in crate::workload) const SAME_NODE: &str = "interceptor.dev/same-node";
+pub(in crate::workload) const ON_AGENT_DOWN: &str = "interceptor.dev/on-agent-down";
 
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     NETWORK_NAMESPACE,
     CGROUP,
     NODE,
@@ -33,6 +34,7 @@ const OURS: [&str; 7] = [
     UDP,
     EXISTING,
     SAME_NODE,
+    ON_AGENT_DOWN,
 ];
 
 /// The prefixes of annotations that may have a meaning for us; others are not kept.

@@ -36,7 +36,7 @@ use crate::yaml::{Mistake, Node, Position, Severity};
 
 pub use meta::Ignored;
 pub(in crate::workload) use meta::{
-    CGROUP, EXISTING, NETWORK_NAMESPACE, NODE, SAME_NODE, UDP, UNKNOWN_DESTINATIONS,
+    CGROUP, EXISTING, NETWORK_NAMESPACE, NODE, ON_AGENT_DOWN, SAME_NODE, UDP, UNKNOWN_DESTINATIONS,
 };
 pub use template::{DeclaredPort, Template, templates};
 

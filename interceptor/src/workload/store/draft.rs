@@ -143,6 +143,7 @@ fn workload(
         capture: CaptureRules {
             udp: membership.udp,
             existing: membership.existing,
+            on_agent_down: membership.on_agent_down,
             ..CaptureRules::default()
         },
         binding: membership.binding,

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use super::MeshSettings;
 use super::noted::Findings;
 use crate::workload::objects::{
-    CGROUP, EXISTING, Meta, NETWORK_NAMESPACE, NODE, Origin, Pod, SAME_NODE, UDP,
+    CGROUP, EXISTING, Meta, NETWORK_NAMESPACE, NODE, ON_AGENT_DOWN, Origin, Pod, SAME_NODE, UDP,
     UNKNOWN_DESTINATIONS, WorkloadEntry, Written,
 };
 use crate::workload::{
-    Binding, Enrolment, ExistingConnections, SameNode, TunnelProtocol, UdpRule, UnknownDestinations,
+    Binding, Enrolment, ExistingConnections, OnAgentDown, SameNode, TunnelProtocol, UdpRule,
+    UnknownDestinations,
 };
 use crate::yaml::nearest;
 
@@ -34,6 +35,7 @@ pub(super) struct Membership {
     pub(super) udp: UdpRule,
     pub(super) existing: ExistingConnections,
     pub(super) same_node: SameNode,
+    pub(super) on_agent_down: OnAgentDown,
 }
 
 /// What the labels ask for.
@@ -93,6 +95,7 @@ pub(super) fn pod(
         udp: udp(meta, namespace, findings),
         existing: existing(meta, namespace, findings),
         same_node: same_node(meta, namespace, settings, findings),
+        on_agent_down: on_agent_down(meta, namespace, findings),
     }
 }
 
@@ -132,6 +135,7 @@ pub(super) fn workload_entry(
         udp: udp(meta, namespace, findings),
         existing: existing(meta, namespace, findings),
         same_node: same_node(meta, namespace, settings, findings),
+        on_agent_down: on_agent_down(meta, namespace, findings),
     }
 }
 
@@ -183,6 +187,16 @@ fn existing(meta: &Meta, namespace: Option<&Meta>, findings: &mut Findings) -> E
         ("reset", ExistingConnections::Reset),
     ];
     chosen(EXISTING, &choices, meta, namespace, findings).unwrap_or_default()
+}
+
+/// What becomes of its connections while the agent is down: as the workload says, else as its
+/// namespace says.
+fn on_agent_down(meta: &Meta, namespace: Option<&Meta>, findings: &mut Findings) -> OnAgentDown {
+    let choices = [
+        ("allow-plaintext", OnAgentDown::AllowPlaintext),
+        ("refuse", OnAgentDown::Refuse),
+    ];
+    chosen(ON_AGENT_DOWN, &choices, meta, namespace, findings).unwrap_or_default()
 }
 
 /// How it is connected with others of its node: as the workload says, else as its namespace says,

@@ -215,6 +215,20 @@ impl Unprotected {
         })
     }
 
+    /// A workload whose owner prefers plaintext to refusal while the agent is down.
+    pub fn by_absence(workload: &capture::WorkloadStatus) -> Option<Self> {
+        let capture::Unserved { outbound, inbound } = workload.unserved?;
+        Some(Self {
+            subject: workload.id.to_string(),
+            what: "everything, while the agent is down".to_owned(),
+            why: format!(
+                "interceptor.dev/on-agent-down is allow-plaintext: {outbound} outbound and \
+                 {inbound} inbound connections passed unprotected so far"
+            ),
+            connections: Some(outbound.saturating_add(inbound)),
+        })
+    }
+
     /// The processes of the host that no policy is asked about.
     pub fn by_prober(prober: &Prober) -> Option<Self> {
         (!prober.cgroups.is_empty()).then(|| Self {
