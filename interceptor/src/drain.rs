@@ -20,6 +20,8 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     tracker: TaskTracker,
     stopping: CancellationToken,
+    /// Of the set that this one was made from.
+    parent_stopping: CancellationToken,
     cancelled: CancellationToken,
 }
 
@@ -36,6 +38,7 @@ impl Tasks {
         Self {
             tracker: self.tracker.clone(),
             stopping: self.stopping.child_token(),
+            parent_stopping: self.stopping.clone(),
             cancelled: self.cancelled.child_token(),
         }
     }
@@ -75,6 +78,11 @@ impl Tasks {
     /// True once [`Tasks::stop`] was called here or on a parent.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_cancelled()
+    }
+
+    /// True if this set was asked to stop, and the one that it was made from was not.
+    pub fn is_stopping_alone(&self) -> bool {
+        self.is_stopping() && !self.parent_stopping.is_cancelled()
     }
 
     /// Resolves when this set is asked to stop.
@@ -131,9 +139,10 @@ mod tests {
         let parent = Tasks::new();
         let child = parent.child();
         child.stop();
-        assert!(child.is_stopping());
+        assert!(child.is_stopping() && child.is_stopping_alone());
         assert!(!parent.is_stopping());
         parent.stop();
+        assert!(!child.is_stopping_alone());
         assert!(parent.child().is_stopping());
     }
 }

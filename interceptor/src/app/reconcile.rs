@@ -304,11 +304,12 @@ impl Reconciler {
             ..
         } = state
         {
-            tasks.stop();
-            tunnels.stop();
+            // First the kernel, so that what has been handed to the listeners is all there will be.
             if let Err(error) = self.capture.unenrol(id) {
                 tracing::warn!(workload = %id, error = %chain(&error), "not everything could be removed");
             }
+            tasks.stop();
+            tunnels.stop();
             self.plane.direct.released(*key);
             tracing::info!(workload = %id, why, "un-enrolled");
         } else if let Err(error) = self.capture.open_closed(id) {

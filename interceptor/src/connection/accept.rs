@@ -3,6 +3,10 @@
 //! Accepting never fails for good: a connection that was aborted in the queue is skipped, and
 //! when the process is out of file descriptors the loop waits a moment instead of spinning; the
 //! kernel keeps the queue meanwhile.
+//!
+//! When a workload is released, what waits in the queue is served (refused, with a record) before
+//! the listener goes: the kernel would reset it, and nobody would ever hear of it. When the whole
+//! agent stops, the queue is left to the agent that takes over.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Local, Plane, inbound, outbound};
 use crate::drain::Tasks;
-use crate::net::reset_on_close;
+use crate::net::{accept_waiting, reset_on_close};
 
 /// Pause after an accept failed for want of resources.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(50);
@@ -41,7 +45,7 @@ pub fn serve(
     tasks.spawn("accept", async move {
         loop {
             let accepted = tokio::select! {
-                () = connections.stopping() => return,
+                () = connections.stopping() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -52,6 +56,11 @@ pub fn serve(
                 }
                 // The client gave up while it waited: nothing was captured, nothing is lost.
                 Err(error) => tracing::debug!(%error, ?door, "a connection was gone when accepted"),
+            }
+        }
+        if connections.is_stopping_alone() {
+            for accepted in accept_waiting(&listener) {
+                begin(&plane, &local, door, accepted, &connections);
             }
         }
     });

@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
 
 /// Connections that may wait for `accept(2)`; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -29,4 +30,41 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// The connections that wait in the queue of a listener, for one that is about to close it. Asks
+/// the kernel and not the runtime, which may not have heard of the latest yet. What was aborted
+/// meanwhile is left out.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime, whose streams it makes.
+pub fn accept_waiting(
+    listener: &tokio::net::TcpListener,
+) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let queue = SockRef::from(listener);
+    let accepted = std::iter::from_fn(move || queue.accept().ok());
+    accepted.filter_map(|(socket, peer)| {
+        socket.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(socket.into()).ok()?, peer.as_socket()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_that_waits_is_accepted_whatever_the_runtime_knows() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let to = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..3)
+            .map(|_| std::net::TcpStream::connect(to).unwrap())
+            .collect();
+        let accepted: Vec<_> = accept_waiting(&listener).map(|(_, peer)| peer).collect();
+        let expected: Vec<_> = clients.iter().map(|it| it.local_addr().unwrap()).collect();
+        assert_eq!(accepted, expected);
+        assert_eq!(accept_waiting(&listener).count(), 0);
+    }
 }

@@ -22,7 +22,7 @@ pub mod traffic;
 pub(crate) use dial::Mark;
 pub use dial::{Dialer, Purpose};
 pub(crate) use gate::Gate;
-pub use listen::listen;
+pub use listen::{accept_waiting, listen};
 pub use namespace::Namespace;
 pub(crate) use number::SharedNumber;
 pub use socket::{close_in_order, raise_file_limit, reset_on_close};
