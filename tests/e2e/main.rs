@@ -17,6 +17,7 @@ mod policy;
 mod restart;
 mod same_node;
 mod shadow;
+mod stress;
 mod takeover;
 mod telemetry;
 mod uninstall;
