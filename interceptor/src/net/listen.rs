@@ -12,7 +12,8 @@ const BACKLOG: i32 = 4096;
 /// Opens a non-blocking listener at `address` in the calling thread's namespace.
 ///
 /// `SO_REUSEADDR`, so that a restarted agent is not kept waiting by old connections; an IPv6
-/// listener takes IPv6 only, because each family has its own.
+/// listener takes IPv6 only, because each family has its own. Accepted sockets inherit
+/// `TCP_NODELAY`: what an application or a peer waits for is never held back.
 ///
 /// # Errors
 ///
@@ -27,6 +28,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -76,7 +76,8 @@ impl Server {
             .ok_or(HandshakeError::TooMany)?;
         tcp.set_nodelay(true).map_err(io)?;
         let limit = self.config.handshake_timeout;
-        let shaken = self.shake_hands(tcp, svid, (peer_address, local_address));
+        // The state of a handshake is large, and the task that awaits it lives much longer.
+        let shaken = Box::pin(self.shake_hands(tcp, svid, (peer_address, local_address)));
         let inbound = timeout(limit, shaken).await;
         inbound.map_err(|_elapsed| HandshakeError::TimedOut { limit })?
     }

@@ -17,7 +17,7 @@ use super::super::carrier::Carrier;
 use crate::net::{Traffic, reset_on_close};
 
 /// Waits until `done`, which something else brings about.
-async fn until(done: impl Fn() -> bool) {
+async fn until(done: impl Fn() -> bool + Sync) {
     soon(async {
         while !done() {
             tokio::task::yield_now().await;
