@@ -1,0 +1,97 @@
+//! What is granted, and when it is void.
+
+use rstest::rstest;
+
+use super::*;
+
+#[tokio::test]
+async fn a_pair_is_granted_once_and_with_the_generation_of_its_mesh() {
+    let agent = Agent::new(DEMO).await;
+    for _ in 0..3 {
+        agent.offer("10.0.0.2:8080");
+        agent.offer("10.96.0.1:80");
+    }
+    let target = vec![Some("10.0.0.2:8080".parse().unwrap())];
+    assert_eq!(agent.granted("10.0.0.2:8080"), Some((target.clone(), 1)));
+    assert_eq!(agent.granted("10.96.0.1:80"), Some((target, 1)));
+    assert_eq!(agent.kernel.published.load(Ordering::Relaxed), 2);
+    assert_eq!(agent.path().counts().granted, 2);
+}
+
+#[rstest]
+#[case::by_policy("sa/caller]", "sa/nobody]")]
+#[case::by_the_owners_wish(
+    "{interceptor.dev/network-namespace: server}",
+    "{interceptor.dev/network-namespace: server, interceptor.dev/same-node: mtls}"
+)]
+#[case::without_a_certificate("serviceAccountName: server", "serviceAccountName: other")]
+#[case::not_captured(
+    "{interceptor.dev/network-namespace: caller}",
+    "{interceptor.dev/network-namespace: caller, traffic.sidecar.istio.io/excludeOutboundPorts: '8080'}"
+)]
+#[tokio::test]
+async fn what_may_not_go_past_the_agent_is_never_granted(#[case] from: &str, #[case] to: &str) {
+    let agent = Agent::new(&DEMO.replace(from, to)).await;
+    agent.offer("10.0.0.2:8080");
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+}
+
+#[tokio::test]
+async fn before_the_first_mesh_and_without_room_nothing_is_granted() {
+    let agent = Agent::new(DEMO).await;
+    agent.path().grants.advanced(0);
+    agent.offer("10.0.0.2:8080");
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+
+    agent.advance();
+    agent.kernel.is_full.store(true, Ordering::Relaxed);
+    agent.offer("10.0.0.2:8080");
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+    assert_eq!(agent.path().counts().unpublished, 1);
+}
+
+#[tokio::test]
+async fn a_change_renews_what_still_holds_and_withdraws_the_rest() {
+    let agent = Agent::new(DEMO).await;
+    agent.offer("10.0.0.2:8080");
+    agent.change(good_mesh(DEMO));
+    assert_eq!(agent.granted("10.0.0.2:8080").unwrap().1, 2);
+    agent.change(denying());
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+    agent.offer("10.0.0.2:8080");
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+    agent.change(good_mesh(DEMO));
+    agent.offer("10.0.0.2:8080");
+    assert_eq!(agent.granted("10.0.0.2:8080").unwrap().1, 4);
+}
+
+#[tokio::test]
+async fn an_enrolment_lets_a_pair_be_looked_at_again() {
+    let agent = Agent::new(DEMO).await;
+    agent.offer("10.0.0.2:8080");
+    // The kernel forgets what it was told of a workload that is released.
+    agent
+        .kernel
+        .withdraw(CALLER, "10.0.0.2:8080".parse().unwrap())
+        .unwrap();
+    agent.path().released(SERVER);
+    agent.path().enrolled(3, id("server"));
+    agent.offer("10.0.0.2:8080");
+    assert!(agent.granted("10.0.0.2:8080").is_some());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_gone_is_noticed() {
+    let agent = Agent::new(DEMO).await;
+    agent.offer("10.0.0.2:8080");
+    let mesh = agent.plane.mesh.load_full();
+    let grants = &agent.path().grants;
+    assert!(!grants.lacks_certificate(&mesh, &agent.plane.identities));
+    agent
+        .plane
+        .identities
+        .want(["spiffe://cluster.local/ns/demo/sa/server".parse().unwrap()]);
+    assert!(grants.lacks_certificate(&mesh, &agent.plane.identities));
+    agent.change(good_mesh(DEMO));
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+}

@@ -1,0 +1,164 @@
+//! What a change does to connections that are open.
+
+use std::fs;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use interceptor_tests::manifests::{AuthorizationPolicy, Rule};
+use interceptor_tests::wait;
+use interceptor_tests::world::Ground;
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SanType,
+};
+use rstest::rstest;
+
+use super::Home;
+
+/// A change must have cut what it forbids within this time.
+const SOON: Duration = Duration::from_secs(1);
+
+/// A change that forbids what is open.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Policy,
+    Label,
+    Account,
+    SameNode,
+}
+
+impl Change {
+    /// What it makes of the manifests.
+    fn apply(self, home: &Home) -> Result<()> {
+        let neighbour = home.neighbour.manifest();
+        let neighbour = match self {
+            Self::Policy => neighbour,
+            Self::Label => neighbour.label("app", "closed"),
+            Self::Account => neighbour.service_account("somebody-else"),
+            Self::SameNode => neighbour.annotation("interceptor.dev/same-node", "mtls"),
+        };
+        let closed = AuthorizationPolicy::deny("closed").rule(&Rule::from("caller"));
+        home.world.change(|it| {
+            it.add(neighbour);
+            it.add(match self {
+                Self::Policy => closed,
+                _ => closed.selecting("closed"),
+            });
+        })
+    }
+}
+
+#[rstest]
+#[case::a_policy(Change::Policy, "denied", Some("demo/closed"))]
+#[case::a_label(Change::Label, "denied", Some("demo/closed"))]
+#[case::a_service_account(Change::Account, "identity_changed", None)]
+#[case::the_owners_wish(Change::SameNode, "same_node_mtls", None)]
+fn a_change_that_forbids_an_open_connection_cuts_it_and_both_ends_say_why(
+    #[case] change: Change,
+    #[case] reason: &str,
+    #[case] policy: Option<&str>,
+) -> Result<()> {
+    let Some(home) = Home::with(|it| {
+        it.add(
+            AuthorizationPolicy::deny("closed")
+                .selecting("closed")
+                .rule(&Rule::from("caller")),
+        );
+    })?
+    else {
+        return Ok(());
+    };
+    let (mut stream, server) = home.open(8080)?;
+
+    let before = home.version().context("a version")?;
+    change.apply(&home)?;
+    let in_force = wait::until("the change to be in force", || {
+        (home.version()? > before).then(Instant::now)
+    })?;
+    let error = stream.read(&mut [0]).expect_err("cut, not closed");
+    let took = in_force.elapsed();
+    let kinds = [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
+    assert!(kinds.contains(&error.kind()), "{error}");
+    assert!(took < SOON, "cut after {took:?}");
+    // Those before it ended well; the application sees a reset, too.
+    while server.outcome()?.is_ok() {}
+
+    let (near, far) = home.lines("the cut", |it| !it.is_allowed())?;
+    for line in [&near, &far] {
+        assert_eq!(line.decision.as_deref(), Some("cut"), "{line:?}");
+        assert_eq!(line.reason.as_deref(), Some(reason), "{line:?}");
+        assert_eq!(line.policy.as_deref(), policy, "{line:?}");
+        assert!(line.is_direct() && line.error.is_some(), "{line:?}");
+    }
+    assert!(near.is_of(6, 6) && far.is_of(6, 6), "{near:?} {far:?}");
+    for reporter in ["source", "destination"] {
+        let labels = [("reporter", reporter), ("reason", reason)];
+        let metric = "interceptor_connections_cut_total";
+        home.world.near.metric_reaches(metric, &labels, 1.0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_certificate_that_expires_cuts_what_is_open() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    // An authority that soon ends, and with it what it issues.
+    let end = authority(&ground.fabric.folder().join("ca"), Duration::from_secs(12))?;
+    let neighbour = ground.a.pod("neighbour")?;
+    let manifest = neighbour.manifest();
+    let world = ground.start_with(|it| it.add(manifest))?;
+    let home = Home { world, neighbour };
+    let (mut stream, _server) = home.open(8080)?;
+    assert!(
+        SystemTime::now() < end,
+        "the machine is too slow for this test"
+    );
+
+    let error = stream.read(&mut [0]).expect_err("cut, not closed");
+    let kinds = [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
+    assert!(kinds.contains(&error.kind()), "{error}");
+    let late = SystemTime::now().duration_since(end).ok();
+    assert!(
+        late.is_some_and(|late| late < SOON),
+        "cut at its end: {late:?}"
+    );
+    let (near, _) = home.lines("the cut", |it| !it.is_allowed())?;
+    assert_eq!(near.decision.as_deref(), Some("cut"), "{near:?}");
+    assert_eq!(near.reason.as_deref(), Some("no_identity"), "{near:?}");
+
+    // Nothing goes past the agent any more, and the agent has no certificate to go with.
+    let passed = home.passed();
+    assert!(
+        home.world
+            .caller
+            .call(home.neighbour.at(8080), "x")
+            .is_err()
+    );
+    assert_eq!(home.passed(), passed);
+    Ok(())
+}
+
+/// Makes an authority that ends so soon, and tells when.
+fn authority(folder: &Path, life: Duration) -> Result<SystemTime> {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? + life;
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.as_secs());
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (end - Duration::from_hours(1)).into();
+    params.not_after = end.into();
+    let uri = "spiffe://cluster.local".try_into()?;
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    let certificate = params.self_signed(&key)?;
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("ca.crt"), certificate.pem())?;
+    fs::write(folder.join("ca.key"), key.serialize_pem())?;
+    fs::set_permissions(folder.join("ca.key"), fs::Permissions::from_mode(0o600))?;
+    Ok(end)
+}
