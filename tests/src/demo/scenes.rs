@@ -11,12 +11,14 @@ use super::show::{Ink, Show};
 use super::stage::{ADMIN, ECHO, ECHO_TARGET, Stage, service};
 use crate::access::Line;
 use crate::agent::Agent;
-use crate::{settings, wait};
+use crate::{apps, settings, wait};
 
 type Scene = fn(&mut Stage, &mut Show) -> Result<()>;
 
 /// All scenes in order.
-pub(super) const ALL: [Scene; 7] = [allowed, refused, denied, plaintext, cut, killed, seen];
+pub(super) const ALL: [Scene; 8] = [
+    allowed, refused, denied, plaintext, beside, cut, killed, seen,
+];
 
 const SECRET: &str = "the password is swordfish";
 const ALLOW: &str = "demo/allow-caller";
@@ -159,6 +161,46 @@ fn plaintext(stage: &mut Stage, show: &mut Show) -> Result<()> {
     show.claim(
         "node two names the object that demands mutual TLS",
         names(&[&line], STRICT, None),
+    )
+}
+
+fn beside(stage: &mut Stage, show: &mut Show) -> Result<()> {
+    const PORT: u16 = 7000;
+    show.scene(
+        "Two workloads of one node talk: through the agent once, then from socket to socket",
+    )?;
+    let _app = stage.caller.serve(PORT, apps::echo)?;
+    let to = stage.caller.at(PORT);
+    let direct = wait::until("a connection from socket to socket", || {
+        stage.intruder.ask(to, SECRET).ok()?;
+        let lines = stage.near.access();
+        let direct = |line: &&Line| line.is_direct() && line.is_outbound();
+        lines.iter().find(direct).cloned()
+    })?;
+    let first = stage.near.access_line("the first call", |line| {
+        line.is_outbound() && line.dst_workload == direct.dst_workload
+    })?;
+    let other = stage.near.access_line("the other end", |line| {
+        !line.is_outbound() && line.conn_id == direct.conn_id
+    })?;
+    let cipher = text(first.tls_cipher.as_deref());
+    show.fact("the first", &format!("through the agent: {cipher}"))?;
+    let round_trip = number(direct.tcp_srtt_us);
+    let told = format!("no proxy on the path; the kernel measured a round trip of {round_trip} µs");
+    show.fact("a later one", &told)?;
+    show.claim(
+        "the kernel knew both identities without a handshake",
+        so(
+            direct.src_identity.is_some() && direct.dst_identity.is_some(),
+            || direct.text.clone(),
+        ),
+    )?;
+    show.claim(
+        "both ends were recorded all the same, with every byte",
+        so(
+            other.is_direct() && other.is_of(SECRET.len(), SECRET.len()),
+            || other.text.clone(),
+        ),
     )
 }
 
