@@ -21,6 +21,7 @@ mod layers;
 mod lint;
 mod program;
 mod project;
+mod soak;
 mod step;
 mod test;
 mod toolchain;
@@ -66,6 +67,8 @@ enum Task {
     Demo(program::Args),
     /// Measure the path against raw TCP and against peers
     Bench(program::Args),
+    /// Keep many connections open for a long time: whatever grows, leaks
+    Soak(program::Args),
     /// Run exactly what CI runs
     Ci,
 }
@@ -96,6 +99,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Task::Fmt(args) => fmt::task(&project, args),
         Task::Demo(args) => demo::task(&project, args),
         Task::Bench(args) => bench::task(&project, args),
+        Task::Soak(args) => soak::task(&project, args),
         Task::Ci => ci::task(&project),
     }
 }

@@ -73,7 +73,7 @@ impl Figure {
 
 /// Whether more of a unit is better.
 pub(super) fn more_is_better(unit: &str) -> bool {
-    ["Gbit/s", "1/s", "last/first"].contains(&unit)
+    ["Gbit/s", "1/s", "last/first", "large/small"].contains(&unit)
 }
 
 #[expect(

@@ -22,6 +22,7 @@ mod hold;
 mod http;
 mod lane;
 mod load;
+mod mesh;
 mod peer;
 mod plan;
 mod plots;
@@ -29,6 +30,7 @@ mod policy;
 mod processes;
 mod report;
 mod rig;
+pub mod soak;
 mod table;
 
 pub use figure::{Figure, Variant};

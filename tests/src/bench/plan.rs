@@ -51,6 +51,9 @@ pub enum Step {
     Churn,
     /// From a policy's change to its effect.
     Policy,
+    /// A mesh of this many workloads: what it costs to load, to keep and to change, and whether
+    /// connections notice.
+    Mesh(usize),
 }
 
 impl fmt::Display for Step {
@@ -62,6 +65,7 @@ impl fmt::Display for Step {
             Self::Http(n) => write!(f, "http_{n}"),
             Self::Churn => f.write_str("churn"),
             Self::Policy => f.write_str("policy_change_ms"),
+            Self::Mesh(workloads) => write!(f, "mesh_{workloads}"),
         }
     }
 }
@@ -86,7 +90,7 @@ impl Plan {
     /// A good quarter of an hour with two peers.
     pub fn full() -> Self {
         Self {
-            all: steps(&[1000, idle_limit()]),
+            all: steps(&[1000, idle_limit()], &[1000, 10_000, 50_000]),
             longest: Duration::from_secs(2),
             budget: None,
             churn: (15, Duration::from_secs(2)),
@@ -98,7 +102,7 @@ impl Plan {
     /// Under two minutes, with shorter samples the more variants there are.
     pub fn quick() -> Self {
         Self {
-            all: steps(&[1000.min(idle_limit())]),
+            all: steps(&[1000.min(idle_limit())], &[50_000]),
             longest: Duration::from_millis(700),
             budget: Some(Duration::from_secs(45)),
             churn: (3, Duration::from_millis(500)),
@@ -126,7 +130,7 @@ impl Plan {
     pub fn steps(&self, round: usize) -> impl Iterator<Item = Step> {
         self.all.iter().copied().filter(move |step| match step {
             Step::Idle | Step::Hold(_) => round == 1,
-            Step::Churn => round == 1 || self.churn_every_round,
+            Step::Churn | Step::Mesh(_) => round == 1 || self.churn_every_round,
             Step::Work(_) | Step::Http(_) | Step::Policy => true,
         })
     }
@@ -151,7 +155,7 @@ impl Plan {
     }
 }
 
-fn steps(idle: &[usize]) -> Vec<Step> {
+fn steps(idle: &[usize], meshes: &[usize]) -> Vec<Step> {
     let streams = [1, 4, 16];
     let up = streams.map(Work::Up).into_iter();
     let works = up
@@ -162,6 +166,7 @@ fn steps(idle: &[usize]) -> Vec<Step> {
     steps.extend(idle.iter().copied().map(Step::Hold));
     steps.extend(works.map(Step::Work));
     steps.extend([Step::Http(64), Step::Policy, Step::Churn]);
+    steps.extend(meshes.iter().copied().map(Step::Mesh));
     steps
 }
 

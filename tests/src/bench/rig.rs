@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::figure::{Figure, Variant};
+use super::figure::{Figure, Variant, median};
 use super::lane::{Lane, PORT, Parts};
 use super::load::{Load, Sample, measure};
 use super::peer::Kind;
 use super::plan::{Plan, Step, Work};
 use super::processes::resident_mib;
-use super::{churn, congestion, hold, http, policy};
+use super::{churn, congestion, hold, http, mesh, policy};
 use crate::agent::{Agent, Setup};
 use crate::fabric::Fabric;
 use crate::manifests::{self, AuthorizationPolicy, Manifest, NAMESPACE, Namespace, Rule};
@@ -25,8 +25,10 @@ pub struct Rig {
     near: Agent,
     far: Agent,
     lanes: Vec<Lane>,
+    /// Has no pods: agents come and go there to load large meshes.
+    spare: Node,
     _nodes: [Node; 2],
-    _fabric: Fabric,
+    fabric: Fabric,
     manifests: String,
     notes: Vec<String>,
     sample: Duration,
@@ -60,9 +62,7 @@ impl Rig {
             manifests: manifests.clone(),
             ..Setup::default()
         };
-        let (mut near, mut far) = (a.agent_unready(&setup)?, b.agent_unready(&setup)?);
-        near.wait_ready()?;
-        far.wait_ready()?;
+        let (near, far) = both(&a, &b, &setup)?;
         let ids = [&near, &far].map(|agent| agent.process().context("an agent ended"));
         let [near_id, far_id] = ids;
         let (near_id, far_id) = (near_id?, far_id?);
@@ -101,8 +101,9 @@ impl Rig {
             near,
             far,
             lanes,
+            spare: fabric.node("c")?,
             _nodes: [a, b],
-            _fabric: fabric,
+            fabric,
             manifests,
             notes,
         })
@@ -144,13 +145,51 @@ impl Rig {
                 let sample = load(lane, Work::Connect(churn::IN_FLIGHT), self.churn)?;
                 churn::figures(&sample.windows)
             }),
-            Step::Policy if variant.is_own() => self.policy(lane),
-            Step::Policy => Ok(Vec::new()),
+            Step::Policy if variant.is_own() => {
+                let taken = self.policy(lane)?;
+                Ok(vec![Figure::new("policy_change_ms", "ms", taken)])
+            }
+            Step::Mesh(workloads) if *variant == Variant::CrossNode => self.mesh(lane, workloads),
+            Step::Policy | Step::Mesh(_) => Ok(Vec::new()),
         }
     }
 
-    /// A policy that refuses this lane's client, written to both agents.
-    fn policy(&self, lane: &Lane) -> Result<Vec<Figure>> {
+    /// What a large mesh costs, and what connections and changes cost in it.
+    fn mesh(&self, lane: &Lane, workloads: usize) -> Result<Vec<Figure>> {
+        let mut figures = mesh::load(&self.spare, self.fabric.folder(), workloads)?;
+        let connect = Work::Connect(64);
+        let rate = || -> Result<f64> {
+            let sample = load(lane, connect, (1, self.sample))?;
+            Ok(sample.windows.first().context("no window")?.rate())
+        };
+        let agents = [&self.near, &self.far];
+        // Twice each in turns: the machine's other work is in both.
+        let (mut small, mut large, mut changes) = (0.0, 0.0, Vec::new());
+        for _ in 0..2 {
+            small += rate()?;
+            let loaded = mesh::Loaded::into(&agents, workloads)?;
+            large += rate()?;
+            for _ in 0..3 {
+                changes.push(self.policy(lane)?);
+            }
+            loaded.remove()?;
+        }
+        let change = median(&changes).context("no changes")?;
+        figures.extend([
+            Figure::new(format!("mesh_policy_ms_{workloads}"), "ms", change),
+            Figure::new(format!("mesh_{connect}_{workloads}"), "1/s", large / 2.0),
+            Figure::new(
+                format!("mesh_connect_kept_{workloads}"),
+                "large/small",
+                large / small,
+            ),
+        ]);
+        Ok(figures)
+    }
+
+    /// Milliseconds until a policy that refuses this lane's client, written to both agents, has its
+    /// effect.
+    fn policy(&self, lane: &Lane) -> Result<f64> {
         let deny = AuthorizationPolicy::deny("bench")
             .selecting(lane.server.name())
             .rule(&Rule::from(lane.client.name()));
@@ -159,13 +198,12 @@ impl Rig {
             self.near.write_mesh(text)?;
             self.far.write_mesh(text)
         };
-        let taken = policy::time_to_effect(
+        policy::time_to_effect(
             &lane.client,
             lane.target(PORT),
             || write(&denied),
             || write(&self.manifests),
-        )?;
-        Ok(vec![Figure::new("policy_change_ms", "ms", taken)])
+        )
     }
 }
 
@@ -183,6 +221,14 @@ fn unmeshed(a: &Node, b: &Node, peers: &[(String, Kind)]) -> Result<Vec<Unmeshed
         outside.push((variant, Some(kind.clone()), pods(a, b, name)?));
     }
     Ok(outside)
+}
+
+/// An agent on each node, ready.
+fn both(a: &Node, b: &Node, setup: &Setup) -> Result<(Agent, Agent)> {
+    let (mut near, mut far) = (a.agent_unready(setup)?, b.agent_unready(setup)?);
+    near.wait_ready()?;
+    far.wait_ready()?;
+    Ok((near, far))
 }
 
 fn pods(a: &Node, b: &Node, name: &str) -> Result<[Pod; 2]> {

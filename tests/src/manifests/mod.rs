@@ -2,6 +2,7 @@
 //!
 //! They say what tests vary and nothing else. A test about wrong manifests writes its YAML by hand.
 
+pub mod large;
 mod policy;
 mod yaml;
 

@@ -26,6 +26,9 @@ use crate::workload::objects::Ignored;
 use crate::workload::{Mesh, MeshSettings, Store};
 use crate::yaml::Mistake;
 
+/// After so many files were read it is worth looking for memory that nobody needs any more.
+const MUCH: usize = 100;
+
 /// Everything about a file that changes when it does. Links are followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Stamp {
@@ -153,9 +156,14 @@ impl Folder {
         if listed && !self.list(&mut stale, &mut look) {
             return look;
         }
+        let much = stale.len() > MUCH;
         look.changed |= self.read(stale);
         if look.changed {
             look.vanished = self.store.settle().vanished > 0;
+        }
+        if much {
+            // Trees of YAML are several times as large as what is kept of them.
+            crate::net::give_back_memory();
         }
         look
     }

@@ -68,6 +68,8 @@ pub struct DirectorySource {
     unsettled: bool,
     /// Whether that took something away.
     vanished: bool,
+    /// What reading took since something was last published.
+    busy: Duration,
     look: Duration,
 }
 
@@ -81,6 +83,7 @@ impl DirectorySource {
             folder: None,
             unsettled: false,
             vanished: false,
+            busy: Duration::ZERO,
             look: LOOK,
         }
     }
@@ -186,6 +189,7 @@ impl DirectorySource {
             let folder = Folder::new(self.directory.clone(), limits, self.settings.clone());
             folder.after(&self.publisher.published().state())
         });
+        let begun = Instant::now();
         let work = move || {
             let mut folder = folder;
             let look = folder.look(&places);
@@ -199,8 +203,11 @@ impl DirectorySource {
             return;
         };
         self.folder = Some(folder);
-        self.unsettled |= look.changed;
-        self.vanished |= look.vanished;
+        if look.changed {
+            self.busy = self.busy.saturating_add(begun.elapsed());
+            self.unsettled = true;
+            self.vanished |= look.vanished;
+        }
     }
 
     fn publish(&mut self, mesh: Mesh, mistakes: Vec<Mistake>) {
@@ -208,10 +215,19 @@ impl DirectorySource {
         let (workloads, services) = (mesh.workload_count(), mesh.service_count());
         let version = self.publisher.publish(mesh, mistakes, SystemTime::now());
         let files = self.folder.as_ref().map_or(0, Folder::len);
-        tracing::info!(version, files, workloads, services, "configuration loaded");
+        let took = self.busy;
+        tracing::info!(
+            version,
+            files,
+            workloads,
+            services,
+            ?took,
+            "configuration loaded"
+        );
         if let Some(folder) = &mut self.folder {
             folder.is_in_force();
         }
+        self.busy = Duration::ZERO;
         (self.unsettled, self.vanished) = (false, false);
     }
 
