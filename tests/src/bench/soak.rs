@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::TcpStream;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ use super::hold::open_all;
 use super::load::listen;
 use crate::agent::{Agent, Setup};
 use crate::manifests::{self, NAMESPACE, Namespace};
+use crate::pod::Pod;
+use crate::wait;
 use crate::world::Ground;
 
 const PORT: u16 = 9300;
@@ -89,6 +92,7 @@ pub struct Soak {
     // Field order is drop order: traffic, then agents, then what they run in.
     runtime: Runtime,
     traffic: Arc<Traffic>,
+    _server: Server,
     agents: [Agent; 2],
     _ground: Ground,
     begun: Instant,
@@ -109,7 +113,7 @@ impl Soak {
     /// Fails where this machine does not allow it, or if a connection cannot be opened.
     pub fn begin(connections: usize) -> Result<Self> {
         let files = crate::settings::raise_open_files();
-        let needed = connections * 2 + 100;
+        let needed = connections + 100;
         ensure!(
             files >= needed,
             "{needed} open files are needed, {files} allowed"
@@ -130,15 +134,12 @@ impl Soak {
             .worker_threads(2)
             .enable_all()
             .build()?;
-        let listener = ground.server.run(|| listen(PORT))??;
-        listener.set_nonblocking(true)?;
         let traffic = Arc::new(Traffic::default());
-        {
-            let _on = runtime.enter();
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            runtime.spawn(echo(listener));
-        }
+        let server = Server::start(&ground.server)?;
         let target = ground.server.at(PORT);
+        wait::so("the application to answer", || {
+            ground.caller.connect(target).is_ok()
+        })?;
         let streams = open_all(&ground.caller, target, connections)?;
         let count = u32::try_from(connections).unwrap_or(u32::MAX).max(1);
         for (index, stream) in (0_u32..).zip(streams) {
@@ -149,6 +150,7 @@ impl Soak {
         Ok(Self {
             runtime,
             traffic,
+            _server: server,
             agents,
             _ground: ground,
             begun: Instant::now(),
@@ -196,18 +198,66 @@ pub const fn sample_length() -> Duration {
     SAMPLE
 }
 
-/// Answers every connection with what it says.
-async fn echo(listener: tokio::net::TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the agent's tasks are not in this process; these end with the runtime"
-        )]
-        tokio::spawn(async move {
-            let (mut read, mut write) = stream.into_split();
-            // However it ends, the other end sees it and counts it.
-            drop(tokio::io::copy(&mut read, &mut write).await);
-        });
+/// The application, in a process of its own: a process may not have as many files open as both
+/// ends of all connections are.
+#[derive(Debug)]
+struct Server(Child);
+
+impl Server {
+    fn start(pod: &Pod) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([ANSWER, &PORT.to_string()]);
+        // A child inherits the namespace of the thread that makes it.
+        let child = pod.run(move || command.spawn())?;
+        Ok(Self(child.context("start the application")?))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// How this program is asked to be the application.
+pub const ANSWER: &str = "--answer";
+
+/// Answers every connection to a port with what it says, for ever.
+///
+/// # Errors
+///
+/// Fails if nothing can listen there.
+pub fn answer(port: u16) -> Result<()> {
+    crate::settings::raise_open_files();
+    let listener = listen(port)?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the agent's tasks are not in this process; these end with it"
+            )]
+            tokio::spawn(echo(stream));
+        }
+    })
+}
+
+async fn echo(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
+    let mut message = [0; MESSAGE];
+    loop {
+        let count = stream.read(&mut message).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream
+            .write_all(message.get(..count).unwrap_or_default())
+            .await?;
     }
 }
 

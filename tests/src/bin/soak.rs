@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use interceptor_tests::bench::soak::{Soak, growth, json, sample_length};
+use interceptor_tests::bench::soak::{Soak, answer, growth, json, sample_length};
 use interceptor_tests::interruption::Interruption;
 
 /// Keeps connections open between two simulated nodes, with a little traffic on each, and fails if
@@ -27,10 +27,16 @@ struct Arguments {
     /// Also write the samples to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Be the application at the other end.
+    #[arg(long, value_name = "PORT", hide = true)]
+    answer: Option<u16>,
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    if let Some(port) = arguments.answer {
+        answer(port)?;
+    }
     let interruption = Interruption::watch()?;
     let soak = Soak::begin(arguments.connections)?;
     let length = Duration::from_secs(arguments.minutes * 60);

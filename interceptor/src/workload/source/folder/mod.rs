@@ -156,7 +156,8 @@ impl Folder {
         if listed && !self.list(&mut stale, &mut look) {
             return look;
         }
-        let much = stale.len() > MUCH;
+        // Before the first read the kernel programs were loaded: large, and not needed any more.
+        let much = stale.len() > MUCH || self.files.is_empty();
         look.changed |= self.read(stale);
         if look.changed {
             look.vanished = self.store.settle().vanished > 0;
