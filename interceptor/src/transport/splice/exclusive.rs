@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use super::super::buffer::Sizer;
 use super::super::error::StreamError;
 use super::super::exclusive::ExclusiveStream;
-use super::super::exclusive::carrier::{Carrier, LoadError, Said, SessionFailure};
+use super::super::exclusive::carrier::{Carrier, Hearing, LoadError, Said, SessionFailure};
 use super::super::exclusive::socket::read_once;
 use super::super::hbone::stream::{Abort, reset_error};
 use super::{By, Closed, Ends, ROUNDS, bytes_of, half_close};
@@ -149,7 +149,11 @@ impl Flow<'_> {
         let down = self.poll_down(cx)?;
         let up = self.poll_up(cx)?;
         let carrier = carrier(&mut self.stream)?;
-        if carrier.poll_silent(cx).is_ready() {
+        let hearing = match down {
+            Direction::Blocked => Hearing::Deaf,
+            Direction::Idle | Direction::More => Hearing::Listens,
+        };
+        if carrier.poll_silent(cx, hearing).is_ready() {
             return Err(Stop::Failed(SessionFailure::Silent));
         }
         let sent = carrier.poll_flush(cx)?;

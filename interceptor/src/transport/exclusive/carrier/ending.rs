@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::super::super::codec::frame;
 use super::super::super::hbone::stream::Abort;
 use super::super::socket::write_once;
-use super::{Carrier, Role, Said, SessionFailure};
+use super::{Carrier, Hearing, Role, Said, SessionFailure};
 
 impl Carrier {
     /// Reads what has arrived meanwhile, without waiting. Whether the carrier is still good for a
@@ -56,7 +56,7 @@ impl Carrier {
             if let Some(said) = self.next()? {
                 return Poll::Ready(Ok(said));
             }
-            if self.poll_silent(cx).is_ready() {
+            if self.poll_silent(cx, Hearing::Listens).is_ready() {
                 return Poll::Ready(Err(SessionFailure::Silent));
             }
             let _sent = self.poll_flush(cx)?;

@@ -1,4 +1,8 @@
 //! Whether the peer lives. It is asked only when it is silent: whatever arrives is a sign of life.
+//!
+//! An end whose application does not read stops reading, too, since that is all the back-pressure
+//! there is. It hears neither questions nor answers then. So it does not judge the peer, and gives a
+//! sign of life unasked, for as long as that lasts.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,6 +20,15 @@ pub(super) struct Heart {
     asked: bool,
 }
 
+/// Whether we read what the peer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::transport) enum Hearing {
+    /// As usual.
+    Listens,
+    /// Not now: what it said before has not been written to the application yet.
+    Deaf,
+}
+
 impl Heart {
     pub(super) fn new(config: &Config) -> Self {
         Self {
@@ -29,9 +42,13 @@ impl Heart {
 impl Carrier {
     /// Resolves when the peer has given no sign of life in time. The question is put into the
     /// outbox.
-    pub(in crate::transport) fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::transport) fn poll_silent(
+        &mut self,
+        cx: &mut Context<'_>,
+        hearing: Hearing,
+    ) -> Poll<()> {
         while self.heart.beat.as_mut().poll(cx).is_ready() {
-            if self.beat() {
+            if self.beat(hearing) {
                 return Poll::Ready(());
             }
         }
@@ -41,14 +58,24 @@ impl Carrier {
     /// The same without waiting.
     pub(super) fn is_silent(&mut self) -> bool {
         while Instant::now() >= self.heart.beat.deadline() {
-            if self.beat() {
+            if self.beat(Hearing::Listens) {
                 return true;
             }
         }
         false
     }
 
-    fn beat(&mut self) -> bool {
+    fn beat(&mut self, hearing: Hearing) -> bool {
+        if hearing == Hearing::Deaf {
+            // One that waits already will do.
+            if self.outbox.is_empty() {
+                frame::push_ping(&mut self.outbox);
+            }
+            self.heart.asked = false;
+            let next = Instant::now() + self.config.ping_interval;
+            self.heart.beat.as_mut().reset(next);
+            return false;
+        }
         let heard = std::mem::take(&mut self.heart.heard);
         if !heard && self.heart.asked {
             return true;

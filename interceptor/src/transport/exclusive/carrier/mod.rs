@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 pub(in crate::transport) use self::failure::{LoadError, SessionFailure};
+pub(in crate::transport) use self::heart::Hearing;
 use self::heart::Heart;
 use self::inbox::Inbox;
 use super::super::buffer::Chunk;

@@ -2,3 +2,4 @@
 
 mod carriers;
 mod interop;
+mod stalls;
