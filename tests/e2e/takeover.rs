@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use interceptor_tests::agent::Agent;
 use interceptor_tests::apps;
 use interceptor_tests::calls::{Calls, echo};
@@ -169,6 +169,23 @@ fn open_connections_go_on_in_the_replaced_agent_until_they_end() -> Result<()> {
     let mut answer = [0; 1];
     stream.write_all(b"1")?;
     stream.read_exact(&mut answer)?;
+    let config = world.near.config();
+    let config = config.to_str().context("the path is not text")?;
+    let plan = world
+        .near
+        .cli(&["run", "--plan-upgrade", "-o", "json", "--config", config])?;
+    assert!(
+        plan.status.success(),
+        "{}",
+        String::from_utf8_lossy(&plan.stderr)
+    );
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout)?;
+    let at = |pointer: &str| plan.pointer(pointer).cloned().unwrap_or_default();
+    let pid = world.near.process().map(u64::from);
+    assert_eq!(at("/from/pid").as_u64(), pid);
+    assert_eq!(at("/drained").as_array().map(Vec::len), Some(1), "{plan:#}");
+    assert_eq!(at("/drained/0/source/workload"), "demo/caller");
+    assert_eq!(at("/replaced/ic_connect4"), 1);
     world.near.take_over()?;
     // The old agent carries what it has accepted, the new one what comes.
     echo(&world.caller, world.server.at(8080), 1)?;

@@ -115,6 +115,19 @@ impl Config {
         Some(self.nodes_folder().join(self.node.replace('.', ":")))
     }
 
+    /// The layout of this version's maps, as its folder is called.
+    pub fn layout() -> String {
+        layout_name()
+    }
+
+    /// The layouts of the maps that are pinned for the node.
+    pub fn pinned_layouts(&self) -> Vec<String> {
+        let entries = self.node_folder().and_then(|it| std::fs::read_dir(it).ok());
+        let entries = entries.into_iter().flatten().flatten();
+        let name = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        entries.map(name).collect()
+    }
+
     /// The folder that holds all nodes of this machine.
     pub(super) fn nodes_folder(&self) -> PathBuf {
         self.bpffs.join("interceptor")

@@ -32,6 +32,7 @@ mod failure;
 mod human;
 mod manifests;
 mod output;
+mod plan_upgrade;
 mod policy;
 mod ports;
 mod run;
@@ -150,7 +151,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 impl Command {
     fn run(self, socket: &std::path::Path, printer: &mut Printer) -> Result<Exit, Failure> {
         match self {
-            Self::Run(args) => run::run(&args),
+            Self::Run(args) => run::run(&args, printer),
             Self::Status(args) => status::run(&args, socket, printer),
             Self::Connections(args) => connections::run(&args, socket, printer),
             Self::Explain(args) => explain::run(&args, socket, printer),

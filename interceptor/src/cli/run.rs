@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Exit, Failure, doctor, settings};
+use super::output::Printer;
+use super::{Exit, Failure, doctor, plan_upgrade, settings};
 use crate::app::{self, Ended, Manner};
 use crate::config::{Config, DEFAULT_FILE};
 
@@ -19,11 +20,13 @@ use crate::config::{Config, DEFAULT_FILE};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit code: 0 stopped when asked to, 2 could not start, 3 another agent has taken over.
+With --plan-upgrade: 0 it would hand over, 1 it would not, 2 no agent answers.
 
 Examples:
   interceptor doctor                       first: can this machine run it?
   interceptor run --config agent.yaml
   interceptor run --config agent.yaml --node worker-1
+  interceptor run --config agent.yaml --plan-upgrade   before one: which connections end?
   interceptor run --config agent.yaml --take-over      an upgrade, beside the running agent")]
 pub(super) struct Args {
     /// The configuration file.
@@ -38,15 +41,22 @@ pub(super) struct Args {
     #[arg(long)]
     take_over: bool,
 
+    /// Take nothing over: say what it would do to kernel programs and open connections.
+    #[arg(long)]
+    plan_upgrade: bool,
+
     /// When another agent has taken over, wait to be stopped instead of ending: for supervisors
     /// that start again whatever ends, such as Kubernetes.
     #[arg(long)]
     wait_when_replaced: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<Exit, Failure> {
     let config = Config::load(&args.config, args.node.as_deref())
         .map_err(|mistakes| settings::failure(&mistakes))?;
+    if args.plan_upgrade {
+        return printer.report(&plan_upgrade::plan(&config)?);
+    }
     doctor::preflight()?;
     let manner = Manner {
         take_over: args.take_over,

@@ -9,7 +9,7 @@ use super::output::{Printer, Report, Style, Table, Tone, cell};
 use super::{Exit, Failure, certificates, client, human};
 use crate::telemetry::Status;
 use crate::telemetry::shadow::Summary;
-use crate::telemetry::status::{EnrolledWorkload, Prober, SameNode, Severity};
+use crate::telemetry::status::{EnrolledWorkload, MapFill, Prober, SameNode, Severity};
 
 /// Is this node well, and what is not protected?
 ///
@@ -68,6 +68,16 @@ impl Answer {
                 "{} in the configuration, version {} stays in force",
                 human::count(errors, "error"),
                 status.configuration.version
+            ));
+        }
+        // What gives its oldest entries up is not full before it is needed.
+        let filling = |map: &&MapFill| {
+            map.name != "EXPECTED" && map.entries.saturating_mul(100) > map.capacity * 80
+        };
+        for map in status.maps.iter().filter(filling) {
+            complaints.push(format!(
+                "the map of {} is nearly full ({} of {}): raise its size in the configuration",
+                map.holds, map.entries, map.capacity
             ));
         }
         let failing = |c: &&_| certificates::is_failing(c, now);
