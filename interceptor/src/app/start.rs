@@ -116,15 +116,7 @@ fn wire(
     let transport = Arc::new(config.transport.clone());
     let (direct, events) =
         DirectPath::open(capture.direct()).context("cannot follow same-node connections")?;
-    let plane = Arc::new(Plane {
-        mesh: published.shared(),
-        server: transport::Server::new(Arc::clone(&transport), &identities),
-        identities: Arc::clone(&identities),
-        telemetry: telemetry.clone(),
-        registry: Registry::new(),
-        direct: Arc::new(direct),
-        connect_timeout: config.transport.connect_timeout,
-    });
+    let plane = plane(&published, &transport, &identities, &telemetry, direct);
     let (first_pass, passed) = watch::channel(false);
     let enrolled = Enrolled::default();
     let watch = Watch {
@@ -191,6 +183,24 @@ fn identities(config: &Config) -> anyhow::Result<Identities> {
     let identities = Identities::new(Arc::new(ca), config.identity.svid_lifetime);
     identities.trust_aliases(&config.mesh.trust_domain, &config.mesh.trust_domain_aliases);
     Ok(identities)
+}
+
+fn plane(
+    published: &Published,
+    transport: &Arc<transport::Config>,
+    identities: &Arc<Identities>,
+    telemetry: &Telemetry,
+    direct: DirectPath,
+) -> Arc<Plane> {
+    Arc::new(Plane {
+        mesh: published.shared(),
+        server: transport::Server::new(Arc::clone(transport), identities),
+        identities: Arc::clone(identities),
+        telemetry: telemetry.clone(),
+        registry: Registry::new(),
+        direct: Arc::new(direct),
+        connect_timeout: transport.connect_timeout,
+    })
 }
 
 fn follow_kernel_log(log: Option<DebugLog>, control: &Tasks) {
