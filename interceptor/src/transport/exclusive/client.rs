@@ -60,6 +60,11 @@ impl<'a> Early<'a> {
         }
     }
 
+    /// What was said and could not be sent on a carrier of its own.
+    pub(in crate::transport) fn said(&self) -> &[u8] {
+        &self.said
+    }
+
     /// Puts what was said into `slots`. Asks the kernel directly: the runtime does not know yet
     /// whether there is something to be read.
     fn read(&mut self, slots: &mut [IoSliceMut<'_>]) -> usize {

@@ -168,7 +168,8 @@ impl Client {
 
     /// One attempt. A failure says whether the carrier had been used before.
     async fn attempt(&self, ask: &mut Ask<'_>, choice: Choice) -> Result<Tunnel, (bool, Failure)> {
-        match self.exclusive(ask, choice).await {
+        let (handed, choice) = self.exclusive(ask, choice).await;
+        match handed {
             Handed::Ready(ready) => {
                 let reused = ready.reused;
                 let asked = self.ask_exclusively(ask, ready).await;
@@ -207,17 +208,18 @@ impl Client {
     }
 
     /// A carrier to itself, if there is one.
-    async fn exclusive(&self, ask: &Ask<'_>, choice: Choice) -> Handed {
+    /// With which shared ones will do otherwise: what came of a dial was not there before.
+    async fn exclusive(&self, ask: &Ask<'_>, choice: Choice) -> (Handed, Choice) {
         let shared = &self.shared;
         if shared.config.max_exclusive == 0 {
-            return Handed::Share;
+            return (Handed::Share, choice);
         }
         let has_shared = || shared.pool.has(&ask.key);
         let checkout = shared
             .warm
             .checkout(&ask.key, &ask.svid, choice, has_shared);
         match checkout {
-            Checkout::Now(handed) => handed,
+            Checkout::Now(handed) => (handed, choice),
             Checkout::Wait(handed, dial) => {
                 if let Some(dial) = dial {
                     // Not a part of this connection: others may get what comes of it.
@@ -226,7 +228,7 @@ impl Client {
                 }
                 // Nobody keeps the other end and drops it without an answer.
                 let gone = |_gone| Handed::Failed(TunnelError::Draining);
-                handed.await.unwrap_or_else(gone)
+                (handed.await.unwrap_or_else(gone), Choice::Any)
             }
         }
     }
@@ -287,12 +289,19 @@ impl Client {
             let error = refused(&slot.key, parts.status, &parts.headers);
             return Err(Failure::Final(error));
         }
+        let reused = lease.reused;
+        let stream = TunnelStream::new(send, receive, Some(lease));
+        // What was taken from the application for an exclusive carrier that turned out dead.
+        let stream = stream.after(ask.early.said());
         Ok(Tunnel {
             peer: slot.key.peer.clone(),
             facts,
-            reused: lease.reused,
+            reused,
             headers: ConnectHeaders::read(&parts.headers),
-            stream: TunnelStream::new(send, receive, Some(lease)),
+            stream: stream.map_err(|error| {
+                let detail = error.to_string();
+                Failure::Final(broken(&slot.key, SessionError::Protocol { detail }))
+            })?,
         })
     }
 

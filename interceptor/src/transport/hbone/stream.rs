@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::Reason;
 
-use super::super::buffer::Segment;
+use super::super::buffer::{Segment, Sizer};
 use super::super::error::{SessionError, StreamError};
 use super::super::exclusive::stream::ExclusiveStream;
 use super::Lease;
@@ -41,6 +41,8 @@ pub(in crate::transport) struct Shared {
     pub(in crate::transport) receive: ReceiveHalf,
     /// Keeps the carrier counted as in use.
     pub(in crate::transport) lease: Option<Lease>,
+    /// Bytes of the application that have been sent already.
+    pub(in crate::transport) early: usize,
 }
 
 impl fmt::Debug for TunnelStream {
@@ -66,8 +68,26 @@ impl TunnelStream {
                 send: SendHalf { stream: send },
                 receive: ReceiveHalf { stream: receive },
                 lease,
+                early: 0,
             }),
         }
+    }
+
+    /// Sends what the application had said before the stream was open: at most one buffer, which
+    /// waits if the peer's window is smaller.
+    pub(super) fn after(mut self, said: &[u8]) -> Result<Self, StreamError> {
+        if let Kind::Shared(shared) = &mut self.kind
+            && !said.is_empty()
+        {
+            let mut segment = Segment::take(&Sizer::default());
+            if let Some(room) = segment.room(said.len()).get_mut(..said.len()) {
+                room.copy_from_slice(said);
+            }
+            segment.wrote(said.len());
+            shared.early = said.len();
+            shared.send.send(segment)?;
+        }
+        Ok(self)
     }
 
     pub(super) const fn exclusive(stream: ExclusiveStream) -> Self {

@@ -196,4 +196,4 @@ fn bytes_of(count: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -181,7 +181,7 @@ async fn a_hundred_megabytes_arrive_unharmed_in_both_directions_at_once(
 }
 
 /// Writes until nothing more is taken, and returns how much was.
-async fn fill(socket: &TcpStream) -> usize {
+pub(in crate::transport) async fn fill(socket: &TcpStream) -> usize {
     let chunk = vec![0_u8; 256 << 10];
     let mut taken = 0;
     let stalled = Duration::from_millis(500);

@@ -27,18 +27,26 @@ const MAX_GATHERED: usize = 16;
 ///
 /// Dropping the future before its end cuts the connection: both ends are reset, and a peer of ours
 /// learns that it was not the application's doing.
-pub async fn tunnel(app: &TcpStream, stream: TunnelStream, traffic: &Traffic) -> Closed {
+pub fn tunnel<'a>(
+    app: &'a TcpStream,
+    stream: TunnelStream,
+    traffic: &'a Traffic,
+) -> impl Future<Output = Closed> + Send + 'a {
+    // At once: a future that is dropped before its first poll has cut the connection, too.
     let mut app_reset = ResetUnlessDone::new(app);
-    let closed = match stream.kind {
-        Kind::Exclusive(stream) => exclusive::carry(app, stream, traffic).await,
-        // The larger state of the two is needed less often.
-        Kind::Shared(stream) => Box::pin(shared(app, stream, traffic)).await,
-    };
-    app_reset.closed(&closed);
-    closed
+    async move {
+        let closed = match stream.kind {
+            Kind::Exclusive(stream) => exclusive::carry(app, stream, traffic).await,
+            // The larger state of the two is needed less often.
+            Kind::Shared(stream) => Box::pin(shared(app, stream, traffic)).await,
+        };
+        app_reset.closed(&closed);
+        closed
+    }
 }
 
 async fn shared(app: &TcpStream, stream: Shared, traffic: &Traffic) -> Closed {
+    traffic.add_sent(bytes_of(stream.early));
     let mut splice = Splice::new(app, stream, traffic);
     let closed = splice.run().await;
     let in_order = matches!(closed.how, super::How::Eof);

@@ -196,8 +196,17 @@ impl Carrier {
     pub(in crate::transport) fn finished(&mut self) {
         self.active = false;
         if self.role == Role::Client {
-            // What else has arrived belongs to what is over. A failure shows: it is not all read.
-            while let Ok(Some(_)) = self.next() {}
+            // What else has arrived belongs to what is over.
+            loop {
+                match self.next() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => {
+                        self.going = true;
+                        break;
+                    }
+                }
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::super::super::hbone::{ConnectHeaders, Incoming, Refusal, Tunnel};
 use super::super::super::splice;
+use super::super::super::splice::tests::fill;
 use super::super::super::testing::{Gateway, Path, Wire, World, app, id, open, sockets, soon};
 use super::super::super::{Client, Config, TunnelError};
 use super::super::carrier::Carrier;
@@ -284,6 +285,33 @@ async fn an_idle_carrier_whose_peer_has_vanished_is_noticed() {
     tokio::time::pause();
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(client.carriers(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_does_not_read_for_long_is_not_taken_for_a_dead_peer() {
+    let world = World::with(Config {
+        ping_interval: Duration::from_millis(50),
+        ping_timeout: Duration::from_secs(1),
+        ..Config::default()
+    });
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let mut path = Path::open(&world, &client, &gateway).await;
+    let mut sent = 0;
+    // Each round waits half a second for the other end, which does not read.
+    for _ in 0..4 {
+        sent += fill(&path.client).await;
+    }
+    path.client.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    soon(path.server.read_to_end(&mut heard)).await.unwrap();
+    assert_eq!(heard.len(), sent);
+    path.server.write_all(b"thanks").await.unwrap();
+    drop(path.server);
+    heard.clear();
+    soon(path.client.read_to_end(&mut heard)).await.unwrap();
+    assert_eq!(heard, b"thanks");
+    assert_eq!(soon(path.outbound).await.unwrap().reason(), "app_closed");
 }
 
 #[tokio::test]

