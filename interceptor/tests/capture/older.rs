@@ -2,12 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use interceptor::capture::{Capture, Counter};
 use interceptor::workload::{ExistingConnections, PortSelection};
 use rstest::rstest;
 
-use crate::support::{Netns, Node, V4, V6, connected, may_run, workload};
+use crate::support::{Netns, Node, PATIENCE, V4, V6, connected, may_run, workload};
 
 /// A workload with a connection that it made and one that it took, the peer's ends first.
 struct Cell {
@@ -78,8 +79,15 @@ async fn older_connections_go_on_and_are_listed_while_they_live(
         .unwrap();
     let left = cell.taken.1.local_addr().unwrap();
     drop(cell.made);
-    let listed: Vec<_> = listed(&capture).iter().map(|(local, _)| *local).collect();
-    assert_eq!(listed, [left]);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let listed: Vec<_> = listed(&capture).iter().map(|(local, _)| *local).collect();
+        // The reset passes a cable, on which it may be delayed.
+        if listed == [left] || Instant::now() >= deadline {
+            break assert_eq!(listed, [left]);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

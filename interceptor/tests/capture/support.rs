@@ -29,7 +29,7 @@ pub(crate) const V6: &str = "fd77::2";
 pub(crate) const PEER_V4: &str = "10.77.0.1";
 
 /// How long an application of a test waits before it calls something broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether tests that need root run. They say so if not, and fail where they must run.
 pub(crate) fn may_run() -> bool {
