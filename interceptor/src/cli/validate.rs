@@ -21,7 +21,7 @@ use crate::workload::source::directory::load_mesh;
 /// filled in; without `-f` its folder of manifests is read.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit code: 0 valid (there may be warnings), 2 the agent would refuse it.
+Exit code: 0 valid (there may be warnings), 1 the agent would refuse it, 2 could not tell.
 
 Examples:
   interceptor validate -f deploy/examples
@@ -130,7 +130,7 @@ impl Report for Validation {
     }
 
     fn exit(&self) -> Exit {
-        if self.valid { Exit::Yes } else { Exit::Unclear }
+        if self.valid { Exit::Yes } else { Exit::No }
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_shown_and_the_answer_is_2() {
+    fn all_mistakes_are_shown_and_the_answer_is_no() {
         let policy = |name: &str| {
             format!(
                 "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
@@ -154,7 +154,7 @@ mod tests {
             )
         };
         let both = validate(&format!("{}---\n{}", policy("a"), policy("b")));
-        assert_eq!(both.exit(), Exit::Unclear);
+        assert_eq!(both.exit(), Exit::No);
         let text = both.text(Style::Plain);
         assert!(
             text.starts_with("NOT valid: 2 errors, no warnings\n"),
@@ -174,5 +174,16 @@ mod tests {
             none.text(Style::Plain)
                 .starts_with("valid: no workloads and no services")
         );
+    }
+
+    #[test]
+    fn who_gives_deployments_learns_that_pods_are_read() {
+        let made = |name: &str| {
+            format!("apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\n")
+        };
+        let text = validate(&format!("{}---\n{}", made("a"), made("b"))).text(Style::Plain);
+        let note = "note: apps/v1 Deployment (and 1 more) is not read here, only the Pods that it \
+                    makes are; `interceptor analyze` judges both";
+        assert!(text.contains(note), "{text}");
     }
 }

@@ -106,12 +106,17 @@ fn report_empty(
         None => nearest_labels(model, &meta.namespace, labels)
             .unwrap_or_else(|| "compare it with the Pods' labels".to_owned()),
     };
+    // From the root namespace a selector reaches into all of them.
+    let among = if everywhere {
+        String::new()
+    } else {
+        format!(" of namespace {}", meta.namespace)
+    };
     findings.add(
         &NO_WORKLOADS,
         place,
         format!(
-            "holds for nothing: no workload of namespace {} has {}",
-            meta.namespace,
+            "holds for nothing: no workload{among} has {}",
             shown.join(",")
         ),
         fix,

@@ -309,3 +309,53 @@ fn repeated(times: usize, text: &str) -> String {
         .collect();
     copies.concat()
 }
+
+#[test]
+fn a_selector_of_the_root_namespace_is_looked_for_everywhere() {
+    let found = of_text(
+        "\
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, labels: {app: web}}, spec: {containers: []}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: found, namespace: istio-system}
+spec: {action: DENY, selector: {matchLabels: {app: web}}, rules: [{to: [{operation: {ports: ['1']}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: lost, namespace: istio-system}
+spec: {action: DENY, selector: {matchLabels: {app: nowhere}}, rules: [{to: [{operation: {ports: ['1']}}]}]}
+",
+    );
+    let empty: Vec<_> = found
+        .findings
+        .iter()
+        .filter(|f| f.code == "IST0127")
+        .collect();
+    let [empty] = empty.as_slice() else {
+        panic!("{:?}", short(&found));
+    };
+    assert_eq!(empty.object, "AuthorizationPolicy istio-system/lost");
+    assert_eq!(
+        empty.effect,
+        "holds for nothing: no workload has app=nowhere"
+    );
+}
+
+#[test]
+fn a_mistake_is_told_of_the_object_that_it_stands_in_also_if_that_has_no_name() {
+    let found = of_text(
+        "\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: x, namespace: demo}
+spec: {}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {namespace: demo}
+",
+    );
+    let first = short(&found).into_iter().next();
+    assert_eq!(first.as_deref(), Some("IST0106 AuthorizationPolicy:8"));
+}

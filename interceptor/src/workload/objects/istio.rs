@@ -10,7 +10,7 @@ use interceptor_policy::spec::{
     ToSpec,
 };
 
-use super::meta::meta;
+use super::meta::meta_if_only_to_judge;
 use super::{AuthorizationPolicy, PeerAuthentication};
 use crate::yaml::{Fields, Reader};
 
@@ -18,14 +18,14 @@ use crate::yaml::{Fields, Reader};
 pub(super) fn authorization_policy(object: &Fields<'_>) -> Option<AuthorizationPolicy> {
     let mark = object.reader().report().mark();
     object.known(&["status"]);
-    let meta = meta(object);
+    let meta = meta_if_only_to_judge(object);
     // Without a spec it is "allow nothing", as in Istio.
     let spec = object
         .optional("spec")
         .map(|spec| authorization_spec(&spec));
     object.no_others();
     Some(AuthorizationPolicy {
-        meta: meta?,
+        meta,
         spec: match spec {
             Some(spec) => spec?,
             None => AuthorizationPolicySpec::default(),
@@ -39,11 +39,11 @@ pub(super) fn authorization_policy(object: &Fields<'_>) -> Option<AuthorizationP
 pub(super) fn peer_authentication(object: &Fields<'_>) -> Option<PeerAuthentication> {
     let mark = object.reader().report().mark();
     object.known(&["status"]);
-    let meta = meta(object);
+    let meta = meta_if_only_to_judge(object);
     let spec = object.optional("spec").map(|spec| peer_spec(&spec));
     object.no_others();
     Some(PeerAuthentication {
-        meta: meta?,
+        meta,
         spec: match spec {
             Some(spec) => spec?,
             None => PeerAuthenticationSpec::default(),

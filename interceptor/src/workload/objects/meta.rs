@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Meta, Namespace, Objects, Origin, Written, kubernetes};
-use crate::yaml::{Document, Fields, Position, Reader, Report, nearest};
+use crate::yaml::{Document, Fields, Position, Reader, Report, Value, nearest};
 
 /// An object of a kind that is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +177,32 @@ pub(super) fn meta(object: &Fields<'_>) -> Option<Meta> {
     fields.known(kubernetes::OBJECT_META);
     fields.no_others();
     Some(meta)
+}
+
+/// The same for objects whose body has mistakes of its own to tell: what could not be read is as
+/// written, or a name that nobody else has. The whole load is refused for it, so such a name decides
+/// nothing; but its author sees every mistake at once.
+pub(super) fn meta_if_only_to_judge(object: &Fields<'_>) -> Meta {
+    if let Some(meta) = meta(object) {
+        return meta;
+    }
+    let reader = object.reader();
+    let metadata = reader.node().get("metadata");
+    let written = |key| match &metadata?.value.get(key)?.value.value {
+        Value::Scalar(scalar) => Some(scalar.as_str()).filter(|text| !text.is_empty()),
+        Value::List(_) | Value::Map(_) => None,
+    };
+    let unnamed = || format!("(unnamed at {}:{})", reader.file(), reader.position().line);
+    Meta {
+        namespace: Arc::from(written("namespace").unwrap_or("default")),
+        name: written("name").map_or_else(|| Arc::from(unnamed()), Arc::from),
+        labels: Arc::default(),
+        annotations: BTreeMap::new(),
+        created: None,
+        deleting: false,
+        owner: None,
+        origin: origin(reader),
+    }
 }
 
 /// An object is shown at its name: that is what its author recognises.

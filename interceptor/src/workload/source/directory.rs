@@ -279,13 +279,26 @@ pub(super) fn ignored_kinds(mut ignored: Vec<&Ignored>) -> Vec<Mistake> {
         let (severity, effect) = if first.kind.contains(".istio.io/") {
             let effect = "has no effect: this release does not read it";
             (Severity::Warning, effect)
+        } else if makes_pods(&first.kind) {
+            let effect = "is not read here, only the Pods that it makes are; `interceptor analyze` \
+                          judges both";
+            (Severity::Note, effect)
         } else {
             (Severity::Note, "is not read here")
         };
-        let message = format!("{} {effect}{others}", first.kind);
+        let message = format!("{}{others} {effect}", first.kind);
         Some(first.origin.error(message).with(severity))
     };
     groups.filter_map(note).collect()
+}
+
+/// Whether a kind is one of Kubernetes' controllers, from which people's Pods come.
+fn makes_pods(kind: &str) -> bool {
+    matches!(
+        kind.rsplit_once(' '),
+        Some((version, "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" | "CronJob"))
+            if version.starts_with("apps/") || version.starts_with("batch/")
+    )
 }
 
 /// Reads at most `most` bytes of a regular file. Opening does not block, whatever the path is.

@@ -130,8 +130,10 @@ impl Store {
                 _ => continue,
             };
             let mut findings = Findings::default();
-            let selects = self.selection.selects_nothing(owner);
-            if let Some(written) = written.filter(|_| selects) {
+            let empty = self.selection.selects_nothing(owner);
+            // Nor is it told of an object whose namespace could not be read: that is told already.
+            let empty = |it: &Written<'_>| empty && !it.misread_at("metadata.namespace");
+            if let Some(written) = written.filter(empty) {
                 let message = "selects no workload; compare it with the Pods' labels".to_owned();
                 let finding = written.error_at("spec.selector.matchLabels", message);
                 findings.add(finding.with(Severity::Warning));
@@ -263,6 +265,12 @@ impl Written<'_> {
             Arc::clone(&self.meta.namespace),
             Arc::clone(&self.meta.name),
         )
+    }
+
+    /// Whether a field could not be read.
+    fn misread_at(&self, path: &str) -> bool {
+        self.misread
+            .contains(&self.error_at(path, String::new()).key)
     }
 
     /// An error at a key path inside of the object, which may itself stand in a list.

@@ -146,6 +146,43 @@ fn contradictions_name_both_places() {
     "#);
 }
 
+/// A policy whose name, namespace or all of `metadata` is wrong, and whose body is, too.
+#[test]
+fn a_wrong_name_does_not_hide_what_is_wrong_in_the_body() {
+    let (_, mistakes) = mesh(
+        "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: Upper, namespace: demo}
+spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: x, namespace: De/mo}
+spec: {selector: {matchLabels: {app: a}}, mtls: {mode: STRICTT}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {namespace: demo}
+spec: {action: ALOW}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+spec: {action: DENI}
+",
+    );
+    let told = shown(&mistakes).join("\n");
+    for place in [
+        "3:18", "4:45", "8:32", "9:56", "13:1", "14:16", "16:1", "18:16",
+    ] {
+        assert!(
+            told.contains(&format!("demo.yaml:{place}: ")),
+            "{place} in\n{told}"
+        );
+    }
+    assert_eq!(mistakes.len(), 8, "{told}");
+}
+
 const NETNS: &str = "interceptor.dev/network-namespace: web";
 
 /// What is asked of enrolment: whether, where, how reached.
