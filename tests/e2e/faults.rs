@@ -10,6 +10,7 @@ use interceptor_tests::agent::Setup;
 use interceptor_tests::apps;
 use interceptor_tests::wait;
 use interceptor_tests::world::{Ground, World};
+use rstest::rstest;
 
 /// Deadlines short enough to wait for.
 const SHORT: &str = "transport:\n  connectTimeout: 1s\n  handshakeTimeout: 1s\n";
@@ -215,11 +216,19 @@ fn much_data_passes_both_ways_unchanged() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_client_that_gives_up_leaves_nothing_open() -> Result<()> {
-    let Some(world) = World::with(&[])? else {
+#[rstest]
+#[case::on_shared_carriers(0)]
+#[case::on_exclusive_carriers(8)]
+fn a_client_that_gives_up_leaves_nothing_open(#[case] exclusive: usize) -> Result<()> {
+    let Some(ground) = Ground::new()? else {
         return Ok(());
     };
+    let setup = Setup {
+        manifests: ground.manifests(&[]),
+        extra: format!("transport:\n  maxExclusive: {exclusive}\n"),
+        ..Setup::default()
+    };
+    let world = ground.start(&setup)?;
     let _server = world.server.serve(8080, apps::echo)?;
     assert_eq!(world.caller.ask(world.server.at(8080), "warm")?, "warm");
     let before = (world.near.open_files()?, world.far.open_files()?);
