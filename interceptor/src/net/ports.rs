@@ -57,7 +57,7 @@ impl LocalPorts {
 }
 
 /// A range out of its first and last port, or out of its only one.
-fn first_and_last<'a>(mut numbers: impl Iterator<Item = &'a str>) -> Option<RangeInclusive<u16>> {
+fn first_and_last<'a, I: Iterator<Item = &'a str>>(mut numbers: I) -> Option<RangeInclusive<u16>> {
     let first = numbers.next()?.parse().ok()?;
     let last = numbers.next().map_or(Some(first), |it| it.parse().ok())?;
     (first <= last).then_some(first..=last)

@@ -75,7 +75,7 @@ async fn older_connections_go_on_and_are_listed_while_they_live(
 
     // Closed by a reset, a connection is gone at once.
     socket2::SockRef::from(&cell.made.1)
-        .set_linger(Some(std::time::Duration::ZERO))
+        .set_linger(Some(Duration::ZERO))
         .unwrap();
     let left = cell.taken.1.local_addr().unwrap();
     drop(cell.made);

@@ -7,7 +7,6 @@ mod grants;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rstest::rstest;
 use tokio::sync::broadcast;
 
 use super::flows::{compare, judge, take_in};
