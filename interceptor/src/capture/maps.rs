@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{
     HashMap as KernelMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray, PerCpuHashMap,
     PerCpuValues, SockHash,
 };
 use aya::util::nr_cpus;
-use aya::{Ebpf, Pod};
 use interceptor_common::{
     Address, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey,
     PLAINTEXT_WITHOUT_AGENT, PROBER, RuleKey, Unserved, WorkloadEntry,
@@ -405,50 +405,6 @@ impl Maps {
     pub(super) fn remove_listener(&mut self, key: ListenerKey) -> Result<(), WriteError> {
         gone(self.listeners.remove(&key), "listeners")
     }
-}
-
-/// The connections of a workload that passed while no agent was there, if it may have any.
-pub(super) fn unserved(map: MapData, key: u64) -> Option<Unserved> {
-    let map = Map::from_map_data(map).ok()?;
-    let map: PerCpuHashMap<_, u64, Unserved> = map.try_into().ok()?;
-    let each = map.get(&key, 0).ok()?;
-    Some(each.iter().fold(Unserved::default(), |all, it| Unserved {
-        outbound: all.outbound.saturating_add(it.outbound),
-        inbound: all.inbound.saturating_add(it.inbound),
-    }))
-}
-
-/// How many entries a pinned map has; `None` for maps that have no such number.
-pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
-    match name {
-        "WORKLOADS" => keys::<u64, WorkloadEntry>(map),
-        "INBOUND" => keys::<Address, Inbound>(map),
-        "INBOUND_PORTS" => keys::<InboundPortKey, u32>(map),
-        "FLOWS" => keys::<FlowKey, Flow>(map),
-        "EXPECTED" => keys::<ExpectedKey, u32>(map),
-        "GUARDED" => keys::<u32, u64>(map),
-        "UNSERVED" => {
-            let map: PerCpuHashMap<_, u64, Unserved> = Map::PerCpuHashMap(map).try_into().ok()?;
-            Some(map.keys().count())
-        }
-        "GRANTS" => keys::<GrantKey, Grant>(map),
-        "RULES" => {
-            let map: LpmTrie<_, RuleKey, u32> = Map::LpmTrie(map).try_into().ok()?;
-            Some(map.keys().count())
-        }
-        "LISTENERS" => {
-            let map: SockHash<_, ListenerKey> = Map::SockHash(map).try_into().ok()?;
-            Some(map.keys().count())
-        }
-        _ => None,
-    }
-}
-
-/// How many entries a hash map has.
-fn keys<K: Pod, V: Pod>(map: MapData) -> Option<usize> {
-    let map = Map::from_map_data(map).ok()?;
-    let map: KernelMap<_, K, V> = map.try_into().ok()?;
-    Some(map.keys().count())
 }
 
 /// The two halves of a workload's key as one number.

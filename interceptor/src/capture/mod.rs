@@ -31,6 +31,7 @@ mod debug_log;
 mod direct;
 mod enrol;
 mod error;
+mod fill;
 mod guard;
 mod heritage;
 mod links;

@@ -183,7 +183,7 @@ impl Observer {
         let older = self.older.load();
         for workload in &mut workloads {
             let map = MapData::from_pin(self.pins.map("UNSERVED")).ok();
-            workload.unserved = map.and_then(|map| super::maps::unserved(map, workload.key));
+            workload.unserved = map.and_then(|map| super::fill::unserved(map, workload.key));
             if let Some((namespace, connections)) = older.get(&workload.id) {
                 let alive = older::alive(namespace, connections);
                 workload.older = alive.iter().map(|it| (it.local, it.remote)).collect();
@@ -242,7 +242,7 @@ impl Observer {
     fn fill(&self, name: &'static str, holds: &'static str) -> Option<MapFill> {
         let map = MapData::from_pin(self.pins.map(name)).ok()?;
         let capacity = map.info().ok()?.max_entries();
-        let entries = super::maps::count(name, map)?;
+        let entries = super::fill::count(name, map)?;
         Some(MapFill {
             name,
             holds,

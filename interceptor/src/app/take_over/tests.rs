@@ -1,3 +1,5 @@
+//! Handing over, played by two ends of one socket.
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

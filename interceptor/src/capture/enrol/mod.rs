@@ -5,19 +5,21 @@
 //! connect hook looks for; then the guards, which want every connection known. Un-enrolment goes
 //! the other way.
 
+mod release;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
-use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, ListenerKey, WorkloadEntry};
+use interceptor_common::ListenerKey;
 use tokio::net::TcpListener;
 
 use super::error::EnrolError;
 use super::guard::{self, Unguarded};
-use super::links::{self, attach_to_namespace};
-use super::listeners::{Known, Opened, PORTS_ON_THE_HOST, all_keys, ports_of_a_namespace};
-use super::loader::{HOST_PROGRAM, Loaded, Source, namespace_program};
+use super::links::attach_to_namespace;
+use super::listeners::{Known, Opened, PORTS_ON_THE_HOST, ports_of_a_namespace};
+use super::loader::{Loaded, Source, namespace_program};
 use super::maps::{Entries, WriteError};
 use super::older;
 use super::origin::Origin;
@@ -27,6 +29,9 @@ use super::{Capture, Enrolled};
 use crate::net::diag::Connection;
 use crate::net::{Dialer, Namespace, unmapped};
 use crate::workload::{Workload, WorkloadId};
+
+pub(super) use release::{refresh_host, retire_unclaimed};
+use release::{release, undo};
 
 /// An enrolled workload.
 pub(super) struct Enrolment {
@@ -235,31 +240,6 @@ pub(super) fn unenrol(capture: &mut Capture, id: &WorkloadId) -> Result<(), Enro
     release(capture, id, enrolment.key(), &enrolment.entries)
 }
 
-/// Removes what an earlier agent enrolled and this one did not.
-pub(super) fn retire_unclaimed(capture: &mut Capture) -> Result<usize, EnrolError> {
-    let host = capture.host.cookie();
-    // The host's own entry follows the workloads that are left.
-    capture.adopted.remove(&host);
-    let closed = &capture.closed;
-    let unclaimed = |key: &u64, _: &mut Entries| !closed.values().any(|site| site.key() == *key);
-    let mut adopted: HashMap<_, _> = capture.adopted.extract_if(unclaimed).collect();
-    let count = adopted.len();
-    let nobody = nobody("an earlier agent's workload");
-    let keys: Vec<_> = adopted.keys().copied().collect();
-    for key in keys {
-        let entries = adopted.remove(&key).unwrap_or_default();
-        if let Err(error) = release(capture, &nobody, key, &entries) {
-            // It and those after it are tried again.
-            capture.adopted.insert(key, entries);
-            capture.adopted.extend(adopted);
-            return Err(error);
-        }
-    }
-    refresh_host(capture, &nobody)?;
-    capture.inherited.close();
-    Ok(count)
-}
-
 /// For messages about something that is no workload with a name.
 pub(super) fn nobody(name: &str) -> WorkloadId {
     WorkloadId {
@@ -420,93 +400,6 @@ fn settle_older(capture: &mut Capture, workload: &Workload) {
         let (pins, entries) = (&capture.loaded.pins, &enrolment.entries);
         enrolment.older = older::settle(pins, id, namespace, entries, rule);
     }
-}
-
-/// Brings the host's namespace in line with the host-network workloads and the prober: its entry
-/// says at which depths their cgroups are, and its `sk_lookup` hands workloads their connections.
-pub(super) fn refresh_host(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
-    let cookie = capture.host.cookie();
-    let adopted = capture.adopted.get(&cookie).and_then(|it| it.workload);
-    let mut levels = adopted.map_or(0, |entry| entry.levels);
-    let enrolled = capture.enrolled.values().map(|it| &it.site);
-    for site in enrolled.chain(capture.closed.values()) {
-        if let Site::Cgroup { level, .. } = site {
-            levels |= 1 << level;
-        }
-    }
-    let has_workloads = levels != 0;
-    levels |= capture.probers.levels();
-    let entry = (levels != 0).then_some(WorkloadEntry {
-        flags: HOST_NAMESPACE,
-        levels,
-        ..WorkloadEntry::default()
-    });
-    let loaded = &mut capture.loaded;
-    let pin = loaded.pins.link(HOST_PROGRAM);
-    if has_workloads {
-        attach_to_namespace(&mut loaded.object, HOST_PROGRAM, &capture.host, &pin)
-            .map_err(|error| step(id, "steer the host's connections", error))?;
-    }
-    let new = Entries {
-        workload: entry,
-        ..Entries::default()
-    };
-    loaded
-        .maps
-        .replace_outbound(cookie, &Entries::default(), &new)
-        .map_err(|error| write_failed(id, error))?;
-    if !has_workloads {
-        links::remove(&pin).map_err(|error| step(id, "release the host's connections", error))?;
-    }
-    Ok(())
-}
-
-/// Takes back what a failed enrolment did. A workload that was captured before is left as the
-/// agent's absence left it: captured, without listeners, and so refused.
-fn undo(capture: &mut Capture, id: &WorkloadId, old: Entries) {
-    let Some(enrolment) = capture.enrolled.remove(id) else {
-        return;
-    };
-    let was_captured = old.workload.is_some();
-    let mut entries = old;
-    entries.absorb(&enrolment.entries);
-    if was_captured {
-        capture.adopted.insert(enrolment.key(), entries);
-        return;
-    }
-    if let Err(error) = release(capture, id, enrolment.key(), &entries) {
-        tracing::error!(workload = %id, %error, "a failed enrolment could not be undone");
-    }
-}
-
-/// Removes everything of the workload with this `key`: the guards, then the entry that captures.
-fn release(
-    capture: &mut Capture,
-    id: &WorkloadId,
-    key: u64,
-    entries: &Entries,
-) -> Result<(), EnrolError> {
-    let nothing = Entries::default();
-    guard::remove(&mut capture.loaded, key)
-        .map_err(|error| step(id, "remove the guards", error))?;
-    let maps = &mut capture.loaded.maps;
-    maps.replace_outbound(key, entries, &nothing)
-        .map_err(|error| write_failed(id, error))?;
-    capture.direct.forget(key);
-    if key & CGROUP_BIT == 0 {
-        links::remove(&capture.loaded.pins.namespace_link(key))
-            .map_err(|error| step(id, "release the connections", error))?;
-    } else {
-        refresh_host(capture, id)?;
-    }
-    let maps = &mut capture.loaded.maps;
-    maps.replace_inbound(entries, &nothing)
-        .map_err(|error| write_failed(id, error))?;
-    for listener in all_keys(key) {
-        let removed = maps.remove_listener(listener);
-        removed.map_err(|error| write_failed(id, error))?;
-    }
-    Ok(())
 }
 
 /// Tells the observers who is enrolled.
