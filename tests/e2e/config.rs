@@ -118,7 +118,7 @@ fn all_mistakes_are_shown_together_and_offline_commands_exit_with_2() -> Result<
         .near
         .cli(&["validate", "-f", folder.to_str().context("text")?])?;
 
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8([output.stdout, output.stderr].concat())?;
     assert!(
         said.contains("a.yaml:5") && said.contains("b.yaml:5"),

@@ -21,7 +21,7 @@ use crate::workload::source::directory::load_mesh;
 /// filled in; without `-f` its folder of manifests is read.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit code: 0 valid (there may be warnings), 1 the agent would refuse it, 2 could not tell.
+Exit code: 0 valid (there may be warnings), 2 the agent would refuse it.
 
 Examples:
   interceptor validate -f deploy/examples
@@ -130,7 +130,7 @@ impl Report for Validation {
     }
 
     fn exit(&self) -> Exit {
-        if self.valid { Exit::Yes } else { Exit::No }
+        if self.valid { Exit::Yes } else { Exit::Unclear }
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_shown_and_the_answer_is_no() {
+    fn all_mistakes_are_shown_and_the_answer_is_2() {
         let policy = |name: &str| {
             format!(
                 "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
@@ -154,7 +154,7 @@ mod tests {
             )
         };
         let both = validate(&format!("{}---\n{}", policy("a"), policy("b")));
-        assert_eq!(both.exit(), Exit::No);
+        assert_eq!(both.exit(), Exit::Unclear);
         let text = both.text(Style::Plain);
         assert!(
             text.starts_with("NOT valid: 2 errors, no warnings\n"),
