@@ -63,6 +63,8 @@ fn the_daemonset_gives_the_file_and_the_nodes_name() {
         arguments,
         [
             "run",
+            "--take-over",
+            "--wait-when-replaced",
             "--config",
             "/etc/interceptor/config/config.yaml",
             "--node",
@@ -70,7 +72,7 @@ fn the_daemonset_gives_the_file_and_the_nodes_name() {
         ]
     );
     assert_eq!(
-        mounted_at(Path::new(&arguments[2])),
+        mounted_at(Path::new(&arguments[4])),
         ["/etc/interceptor/config"]
     );
     let name = texts(
@@ -81,16 +83,15 @@ fn the_daemonset_gives_the_file_and_the_nodes_name() {
 }
 
 #[test]
-fn ports_are_those_that_the_agent_listens_on() {
-    let ports = texts(
-        &daemon_set().root,
-        "spec.template.spec.containers[].ports[].containerPort",
-    );
-    let agents = on_kubernetes().node_ports;
+fn the_agent_is_asked_where_it_says_that_it_is_ready() {
+    let container = "spec.template.spec.containers[]";
+    let of = |field: &str| texts(&daemon_set().root, &format!("{container}.{field}"));
     assert_eq!(
-        ports,
-        [agents.metrics.to_string(), agents.readiness.to_string()]
+        of("readinessProbe.httpGet.port"),
+        [on_kubernetes().node_ports.readiness.to_string()]
     );
+    // Declared ports would be the node's, and a second Pod, which takes over, could not be there.
+    assert!(of("ports[].containerPort").is_empty());
 }
 
 #[test]
@@ -106,7 +107,10 @@ fn the_unit_leaves_writable_what_the_agent_writes() {
         Path::new(&directive("ReadWritePaths")),
         config.capture.bpffs
     );
-    assert!(directive("ExecStart").ends_with("run --config /etc/interceptor/config.yaml"));
+    let command = "run --take-over --config /etc/interceptor/config.yaml";
+    assert!(directive("ExecStart").ends_with(command));
+    // Who was replaced and started again would take over from its successor.
+    assert_eq!(directive("RestartPreventExitStatus"), "3");
 }
 
 #[test]

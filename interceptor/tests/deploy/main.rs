@@ -129,8 +129,6 @@ fn what_the_daemonset_refers_to_exists() {
         .iter()
         .flat_map(|account| texts(&account.root, "metadata.name"));
     assert_eq!(of("serviceAccountName"), set(accounts));
-    let probed = of("containers[].readinessProbe.httpGet.port");
-    assert!(of("containers[].ports[].name").is_superset(&probed));
     for document in KUBERNETES.iter().skip(1).flat_map(|path| documents(path)) {
         let namespaced = texts(&document.root, "kind") != ["Namespace"];
         let expected: &[&str] = if namespaced {

@@ -161,7 +161,7 @@ const TYPES: &[(&str, Fields)] = &[
     ),
     (
         "HttpGet",
-        &[("path", "text"), ("port", "text"), ("host", "text")],
+        &[("path", "text"), ("port", "int"), ("host", "text")],
     ),
     ("Resources", &[("requests", "map"), ("limits", "map")]),
     (
