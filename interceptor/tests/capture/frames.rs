@@ -7,6 +7,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::support::Netns;
 
+/// What Ethernet calls IPv4.
+pub(crate) const IPV4: u16 = 0x0800;
+/// TCP's protocol number.
+pub(crate) const TCP: u8 = 6;
+
 /// TCP's flag that begins a connection.
 pub(crate) const SYN: u8 = 0x02;
 /// TCP's flag of everything that follows.
@@ -172,4 +177,31 @@ fn interface(index: u32) -> SockAddr {
     };
     // SAFETY: the storage is filled with an address of the length that is returned.
     unsafe { SockAddr::try_init(fill) }.unwrap().1
+}
+
+/// A third namespace whose packets reach another by a way that has no guard, and a socket that
+/// makes them by hand.
+pub(crate) struct Forger {
+    wire: Wire,
+    _netns: Netns,
+}
+
+impl Forger {
+    /// One whose packets reach `to`, whatever address they bear.
+    pub(crate) fn new(to: &Netns) -> Self {
+        let netns = Netns::new("third");
+        to.accept_any_source();
+        netns.connect(&["10.77.3.2/24"], to, &["10.77.3.1/24"]);
+        let wire = Wire::newest(&netns, to);
+        Self {
+            wire,
+            _netns: netns,
+        }
+    }
+
+    /// Sends a SYN between these addresses, from this port to port 9000.
+    pub(crate) fn forge(&self, ends: (&str, &str), port: u16) {
+        let syn = tcp_for(ends, (port, 9000), SYN);
+        self.wire.send(IPV4, &[&v4(ends, TCP, 0, &[]), &syn]);
+    }
 }

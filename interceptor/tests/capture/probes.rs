@@ -11,13 +11,11 @@ use interceptor::workload::{Binding, Workload};
 use rstest::rstest;
 
 use crate::cgroups::{Cgroup, connect_from_in, stop};
-use crate::frames::{SYN, Wire, tcp_for, v4};
+use crate::frames::Forger;
 use crate::support::{
     Netns, Node, PEER_V4, V4, V6, accept, bound, connected, given_to_the_agent, may_run, workload,
 };
 
-const IPV4: u16 = 0x0800;
-const TCP: u8 = 6;
 const APP: &str = "10.77.0.2:9000";
 
 /// An enrolled workload with an application, and a host whose prober is in `cgroup`.
@@ -231,43 +229,17 @@ async fn probes_go_on_without_the_agent_until_the_next_one_is_told_otherwise() {
     cell.is_a_stranger(&cell.cgroup.path, APP).await;
 }
 
-/// A third namespace whose packets reach the workload, and a socket that makes them by hand.
-struct Forger {
-    wire: Wire,
-    _netns: Netns,
-}
-
-impl Forger {
-    fn new(cell: &Cell) -> Self {
-        let netns = Netns::new("third");
-        cell.pod.accept_any_source();
-        netns.connect(&["10.77.3.2/24"], &cell.pod, &["10.77.3.1/24"]);
-        let wire = Wire::newest(&netns, &cell.pod);
-        Self {
-            wire,
-            _netns: netns,
-        }
-    }
-
-    /// Sends a SYN as if it came from `source` at the host.
-    fn forge(&self, source: u16) {
-        let ends = (PEER_V4, V4);
-        let syn = tcp_for(ends, (source, 9000), SYN);
-        self.wire.send(IPV4, &[&v4(ends, TCP, 0, &[]), &syn]);
-    }
-}
-
 #[tokio::test]
 async fn the_tuple_of_a_probe_is_no_use_to_anybody_else() {
     if !may_run() {
         return;
     }
     let cell = Cell::new();
-    let forger = Forger::new(&cell);
+    let forger = Forger::new(&cell.pod);
     let child = connect_from_in(&cell.host, &cell.cgroup.path, APP);
     let (probe, from) = cell.app.accept().unwrap();
     // While it lives, its packets belong to its own socket.
-    forger.forge(from.port());
+    forger.forge((PEER_V4, V4), from.port());
     // Once it is closed, the tuple opens no door. The prober closes first, so that nothing of it
     // waits on the workload's side.
     stop(child);
@@ -275,7 +247,7 @@ async fn the_tuple_of_a_probe_is_no_use_to_anybody_else() {
     cell.has_no_flows();
     let passed = cell.count(Counter::ProbePass);
     let steered = cell.count(Counter::SteeredInbound);
-    forger.forge(from.port());
+    forger.forge((PEER_V4, V4), from.port());
     let deadline = Instant::now() + Duration::from_secs(10);
     while cell.count(Counter::SteeredInbound) == steered {
         assert!(Instant::now() < deadline);

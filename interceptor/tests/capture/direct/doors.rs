@@ -8,37 +8,8 @@ use interceptor::capture::{Counter, End};
 use rstest::rstest;
 
 use super::{A, APP, APP6, B, Cell, PATIENCE, resetting, tcp};
-use crate::frames::{SYN, Wire, tcp_for, v4};
+use crate::frames::{Forger, IPV4, SYN, TCP, Wire, tcp_for, v4};
 use crate::support::{Netns, close, may_run};
-
-const IPV4: u16 = 0x0800;
-const TCP: u8 = 6;
-
-/// A third namespace whose packets reach the destination by a way that has no guard.
-struct Forger {
-    wire: Wire,
-    _netns: Netns,
-}
-
-impl Forger {
-    fn new(cell: &Cell) -> Self {
-        let netns = Netns::new("third");
-        cell.b.accept_any_source();
-        netns.connect(&["10.77.3.2/24"], &cell.b, &["10.77.3.1/24"]);
-        let wire = Wire::newest(&netns, &cell.b);
-        Self {
-            wire,
-            _netns: netns,
-        }
-    }
-
-    /// Sends a SYN as if it came from this port of the source.
-    fn forge(&self, port: u16) {
-        let ends = (A, B);
-        let syn = tcp_for(ends, (port, 9000), SYN);
-        self.wire.send(IPV4, &[&v4(ends, TCP, 0, &[]), &syn]);
-    }
-}
 
 /// A connection from a port of our choice, to be closed with a reset.
 fn from_port(cell: &Cell, port: u16) -> TcpStream {
@@ -68,17 +39,17 @@ async fn a_live_tuple_is_no_use_to_anybody_else() {
     }
     let mut cell = Cell::new();
     cell.allow();
-    let forger = Forger::new(&cell);
+    let forger = Forger::new(&cell.b);
     let client = from_port(&cell, 7_777);
     let (server, _) = cell.app.accept().unwrap();
     let passed = cell.count(Counter::DirectPass);
     let steered = cell.count(Counter::SteeredInbound);
     // While the acceptor lives, packets are its socket's and no program is asked.
-    forger.forge(7_777);
+    forger.forge((A, B), 7_777);
     // When it has gone and the initiator does not know, the tuple leads to the agent.
     cell.host.drop_everything_to(A);
     close(resetting(server));
-    forger.forge(7_777);
+    forger.forge((A, B), 7_777);
     counted(&cell, Counter::SteeredInbound, steered);
     assert_eq!(cell.flows(), 1, "the initiator's end is open");
     assert_eq!(cell.count(Counter::DirectPass), passed);
@@ -96,7 +67,7 @@ async fn the_tuple_of_a_closed_connection_opens_no_door() {
     }
     let mut cell = Cell::new();
     cell.allow();
-    let forger = Forger::new(&cell);
+    let forger = Forger::new(&cell.b);
     let client = from_port(&cell, 7_777);
     let (server, _) = cell.app.accept().unwrap();
     close(resetting(client));
@@ -104,7 +75,7 @@ async fn the_tuple_of_a_closed_connection_opens_no_door() {
     close(server);
     let passed = cell.count(Counter::DirectPass);
     let steered = cell.count(Counter::SteeredInbound);
-    forger.forge(7_777);
+    forger.forge((A, B), 7_777);
     counted(&cell, Counter::SteeredInbound, steered);
     assert_eq!(cell.count(Counter::DirectPass), passed);
     cell.app.set_nonblocking(true).unwrap();

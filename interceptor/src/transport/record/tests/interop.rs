@@ -12,6 +12,7 @@ use rustls::{
     ServerConnection, SupportedCipherSuite,
 };
 
+use super::super::super::hbone::tests::handshake::Trusting;
 use super::super::super::testing::id;
 use super::super::super::tls::handover::{TrafficSecrets, hand_over};
 use super::*;
@@ -320,44 +321,5 @@ proptest! {
         they_hear.data.extend(peer.read(&towards_them).unwrap().data);
         prop_assert!(we_hear.data == we_should);
         prop_assert!(they_hear.data == they_should);
-    }
-}
-
-/// Accepts any server: records are what is tested.
-#[derive(Debug)]
-struct Trusting;
-
-impl rustls::client::danger::ServerCertVerifier for Trusting {
-    fn verify_server_cert(
-        &self,
-        _: &rustls_pki_types::CertificateDer<'_>,
-        _: &[rustls_pki_types::CertificateDer<'_>],
-        _: &rustls_pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls_pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &rustls_pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &rustls_pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
     }
 }
