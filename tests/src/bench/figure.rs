@@ -18,6 +18,19 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// The variant of this name.
+    pub(super) fn named(name: &str) -> Self {
+        let own = [
+            Self::Raw,
+            Self::RawSameNode,
+            Self::SameNode,
+            Self::CrossNode,
+        ];
+        let mut own = own.into_iter();
+        own.find(|it| it.to_string() == name)
+            .unwrap_or_else(|| Self::Peer(name.to_owned()))
+    }
+
     /// What it is compared with: the same work without anything in between.
     #[must_use]
     pub const fn baseline(&self) -> Self {

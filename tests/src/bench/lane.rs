@@ -94,6 +94,16 @@ impl Lane {
             .with_context(|| format!("start {}", self.variant))
     }
 
+    /// Starts a peer's pair anew, after one that may have ended or hang.
+    pub(super) fn revive(&mut self) -> Result<()> {
+        if self.kind.is_some() {
+            // Its addresses must be free first.
+            drop(self.pair.take());
+            self.pair = self.carry(PORT)?;
+        }
+        Ok(())
+    }
+
     /// The processes that carry, by end: of a pair, or the agents.
     pub(super) fn ends(&self, pair: Option<&Pair>) -> Vec<Vec<u32>> {
         if let Some(pair) = pair {

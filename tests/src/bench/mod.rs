@@ -23,6 +23,7 @@ mod http;
 mod lane;
 mod load;
 mod mesh;
+mod page;
 mod peer;
 mod plan;
 mod plots;
@@ -31,14 +32,18 @@ mod processes;
 mod report;
 mod rig;
 pub mod soak;
+mod svg;
 mod table;
+mod verdict;
 
 pub use figure::{Figure, Variant};
+pub use hold::keep_all;
+pub use page::write as write_page;
 pub use peer::Kind;
 pub use plan::{Plan, Step, Work};
-pub use plots::write as write_plots;
 pub use report::Report;
 pub use rig::Rig;
+pub use verdict::{Outcome, Verdict};
 
 #[cfg(test)]
 mod tests;

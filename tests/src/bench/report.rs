@@ -1,7 +1,11 @@
 //! All figures of a run: medians, ratios, and JSON for comparisons.
+//!
+//! What could not be measured is part of it: a work or a variant that is missing has its row or its
+//! column, and its reason is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use super::figure::{Figure, Variant, median, more_is_better};
@@ -12,12 +16,13 @@ pub struct Report {
     variants: Vec<Variant>,
     /// Works in the order in which they were first measured.
     order: Vec<String>,
-    units: BTreeMap<String, &'static str>,
+    units: BTreeMap<String, String>,
     /// By work and variant: the values by round.
     figures: BTreeMap<(String, Variant), BTreeMap<usize, f64>>,
     notes: Vec<String>,
     runs: Vec<Value>,
-    own_failed: bool,
+    /// Samples that could not be taken.
+    failed: BTreeSet<(String, Variant)>,
 }
 
 impl Report {
@@ -29,13 +34,17 @@ impl Report {
         }
     }
 
+    /// Adds variants that are going to be measured, before those that are not.
+    pub fn measure(&mut self, mut variants: Vec<Variant>) {
+        variants.append(&mut self.variants);
+        self.variants = variants;
+    }
+
     /// Adds the figures of one sample.
     pub fn add(&mut self, round: usize, variant: &Variant, figures: &[Figure]) {
         for Figure { work, unit, value } in figures {
-            if !self.order.contains(work) {
-                self.order.push(work.clone());
-            }
-            self.units.insert(work.clone(), unit);
+            self.order_of(work);
+            self.units.insert(work.clone(), (*unit).to_owned());
             let key = (work.clone(), variant.clone());
             self.figures.entry(key).or_default().insert(round, *value);
             self.runs.push(
@@ -50,16 +59,37 @@ impl Report {
         self.runs.push(json!({ "note": note }));
     }
 
+    /// Adds a work that this machine cannot do.
+    pub fn skip(&mut self, work: &str, reason: &str) {
+        self.order_of(work);
+        self.notes.push(format!("{work} skipped: {reason}"));
+        self.runs.push(json!({ "work": work, "skipped": reason }));
+    }
+
+    /// Adds a variant that cannot be measured here.
+    pub fn lack(&mut self, variant: Variant, reason: &str) {
+        self.notes.push(format!("{variant} skipped: {reason}"));
+        self.runs
+            .push(json!({ "variant": variant.to_string(), "skipped": reason }));
+        self.variants.push(variant);
+    }
+
     /// Adds a sample that could not be taken.
-    pub fn fail(&mut self, round: usize, work: &str, variant: &Variant, error: &anyhow::Error) {
-        self.own_failed |= variant.is_own() || variant.is_raw();
-        let reason = format!("{error:#}");
+    pub fn fail(&mut self, round: usize, work: &str, variant: &Variant, reason: &str) {
+        self.order_of(work);
+        self.failed.insert((work.to_owned(), variant.clone()));
         self.notes.push(format!(
             "{work} over {variant} failed in round {round}: {reason}"
         ));
         self.runs.push(
             json!({ "round": round, "work": work, "variant": variant.to_string(), "failed": reason }),
         );
+    }
+
+    fn order_of(&mut self, work: &str) {
+        if !self.order.iter().any(|it| it == work) {
+            self.order.push(work.to_owned());
+        }
     }
 
     /// Adds what follows from the figures: memory per idle connection, and how the bytes between
@@ -95,8 +125,20 @@ impl Report {
     }
 
     /// Whether a sample of raw TCP or of the agents could not be taken.
-    pub const fn own_failed(&self) -> bool {
-        self.own_failed
+    pub fn own_failed(&self) -> bool {
+        let mut failed = self.failed.iter();
+        failed.any(|(_, variant)| variant.is_own() || variant.is_raw())
+    }
+
+    /// Whether a sample of this work could not be taken over this variant.
+    pub(super) fn has_failed(&self, work: &str, variant: &Variant) -> bool {
+        self.failed.contains(&(work.to_owned(), variant.clone()))
+    }
+
+    /// How many rounds there were.
+    pub(super) fn rounds_taken(&self) -> usize {
+        let rounds = self.figures.values().flat_map(BTreeMap::keys);
+        rounds.copied().max().unwrap_or_default()
     }
 
     /// The variants by column.
@@ -113,8 +155,8 @@ impl Report {
         &self.notes
     }
 
-    pub(super) fn unit(&self, work: &str) -> &'static str {
-        self.units.get(work).copied().unwrap_or_default()
+    pub(super) fn unit(&self, work: &str) -> &str {
+        self.units.get(work).map(String::as_str).unwrap_or_default()
     }
 
     /// The median of a work over a variant.
@@ -131,6 +173,13 @@ impl Report {
             Some(value / other)
         });
         median(&both.collect::<Vec<_>>())
+    }
+
+    /// What the agents across nodes reach of the best peer, by the medians that everybody can see.
+    pub(super) fn to_best_peer(&self, work: &str) -> Option<(&Variant, f64)> {
+        let best = self.best_peer(work)?;
+        let theirs = self.median(work, best).filter(|it| *it > 0.0)?;
+        Some((best, self.median(work, &Variant::CrossNode)? / theirs))
     }
 
     /// The peer that does a work best.
@@ -166,6 +215,54 @@ impl Report {
         }
         json!({ "medians": medians, "unit": self.units, "runs": self.runs })
     }
+
+    /// The report that [`Report::json`] was made of.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it was made of something else.
+    pub fn from_json(json: &Value) -> Result<Self> {
+        let runs = json["runs"].as_array().context("no `runs`")?;
+        let variants = runs.iter().filter_map(|run| run["variant"].as_str());
+        let mut report = Self::default();
+        for variant in variants.map(Variant::named) {
+            if !report.variants.contains(&variant) {
+                report.variants.push(variant);
+            }
+        }
+        report.variants.sort();
+        for run in runs {
+            report.read(run, &json["unit"]);
+        }
+        report.runs.clone_from(runs);
+        Ok(report)
+    }
+
+    fn read(&mut self, run: &Value, units: &Value) {
+        let text = |key: &str| run[key].as_str();
+        let round = run["round"]
+            .as_u64()
+            .and_then(|it| usize::try_from(it).ok());
+        match (text("work"), text("variant").map(Variant::named), round) {
+            (Some(work), Some(variant), Some(round)) => {
+                if let Some(reason) = text("failed") {
+                    self.fail(round, work, &variant, reason);
+                } else if let Some(value) = run["value"].as_f64() {
+                    self.order_of(work);
+                    let unit = units[work].as_str().unwrap_or_default();
+                    self.units.insert(work.to_owned(), unit.to_owned());
+                    let values = self.figures.entry((work.to_owned(), variant)).or_default();
+                    values.insert(round, value);
+                }
+            }
+            (Some(work), None, None) => self.skip(work, text("skipped").unwrap_or_default()),
+            (None, Some(variant), None) => {
+                self.variants.retain(|it| *it != variant);
+                self.lack(variant, text("skipped").unwrap_or_default());
+            }
+            _ => self.notes.extend(text("note").map(ToOwned::to_owned)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -187,14 +284,29 @@ mod tests {
     #[test]
     fn what_is_missing_is_among_the_runs() {
         let mut report = Report::new(vec![Variant::Raw]);
-        report.note("http_64 skipped: not installed: wrk");
-        report.fail(1, "connect_1", &Variant::Raw, &anyhow::anyhow!("refused"));
+        report.skip("http_64", "not installed: wrk");
+        report.lack(Variant::named("haproxy"), "not installed");
+        report.fail(1, "connect_1", &Variant::Raw, "refused");
         let runs = json!([
-            { "note": "http_64 skipped: not installed: wrk" },
+            { "work": "http_64", "skipped": "not installed: wrk" },
+            { "variant": "haproxy", "skipped": "not installed" },
             { "round": 1, "work": "connect_1", "variant": "raw", "failed": "refused" },
         ]);
         assert_eq!(report.json()["runs"], runs);
         assert!(report.own_failed());
+        assert_eq!(report.works(), ["http_64", "connect_1"]);
+    }
+
+    #[test]
+    fn a_report_can_be_read_again() -> Result<()> {
+        let mut report = super::super::tests::report();
+        report.note("congestion control: cubic");
+        report.skip("http_64", "not installed: wrk");
+        report.fail(2, "connect_1", &Variant::named("envoy"), "refused");
+        let again = Report::from_json(&report.json())?;
+        assert_eq!(again.json(), report.json());
+        assert_eq!(again.table(), report.table());
+        Ok(())
     }
 
     #[test]

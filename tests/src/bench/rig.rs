@@ -10,6 +10,7 @@ use super::load::{Load, Sample, measure};
 use super::peer::Kind;
 use super::plan::{Plan, Step, Work};
 use super::processes::resident_mib;
+use super::report::Report;
 use super::{churn, congestion, hold, http, mesh, policy};
 use crate::agent::{Agent, Setup};
 use crate::fabric::Fabric;
@@ -30,7 +31,6 @@ pub struct Rig {
     _nodes: [Node; 2],
     fabric: Fabric,
     manifests: String,
-    notes: Vec<String>,
     sample: Duration,
     churn: (usize, Duration),
 }
@@ -41,7 +41,7 @@ impl Rig {
     /// # Errors
     ///
     /// Fails where this machine does not allow it, or if an agent or a peer does not come up.
-    pub fn new(plan: &mut Plan, peers: &[(String, Kind)]) -> Result<Self> {
+    pub fn new(plan: &mut Plan, peers: &[(String, Kind)], report: &mut Report) -> Result<Self> {
         let ground = Ground::new()?.context("the benchmark needs root and iproute2")?;
         let Ground {
             caller,
@@ -56,7 +56,11 @@ impl Rig {
         let enrolled = [&caller, &server, &here, &there];
         let others = outside.iter().flat_map(|(_, _, pods)| pods);
         namespaces.extend(enrolled.into_iter().chain(others).map(Pod::namespace));
-        let mut notes = vec![congestion::pin(&namespaces), plan.idle_connections()];
+        report.note(&machine());
+        report.note(&congestion::pin(&namespaces));
+        if let Some(note) = plan.idle_connections() {
+            report.note(&note);
+        }
         let manifests = mesh(&enrolled);
         let setup = Setup {
             manifests: manifests.clone(),
@@ -88,13 +92,10 @@ impl Rig {
         let missing = http::missing().filter(|_| http);
         if let Some(missing) = &missing {
             plan.without(|it| matches!(it, Step::Http(_)));
-            notes.push(format!("http_64 skipped: {missing}"));
+            report.skip("http_64", missing);
         }
         let web = http && missing.is_none();
-        let lanes = parts
-            .into_iter()
-            .map(|it| Lane::start(it, fabric.folder(), web));
-        let lanes = lanes.collect::<Result<Vec<_>>>()?;
+        let lanes = start(parts, &fabric, web, report)?;
         Ok(Self {
             sample: plan.sample(lanes.len()),
             churn: plan.churn,
@@ -105,7 +106,6 @@ impl Rig {
             _nodes: [a, b],
             fabric,
             manifests,
-            notes,
         })
     }
 
@@ -114,9 +114,16 @@ impl Rig {
         self.lanes.iter().map(|lane| lane.variant.clone()).collect()
     }
 
-    /// What is to be known about this run.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// Starts a peer anew whose sample failed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not start.
+    pub fn revive(&mut self, variant: &Variant) -> Result<()> {
+        let mut lanes = self.lanes.iter_mut();
+        lanes
+            .find(|lane| lane.variant == *variant)
+            .map_or(Ok(()), Lane::revive)
     }
 
     /// Measures one step over one variant once; nothing if it is of no meaning there.
@@ -205,6 +212,42 @@ impl Rig {
             || write(&self.manifests),
         )
     }
+}
+
+/// A lane for each variant. One peer that does not start does not keep the others from being
+/// measured.
+fn start(parts: Vec<Parts>, fabric: &Fabric, web: bool, report: &mut Report) -> Result<Vec<Lane>> {
+    let mut lanes = Vec::new();
+    for part in parts {
+        let variant = part.variant.clone();
+        match Lane::start(part, fabric.folder(), web) {
+            Ok(lane) => lanes.push(lane),
+            Err(error) if matches!(variant, Variant::Peer(_)) => {
+                report.lack(variant, format!("{error:#}").trim());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lanes)
+}
+
+/// What this runs on.
+fn machine() -> String {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model
+        .unwrap_or("unknown")
+        .trim_start_matches([' ', '\t', ':']);
+    let release = read("/proc/sys/kernel/osrelease");
+    let release = release.split('-').next().unwrap_or_default().trim();
+    let cores = cpus.lines().filter(|it| it.starts_with("processor"));
+    let cores = cores.count();
+    format!(
+        "machine: {cores} cores ({model}) that clients, servers and all agents share, Linux {release}"
+    )
 }
 
 /// A variant that the agents have nothing to do with, and its pods.

@@ -22,9 +22,8 @@ impl Report {
             for variant in self.variants() {
                 pad(&mut table, &self.cell(work, variant));
             }
-            let best = self.best_peer(work);
-            let ratio = best.and_then(|it| self.ratio(work, &Variant::CrossNode, it));
-            pad(&mut table, &ratio.map_or("–".to_owned(), times));
+            let best = self.to_best_peer(work);
+            pad(&mut table, &best.map_or("–".to_owned(), |it| times(it.1)));
         }
         table.push('\n');
         for note in self.notes() {
@@ -33,9 +32,11 @@ impl Report {
         table
     }
 
-    fn cell(&self, work: &str, variant: &Variant) -> String {
+    /// The median, with its ratio to raw TCP.
+    pub(super) fn cell(&self, work: &str, variant: &Variant) -> String {
         let Some(value) = self.median(work, variant) else {
-            return "–".to_owned();
+            let failed = self.has_failed(work, variant);
+            return if failed { "failed" } else { "–" }.to_owned();
         };
         match self.ratio(work, variant, &variant.baseline()) {
             Some(ratio) if !variant.is_raw() => {
@@ -50,13 +51,19 @@ fn pad(table: &mut String, cell: &str) {
     write!(table, "{cell:>18}").unwrap_or_default();
 }
 
-fn times(ratio: f64) -> String {
+/// A ratio.
+pub(super) fn times(ratio: f64) -> String {
     format!("{}×", number(ratio))
 }
 
-/// Three significant places, as far as noise allows to say more.
-fn number(value: f64) -> String {
+/// Three significant places: noise does not allow to say more.
+pub(super) fn number(value: f64) -> String {
     match value {
+        value if value >= 10_000.0 => {
+            let digits = format!("{value:.0}");
+            let (thousands, rest) = digits.split_at(digits.len() - 3);
+            format!("{thousands},{rest}")
+        }
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
@@ -71,7 +78,7 @@ mod tests {
         report.note("congestion control: cubic");
         let lines = [
             "work                             unit               raw        cross_node             envoy           haproxy      to best peer",
-            "throughput_up_4                Gbit/s              33.0      10.0 (0.30×)      11.0 (0.33×)      5.00 (0.17×)             1.00×",
+            "throughput_up_4                Gbit/s              33.0      10.0 (0.30×)      11.0 (0.33×)      5.00 (0.17×)             0.91×",
             "rss_mb_idle                       MiB                 –              14.0              60.0              15.0             0.93×",
             "- congestion control: cubic",
             "",

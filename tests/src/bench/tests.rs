@@ -1,12 +1,13 @@
 //! The load itself, over raw TCP, and a report for the tests of what is made from one.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::figure::{Figure, Variant};
 use super::hold;
-use super::load::{Load, LoadServer, measure};
+use super::load::{Load, LoadServer, listen, measure};
 use super::plan::Work;
 use super::report::Report;
 use crate::world::Ground;
@@ -66,7 +67,8 @@ fn idle_connections_stay_open() -> Result<()> {
     let Some(ground) = Ground::new()? else {
         return Ok(());
     };
-    let _keeper = hold::Keeper::start(&ground.server)?;
+    let listener = ground.server.run(|| listen(hold::PORT))??;
+    thread::spawn(move || hold::keep(&listener));
     let open = hold::open_all(&ground.caller, ground.server.at(hold::PORT), 20)?;
     assert_eq!(open.len(), 20);
     Ok(())

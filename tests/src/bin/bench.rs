@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use interceptor_tests::bench::{Kind, Plan, Report, Rig, write_plots};
+use interceptor_tests::bench::{Kind, Plan, Report, Rig, Variant, keep_all, write_page};
 use interceptor_tests::interruption::Interruption;
 use interceptor_tests::settings;
 
@@ -16,6 +16,10 @@ use interceptor_tests::settings;
 /// nodes: raw TCP, captured traffic, and peers, interleaved, medians of several rounds. Needs root.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of a command line"
+)]
 struct Arguments {
     /// Shorter samples, less churn: under two minutes.
     #[arg(long)]
@@ -37,9 +41,18 @@ struct Arguments {
     /// Also write medians and single results to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also draw `docs/bench/*.svg`.
+    /// Also draw `docs/bench/*.svg` and write the results into `docs/bench/README.md`.
     #[arg(long)]
     plots: bool,
+    /// Measure nothing, but show, judge and plot what an earlier run wrote with `--json`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "only", "json"])]
+    from: Option<PathBuf>,
+    /// Exit with 1 if something is not what it must be; not for machines that have other work.
+    #[arg(long)]
+    check: bool,
+    /// Be the application that keeps idle connections.
+    #[arg(long, hide = true)]
+    keep: bool,
 }
 
 fn peer(text: &str) -> Result<(String, Kind)> {
@@ -62,6 +75,33 @@ fn peer(text: &str) -> Result<(String, Kind)> {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    if arguments.keep {
+        keep_all()?;
+    }
+    let report = match &arguments.from {
+        Some(file) => earlier(file)?,
+        None => measured(&arguments)?,
+    };
+    write!(
+        io::stdout(),
+        "{}\n{}",
+        report.table(),
+        report.verdict_table()
+    )?;
+    if arguments.plots {
+        write_page(&report, &settings::repository().join("docs/bench"))?;
+    }
+    let missed = arguments.check && !report.has_reached_all();
+    Ok(ExitCode::from(u8::from(report.own_failed() || missed)))
+}
+
+fn earlier(file: &Path) -> Result<Report> {
+    let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    Report::from_json(&serde_json::from_slice(&text)?)
+        .with_context(|| format!("{} is no result of a benchmark", file.display()))
+}
+
+fn measured(arguments: &Arguments) -> Result<Report> {
     let mut plan = if arguments.quick {
         Plan::quick()
     } else {
@@ -73,78 +113,107 @@ fn main() -> Result<ExitCode> {
     if !arguments.only.is_empty() {
         plan.only(&arguments.only);
     }
-    let (mut peers, missing) = found(arguments.no_peers);
-    peers.extend(arguments.peer);
+    let mut report = Report::default();
+    let mut peers = found(arguments.no_peers, &mut report);
+    peers.extend(arguments.peer.iter().cloned());
     let interruption = Interruption::watch()?;
-    let rig = Rig::new(&mut plan, &peers)?;
-    let mut report = Report::new(rig.variants());
-    for note in missing.iter().chain(rig.notes()) {
-        report.note(note);
+    let mut rig = Rig::new(&mut plan, &peers, &mut report)?;
+    report.measure(rig.variants());
+    let estimate = plan.estimate(rig.variants().len(), peers.len()).as_secs();
+    writeln!(
+        io::stderr(),
+        "{} rounds, about {}:{:02} minutes",
+        plan.rounds,
+        estimate / 60,
+        estimate % 60
+    )?;
+    let keep = |report: &Report| match &arguments.json {
+        Some(file) => fs::write(file, format!("{:#}\n", report.json()))
+            .with_context(|| format!("write {}", file.display())),
+        None => Ok(()),
+    };
+    for round in 1..=plan.rounds {
+        take(&mut rig, &plan, round, &mut report, &interruption)?;
+        if interruption.came() {
+            report.note(&format!("interrupted in round {round} of {}", plan.rounds));
+            break;
+        }
+        // What ends this program later does not take it away.
+        keep(&report)?;
     }
-    run(&rig, &plan, &mut report, &interruption)?;
     drop(rig);
     report.conclude();
-    write!(io::stdout(), "{}", report.table())?;
-    if let Some(file) = arguments.json {
-        fs::write(&file, format!("{:#}\n", report.json()))
-            .with_context(|| format!("write {}", file.display()))?;
-    }
-    if arguments.plots {
-        write_plots(&report, &settings::repository().join("docs/bench"))?;
-    }
-    Ok(ExitCode::from(u8::from(report.own_failed())))
+    keep(&report)?;
+    Ok(report)
 }
 
-/// The usual peers that are there, and what is to be said of the others.
-fn found(none: bool) -> (Vec<(String, Kind)>, Vec<String>) {
-    let (mut peers, mut missing) = (Vec::new(), Vec::new());
+/// The usual peers that are there; the report says which are not.
+fn found(none: bool, report: &mut Report) -> Vec<(String, Kind)> {
+    let mut peers = Vec::new();
     if none {
-        return (peers, vec!["envoy, haproxy skipped: --no-peers".to_owned()]);
+        report.note("envoy, haproxy skipped: --no-peers");
+        return peers;
     }
     match settings::envoy_binary() {
         Ok(_) => peers.push(("envoy".to_owned(), Kind::Envoy)),
-        Err(error) => missing.push(format!("envoy skipped: {error:#}")),
+        Err(error) => report.lack(Variant::Peer("envoy".to_owned()), &format!("{error:#}")),
     }
     if settings::is_installed("haproxy") {
         peers.push(("haproxy".to_owned(), Kind::Haproxy));
     } else {
-        missing.push("haproxy skipped: not installed".to_owned());
+        let install = "not installed (`cargo xtask --install-tools bench` does it)";
+        report.lack(Variant::Peer("haproxy".to_owned()), install);
     }
-    (peers, missing)
+    peers
 }
 
-fn run(rig: &Rig, plan: &Plan, report: &mut Report, interruption: &Interruption) -> Result<()> {
+/// One round.
+fn take(
+    rig: &mut Rig,
+    plan: &Plan,
+    round: usize,
+    report: &mut Report,
+    interruption: &Interruption,
+) -> Result<()> {
     let mut variants = rig.variants();
-    let steps: usize = (1..=plan.rounds).map(|it| plan.steps(it).count()).sum();
-    let total = steps * variants.len();
+    // Nobody always comes after the same one.
+    let first = (round - 1) % variants.len().max(1);
+    variants.rotate_left(first);
+    let total = plan.steps(round).count() * variants.len();
     let mut done = 0;
-    for round in 1..=plan.rounds {
-        for step in plan.steps(round) {
-            for variant in &variants {
-                let what = format!("round {round}/{} {step} {variant}", plan.rounds);
-                progress(done, total, &what)?;
-                match rig.measure(step, variant) {
-                    Ok(figures) => report.add(round, variant, &figures),
-                    // Ctrl-C at a terminal ends the agents, too: what failed says nothing.
-                    Err(_) if interruption.came() => {}
-                    Err(error) => report.fail(round, &step.to_string(), variant, &error),
+    for step in plan.steps(round) {
+        for variant in &variants {
+            let what = format!("round {round}/{} {step} {variant}", plan.rounds);
+            progress(done, total, &what)?;
+            match rig.measure(step, variant) {
+                Ok(figures) => report.add(round, variant, &figures),
+                // Ctrl-C at a terminal ends the agents, too: what failed says nothing.
+                Err(_) if interruption.came() => {}
+                Err(error) => {
+                    report.fail(round, &step.to_string(), variant, &format!("{error:#}"));
+                    if let Err(error) = rig.revive(variant) {
+                        report.note(&format!("{variant} does not start again: {error:#}"));
+                    }
                 }
-                interruption.check()?;
-                done += 1;
             }
+            if interruption.came() {
+                return progress(total, total, "");
+            }
+            done += 1;
         }
-        // Nobody always comes after the same one.
-        variants.rotate_left(1);
     }
     progress(total, total, "")
 }
 
-/// One line on a terminal that is written over; nothing elsewhere.
+/// One line on a terminal that is written over; elsewhere a line at the end of each round.
 fn progress(done: usize, total: usize, what: &str) -> Result<()> {
     const WIDTH: usize = 30;
     let mut terminal = io::stderr();
     if !terminal.is_terminal() {
-        return Ok(());
+        return match done {
+            0 => Ok(writeln!(terminal, "{what} and {} more", total - 1)?),
+            _ => Ok(()),
+        };
     }
     if done == total {
         return Ok(write!(terminal, "\r\x1b[K")?);

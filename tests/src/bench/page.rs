@@ -1,0 +1,138 @@
+//! The page about a run, `docs/bench/README.md`: the part between its markers is written anew by
+//! every run with `--plots`, so that what the page says is what was measured.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::plots;
+use super::report::Report;
+use super::verdict::{HEADINGS, Outcome};
+
+/// What is written anew is between these.
+const MARKERS: [&str; 2] = [
+    "<!-- from here on written by `cargo xtask bench -- --plots` -->",
+    "<!-- end of what is written -->",
+];
+
+/// Draws the plots of a report and writes its page.
+///
+/// # Errors
+///
+/// Fails if a file cannot be written, or if the page has lost its markers.
+pub fn write(report: &Report, folder: &Path) -> Result<()> {
+    let plots = plots::write(report, folder)?;
+    let file = folder.join("README.md");
+    let page = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let page = between(&page, MARKERS, &contents(report, &plots))
+        .with_context(|| format!("{} has lost its markers", file.display()))?;
+    fs::write(&file, page).with_context(|| format!("write {}", file.display()))
+}
+
+/// A page with another text between two markers.
+pub(super) fn between(page: &str, [begin, end]: [&str; 2], text: &str) -> Option<String> {
+    let (before, rest) = page.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n\n{text}\n{end}{after}"))
+}
+
+fn contents(report: &Report, plots: &[&str]) -> String {
+    let mut text = String::new();
+    for note in report.notes() {
+        line(&mut text, &format!("- {note}"));
+    }
+    line(&mut text, &format!("- rounds: {}", report.rounds_taken()));
+    line(&mut text, "\n## Verdict\n");
+    verdicts(report, &mut text);
+    if plots.contains(&"overview") {
+        line(&mut text, "\n![times the best peer](overview.svg)");
+    }
+    line(&mut text, "\n## Between two nodes\n");
+    for plot in plots.iter().filter(|it| !ELSEWHERE.contains(it)) {
+        line(&mut text, &format!("![{plot}]({plot}.svg)\n"));
+    }
+    if plots.contains(&"same-node") {
+        line(
+            &mut text,
+            "## Inside of a node\n\n![same node](same-node.svg)\n",
+        );
+    }
+    line(&mut text, "## All medians\n");
+    medians(report, &mut text);
+    text
+}
+
+/// Plots that have another place than the others.
+const ELSEWHERE: [&str; 2] = ["overview", "same-node"];
+
+fn verdicts(report: &Report, text: &mut String) {
+    let verdicts = report.verdicts();
+    let reached = verdicts.iter().filter(|it| it.outcome() > Outcome::Missed);
+    let count = reached.count();
+    line(text, &format!("{count} of {} reached.\n", verdicts.len()));
+    line(text, &row(&HEADINGS.map(str::to_owned)));
+    line(text, "|---|---|--:|--:|--:|---|");
+    for verdict in &verdicts {
+        let mut cells = verdict.cells();
+        if verdict.outcome() == Outcome::Missed
+            && let Some(last) = cells.last_mut()
+        {
+            *last = format!("**{last}**");
+        }
+        line(text, &row(&cells));
+    }
+}
+
+/// A row per work, a column per variant; ratios are to raw TCP.
+fn medians(report: &Report, text: &mut String) {
+    let names = report.variants().iter().map(ToString::to_string);
+    let heading = ["work".to_owned(), "unit".to_owned()]
+        .into_iter()
+        .chain(names);
+    line(text, &row(&heading.collect::<Vec<_>>()));
+    let columns = "--:|".repeat(report.variants().len());
+    line(text, &format!("|---|---|{columns}"));
+    for work in report.works() {
+        let cells = report.variants().iter().map(|it| report.cell(work, it));
+        let front = [work.clone(), report.unit(work).to_owned()];
+        line(
+            text,
+            &row(&front.into_iter().chain(cells).collect::<Vec<_>>()),
+        );
+    }
+}
+
+/// A row of a table.
+pub(super) fn row(cells: &[String]) -> String {
+    format!("| {} |", cells.join(" | "))
+}
+
+fn line(text: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    writeln!(text, "{line}").unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_markers_is_written_anew() {
+        let page = format!("Before.\n{}\nold\n{}\nAfter.\n", MARKERS[0], MARKERS[1]);
+        let report = super::super::tests::report();
+        let new = between(&page, MARKERS, &contents(&report, &["overview"])).unwrap();
+        assert!(new.starts_with("Before.\n<!--") && new.ends_with("-->\nAfter.\n"));
+        assert!(!new.contains("old"));
+        let said = [
+            "| throughput_up_4 | envoy | 0.91× | ≥ 1.60× | ≥ 2.20× | **missed** |",
+            "| throughput_up_4 | Gbit/s | 33.0 | 10.0 (0.30×) | 11.0 (0.33×) | 5.00 (0.17×) |",
+            "1 of 2 reached",
+        ];
+        for said in said {
+            assert!(new.contains(said), "{said} in {new}");
+        }
+        assert_eq!(between("no markers", MARKERS, ""), None);
+    }
+}
