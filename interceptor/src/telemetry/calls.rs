@@ -35,9 +35,20 @@ pub struct Calls {
 
 #[derive(Debug, Default)]
 struct Seen {
-    proven: HashMap<Key, Count>,
-    unproven: HashMap<Key, Count>,
+    proven: HashMap<Key, Counting>,
+    unproven: HashMap<Key, Counting>,
     overflowed: u64,
+}
+
+/// Where one caller's connections are counted.
+type Counting = Arc<Mutex<Count>>;
+
+/// Where connections like one that was seen are counted: looked up once for all of them.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    calls: Calls,
+    /// `None` if there was no room for them.
+    count: Option<Counting>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,45 +118,73 @@ impl Calls {
     }
 
     fn note_at(&self, record: &Record, at: Timestamp) {
-        let Some((key, source)) = Key::of(record) else {
-            return;
-        };
-        let mut seen = self.seen.lock();
-        let Seen {
-            proven,
-            unproven,
-            overflowed,
-        } = &mut *seen;
-        let (calls, room) = match key.caller {
-            Caller::Proven(_) => (proven, PROVEN),
-            Caller::Unproven(..) => (unproven, UNPROVEN),
-        };
-        if let Some(count) = calls.get_mut(&key) {
-            count.connections = count.connections.saturating_add(1);
-            count.last = at;
-            count.source = source;
-        } else if calls.len() < room {
-            let count = Count {
-                connections: 1,
-                first: at,
-                last: at,
-                source,
-            };
-            calls.insert(key, count);
-        } else {
-            *overflowed = overflowed.saturating_add(1);
+        if let Some((line, source)) = self.find(record, at) {
+            line.add(at, source);
         }
+    }
+
+    /// Where connections like `record` are counted, if they are.
+    pub(super) fn line(&self, record: &Record) -> Option<Line> {
+        let (line, _) = self.find(record, Timestamp::now())?;
+        Some(line)
+    }
+
+    /// Where `record` is counted, and its caller's address.
+    fn find(&self, record: &Record, at: Timestamp) -> Option<(Line, IpAddr)> {
+        let (key, source) = Key::of(record)?;
+        let mut seen = self.seen.lock();
+        let (calls, room) = match key.caller {
+            Caller::Proven(_) => (&mut seen.proven, PROVEN),
+            Caller::Unproven(..) => (&mut seen.unproven, UNPROVEN),
+        };
+        let count = match calls.get(&key) {
+            Some(count) => Some(Arc::clone(count)),
+            None if calls.len() < room => {
+                let count = Arc::new(Mutex::new(Count {
+                    connections: 0,
+                    first: at,
+                    last: at,
+                    source,
+                }));
+                calls.insert(key, Arc::clone(&count));
+                Some(count)
+            }
+            None => None,
+        };
+        drop(seen);
+        let calls = self.clone();
+        Some((Line { calls, count }, source))
     }
 
     /// What was counted, in a stable order.
     pub fn report(&self) -> Report {
         let seen = self.seen.lock();
         let all = seen.proven.iter().chain(&seen.unproven);
-        let mut calls: Vec<Call> = all.map(|(key, count)| Call::of(key, *count)).collect();
+        let mut calls: Vec<Call> = all
+            .map(|(key, count)| (key, *count.lock()))
+            // Looked up by somebody who will count soon.
+            .filter(|(_, count)| count.connections > 0)
+            .map(|(key, count)| Call::of(key, count))
+            .collect();
         let overflowed = seen.overflowed;
         drop(seen);
         calls.sort_by(|a, b| a.order().cmp(&b.order()));
         Report { calls, overflowed }
+    }
+}
+
+impl Line {
+    /// Counts a connection of a caller at this address.
+    pub(super) fn add(&self, at: Timestamp, source: IpAddr) {
+        if let Some(count) = &self.count {
+            let mut count = count.lock();
+            count.connections = count.connections.saturating_add(1);
+            count.last = at;
+            count.source = source;
+        } else {
+            let mut seen = self.calls.seen.lock();
+            seen.overflowed = seen.overflowed.saturating_add(1);
+        }
     }
 }
 

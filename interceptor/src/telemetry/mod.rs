@@ -31,6 +31,7 @@ pub mod queue;
 pub mod recent;
 pub mod record;
 pub mod shadow;
+mod shape;
 pub mod status;
 pub mod text;
 pub mod view;
@@ -40,7 +41,8 @@ pub use calls::Calls;
 pub use ledger::Ledger;
 pub use metrics::{Metrics, OpenMetrics};
 pub use recent::Recent;
-pub use record::{ConnectionId, Record};
+pub use record::{ConnectionId, Numbers, Record};
+pub use shape::{Batch, Shape};
 pub use status::Status;
 pub use view::ConnectionView;
 

@@ -9,13 +9,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// How many lines may wait. At about 600 bytes a line this is 5 MB at most, and a tenth of a
-/// second at 80,000 connections a second.
+/// How often lines may wait to be taken, one or a hundred at a time.
 const CAPACITY: usize = 8192;
+
+/// How many bytes of lines may wait: at about 600 bytes a line, a tenth of a second at 80,000
+/// connections a second that are reported from both ends.
+const ROOM: usize = 10 << 20;
 
 /// How long lines may gather while others were just written. Waking the writer for each of them
 /// costs the connections more than the lines do.
@@ -41,11 +44,13 @@ pub enum Destination {
 #[derive(Clone, Debug)]
 pub struct Lines {
     sender: SyncSender<Entry>,
+    /// How many bytes wait.
+    waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
 }
 
 enum Entry {
-    Line(Vec<u8>),
+    Lines { text: Vec<u8>, count: u64 },
     Flush(SyncSender<()>),
 }
 
@@ -68,9 +73,11 @@ impl Lines {
     ) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(capacity);
         let lost = Arc::new(AtomicU64::new(0));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             receiver,
             sink,
+            waiting: Arc::clone(&waiting),
             lost: Arc::clone(&lost),
             reported: 0,
             notice,
@@ -78,14 +85,28 @@ impl Lines {
         std::thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())?;
-        Ok(Self { sender, lost })
+        Ok(Self {
+            sender,
+            waiting,
+            lost,
+        })
     }
 
     /// Queues `line`, which must end with a line break. Never waits. Returns whether it fitted.
     pub fn push(&self, line: Vec<u8>) -> bool {
-        let fits = self.sender.try_send(Entry::Line(line)).is_ok();
+        self.push_all(line, 1)
+    }
+
+    /// Queues `text`, which has `count` lines. Never waits. Returns whether they fitted: all of
+    /// them or none.
+    pub fn push_all(&self, text: Vec<u8>, count: u64) -> bool {
+        let size = text.len();
+        let before = self.waiting.fetch_add(size, Ordering::Relaxed);
+        let entry = Entry::Lines { text, count };
+        let fits = before.saturating_add(size) <= ROOM && self.sender.try_send(entry).is_ok();
         if !fits {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
+            self.lost.fetch_add(count, Ordering::Relaxed);
         }
         fits
     }
@@ -118,6 +139,7 @@ impl Lines {
 struct Writer<W> {
     receiver: Receiver<Entry>,
     sink: W,
+    waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
     reported: u64,
     notice: fn(u64) -> Vec<u8>,
@@ -142,7 +164,7 @@ impl<W: Write> Writer<W> {
         let mut next = Some(first);
         while let Some(entry) = next {
             match entry {
-                Entry::Line(line) => self.write(&line),
+                Entry::Lines { text, count } => self.write(&text, count),
                 Entry::Flush(done) => {
                     self.report_losses();
                     drop(self.sink.flush());
@@ -155,10 +177,11 @@ impl<W: Write> Writer<W> {
         drop(self.sink.flush());
     }
 
-    fn write(&mut self, line: &[u8]) {
-        if self.sink.write_all(line).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+    fn write(&mut self, text: &[u8], count: u64) {
+        if self.sink.write_all(text).is_err() {
+            self.lost.fetch_add(count, Ordering::Relaxed);
         }
+        self.waiting.fetch_sub(text.len(), Ordering::Relaxed);
     }
 
     fn report_losses(&mut self) {
@@ -286,6 +309,25 @@ mod tests {
             String::from_utf8(last).unwrap(),
             format!("{lost} lines lost\n")
         );
+    }
+
+    #[test]
+    fn lines_that_come_together_are_kept_or_lost_together() {
+        let (permit, permits) = channel();
+        let (written, lines) = sync_channel(100);
+        let queue = Lines::start(Stuck { permits, written }, 100, notice).unwrap();
+        let chunk = vec![b'x'; ROOM / 4];
+        let kept = (0..10).filter(|_| queue.push_all(chunk.clone(), 7)).count();
+        assert_eq!(kept, 4, "what is being written counts, too");
+        assert_eq!(queue.lost(), 6 * 7);
+        for _ in 0..=kept {
+            permit.send(()).unwrap();
+        }
+        queue.flush(Duration::from_secs(10));
+        assert_eq!(lines.try_iter().last().unwrap(), notice(42));
+        assert!(queue.push(b"room again\n".to_vec()));
+        permit.send(()).unwrap();
+        queue.flush(Duration::from_secs(10));
     }
 
     #[test]

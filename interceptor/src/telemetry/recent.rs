@@ -34,9 +34,14 @@ impl Default for Recent {
 }
 
 impl Recent {
+    /// Whether somebody follows.
+    pub(super) fn is_followed(&self) -> bool {
+        self.feed.receiver_count() > 0
+    }
+
     /// Tells followers that a connection is now carried. Costs nothing when nobody follows.
     pub(super) fn opened(&self, record: &Record) {
-        if self.feed.receiver_count() > 0 {
+        if self.is_followed() {
             self.publish(Arc::new(ConnectionView::new(record, State::Open)));
         }
     }
@@ -44,7 +49,7 @@ impl Recent {
     /// Tells followers that a connection ended, and remembers it if it did not end well.
     pub(super) fn ended(&self, record: &Record) {
         let remembered = record.outcome != Outcome::Allowed;
-        if !remembered && self.feed.receiver_count() == 0 {
+        if !remembered && !self.is_followed() {
             return;
         }
         let view = Arc::new(ConnectionView::from(record));

@@ -121,6 +121,11 @@ impl DirectFlow {
         }
     }
 
+    /// When the application called `connect(2)`, on [`monotonic`]'s clock.
+    pub const fn opened(&self) -> Duration {
+        Duration::from_nanos(self.since_ns)
+    }
+
     /// When the application called `connect(2)`.
     pub fn since(&self) -> Instant {
         let now = Instant::now();
@@ -250,8 +255,12 @@ impl Direct {
     }
 }
 
+/// The kernel's monotonic clock, by which its events are dated.
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 /// How long ago this was on the monotonic clock.
 fn since(then_ns: u64) -> Duration {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
-    now.saturating_sub(Duration::from_nanos(then_ns))
+    monotonic().saturating_sub(Duration::from_nanos(then_ns))
 }

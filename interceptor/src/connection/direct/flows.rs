@@ -1,23 +1,24 @@
 //! The connections past the agent that it knows of: from what the kernel tells to their records.
 //!
-//! Most are over before the agent hears of them: opening and end are in one batch of events, and
-//! they are recorded as a whole. The others are entered among the open connections, like those
-//! that the agent carries itself.
+//! Which of what the kernel tells comes here, [`intake`](super::intake) decides.
 //!
 //! The kernel loses events rather than hold up a connection. What that leaves behind is found by
 //! comparing with the sockets that are open: one that is not known is entered, one that is known
 //! and is not there is over. A socket may be missing because its last event is still on its way,
 //! so it must be missing twice.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
+
+use super::intake::enter_all;
 use super::judge::Pair;
 use super::records::{Ended, Told, complete, measured, told};
 use super::{DirectPath, Plane};
-use crate::capture::{DirectFlow, End, Event, Open, Totals};
+use crate::capture::{DirectFlow, End, Open, Totals, monotonic};
 use crate::connection::registry::{Basis, Entry};
 use crate::telemetry::OpenMetrics;
 use crate::telemetry::record::{Reason, Record};
@@ -32,12 +33,12 @@ const REMEMBERED: usize = 4096;
 const MISSING: u32 = 2;
 
 /// A connection: the cookie of its socket, and when it was opened.
-type Id = (u64, u64);
+pub(super) type Id = (u64, u64);
 
 /// The connections that are open.
 #[derive(Default)]
 pub(super) struct Flows {
-    open: HashMap<Id, Followed>,
+    open: HashMap<Id, Followed, RandomState>,
     /// Those that were found to be over, the older first.
     unseen: VecDeque<Id>,
     /// When the sockets were asked last.
@@ -66,10 +67,10 @@ struct Side {
 
 /// How the kernel says that a connection ended.
 #[derive(Clone, Copy)]
-struct Ending {
-    totals: Totals,
-    established: bool,
-    end: End,
+pub(super) struct Ending {
+    pub(super) totals: Totals,
+    pub(super) established: bool,
+    pub(super) end: End,
 }
 
 impl Flows {
@@ -88,44 +89,14 @@ impl Flows {
 }
 
 /// Which connection it is.
-const fn id(flow: &DirectFlow) -> Id {
+pub(super) const fn id(flow: &DirectFlow) -> Id {
     (flow.id, flow.since_ns)
 }
 
 // === what the kernel tells ===
 
-/// Takes in what has happened, in its order.
-pub(super) fn take_in(path: &DirectPath, plane: &Plane, events: impl IntoIterator<Item = Event>) {
-    let mut fresh: HashMap<Id, DirectFlow> = HashMap::new();
-    for event in events {
-        match event {
-            Event::Opened(flow) => {
-                fresh.insert(id(&flow), flow);
-            }
-            Event::Closed {
-                flow,
-                totals,
-                established,
-                end,
-            } => {
-                fresh.remove(&id(&flow));
-                let ending = Ending {
-                    totals,
-                    established,
-                    end,
-                };
-                closed(path, plane, &flow, ending);
-            }
-        }
-    }
-    for flow in fresh.into_values() {
-        path.grants.used(&flow);
-        opened(path, plane, &flow);
-    }
-}
-
 /// Enters a connection that is open, and cuts it if it may not be.
-fn opened(path: &DirectPath, plane: &Plane, flow: &DirectFlow) {
+pub(super) fn opened(path: &DirectPath, plane: &Plane, flow: &DirectFlow) {
     let mut flows = path.flows.lock();
     if flows.open.contains_key(&id(flow)) {
         return;
@@ -153,24 +124,20 @@ fn opened(path: &DirectPath, plane: &Plane, flow: &DirectFlow) {
     flows.open.insert(id(flow), followed);
 }
 
-/// Records a connection that is over.
-fn closed(path: &DirectPath, plane: &Plane, flow: &DirectFlow, ending: Ending) {
+/// Records a connection that is over, if it was known. Returns whether it was.
+pub(super) fn closed(path: &DirectPath, plane: &Plane, flow: &DirectFlow, ending: Ending) -> bool {
     let mut flows = path.flows.lock();
     if let Some(followed) = flows.open.remove(&id(flow)) {
         drop(flows);
-        return followed.conclude(plane, ending);
+        followed.conclude(plane, ending);
+        return true;
     }
-    if let Some(known) = flows.unseen.iter().position(|unseen| *unseen == id(flow)) {
-        flows.unseen.remove(known);
-        return;
-    }
-    drop(flows);
-    path.grants.used(flow);
-    whole(path, plane, flow, ending);
+    let known = flows.unseen.iter().position(|unseen| *unseen == id(flow));
+    known.is_some_and(|known| flows.unseen.remove(known).is_some())
 }
 
 /// Records a connection of which nothing was known until it was over.
-fn whole(path: &DirectPath, plane: &Plane, flow: &DirectFlow, ending: Ending) {
+pub(super) fn whole(path: &DirectPath, plane: &Plane, flow: &DirectFlow, ending: Ending) {
     let Told { near, far, .. } = told(plane, path, flow);
     let Ending {
         totals,
@@ -212,7 +179,7 @@ pub(super) fn refresh(path: &DirectPath) {
 /// Compares what is known with the sockets that are open. `drain` takes in what the kernel has
 /// told up to now. Returns whether it has to be done once more to be certain.
 pub(super) fn compare(path: &DirectPath, plane: &Plane, drain: impl FnOnce()) -> bool {
-    let before: Vec<Id> = path.flows.lock().open.keys().copied().collect();
+    let asked = monotonic();
     let open = match path.kernel.open() {
         Ok(open) => open,
         Err(error) => {
@@ -225,9 +192,17 @@ pub(super) fn compare(path: &DirectPath, plane: &Plane, drain: impl FnOnce()) ->
         opened(path, plane, &it.flow);
     }
     drain();
-    path.flows.lock().update(&open);
-    let there: std::collections::HashSet<Id> = open.iter().map(|it| id(&it.flow)).collect();
-    let missing = before.into_iter().filter(|id| !there.contains(id));
+    enter_all(path, plane);
+    let mut flows = path.flows.lock();
+    flows.update(&open);
+    let there: HashSet<Id> = open.iter().map(|it| id(&it.flow)).collect();
+    // What was opened after the sockets were asked could not be there.
+    let older = (flows.open.iter()).filter(|(_, followed)| followed.flow.opened() < asked);
+    let missing: Vec<Id> = older
+        .map(|(id, _)| *id)
+        .filter(|id| !there.contains(id))
+        .collect();
+    drop(flows);
     let mut again = false;
     for id in missing {
         again |= is_over(path, plane, id);
@@ -285,6 +260,7 @@ impl Flows {
 /// Judges every open connection again and cuts those that may not go on. Returns whether all of
 /// them could be.
 pub(super) fn judge(path: &DirectPath, plane: &Plane) -> bool {
+    path.intake.lock().forget();
     let mesh = plane.mesh.load_full();
     let mut flows = path.flows.lock();
     let (mut cut, mut all) = (0, true);

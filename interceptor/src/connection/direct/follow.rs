@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::flows::{compare, judge, refresh, take_in};
+use super::flows::{compare, judge, refresh};
+use super::intake::{YOUNG, take_in};
 use super::{DirectPath, Plane};
 use crate::capture::Events;
 use crate::drain::Tasks;
@@ -46,6 +47,7 @@ pub async fn run(
         lost,
         compare: true,
         ticks: 0,
+        young: false,
     };
     tokio::select! {
         () = tasks.stopping() => {}
@@ -65,6 +67,8 @@ struct Follower {
     /// Whether to compare with the sockets that are open.
     compare: bool,
     ticks: u32,
+    /// Some connection was opened just now.
+    young: bool,
 }
 
 impl Follower {
@@ -85,6 +89,7 @@ impl Follower {
                 () = self.published.changed() => self.follow_mesh(),
                 _ = tick.tick() => self.look(),
                 event = self.events.next() => self.take_in(Some(event)),
+                () = tokio::time::sleep(YOUNG), if self.young => self.take_in(None),
             }
         }
     }
@@ -120,7 +125,7 @@ impl Follower {
         let events = &mut self.events;
         let more = std::iter::from_fn(|| events.try_next());
         let events = first.into_iter().chain(more).take(BATCH);
-        take_in(&self.path, &self.plane, events);
+        self.young = take_in(&self.path, &self.plane, events);
     }
 
     /// What nobody tells.
@@ -138,6 +143,7 @@ impl Follower {
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(REFRESH) {
             refresh(&self.path);
+            self.path.intake.lock().forget();
         }
         let lost = self.path.kernel.lost();
         if lost != self.lost {

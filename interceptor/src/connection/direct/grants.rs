@@ -79,6 +79,11 @@ impl Grants {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Changes with every workload that comes and goes.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
     /// Pairs that are granted, and pairs that are not for want of room.
     pub(super) fn counts(&self) -> (u64, u64) {
         let now = self.moment().generation;

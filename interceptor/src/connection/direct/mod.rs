@@ -4,7 +4,7 @@
 //! ```text
 //!  outbound ──offer──▶ decide::ways ──▶ grants ──publish──▶ kernel
 //!  mesh or certificate changed ─────▶ advance, judge again ──cut──▶ kernel
-//!  records ◀── flows ◀──opened, closed── kernel
+//!  records ◀── flows ◀── intake ◀──opened, closed── kernel
 //! ```
 //!
 //! The first connection of a pair takes the agent's path; seen there, the pair is decided once for
@@ -28,7 +28,9 @@
 mod flows;
 mod follow;
 mod grants;
+mod intake;
 mod judge;
+mod kinds;
 mod records;
 
 use std::collections::{HashMap, VecDeque};
@@ -47,6 +49,7 @@ pub use follow::run;
 
 use flows::Flows;
 use grants::Grants;
+use intake::Intake;
 
 /// What is asked of the kernel's half.
 pub(super) trait Kernel: Send + Sync {
@@ -94,6 +97,8 @@ impl Kernel for Direct {
 pub struct DirectPath {
     kernel: Arc<dyn Kernel>,
     grants: Grants,
+    /// Locked before `flows`.
+    intake: Mutex<Intake>,
     flows: Mutex<Flows>,
     names: Names,
     /// Connections of which the kernel could not tell the end.
@@ -137,6 +142,7 @@ impl DirectPath {
         Self {
             kernel,
             grants: Grants::default(),
+            intake: Mutex::default(),
             flows: Mutex::default(),
             names: Names::default(),
             unseen: AtomicU64::new(0),

@@ -38,6 +38,10 @@ impl Live {
         &self.cells
     }
 
+    pub(super) fn shared_cells(&self) -> Arc<Cells> {
+        Arc::clone(&self.cells)
+    }
+
     /// Moves what was carried since the last time to the counters.
     ///
     /// Istio's metrics are seen from the server for both reporters: "sent" is the response.

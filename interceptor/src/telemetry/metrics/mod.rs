@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 use super::access::AccessLog;
-use super::record::{ConnectionId, Outcome, Record, Reporter, Security};
+use super::record::{ConnectionId, Numbers, Outcome, Record, Reporter, ResponseFlags, Security};
 use super::shadow::{Count, Effect};
 use super::status::Status;
 use crate::net::Traffic;
@@ -110,13 +110,19 @@ impl Metrics {
         }
     }
 
+    /// Where connections like `record` are counted, looked up once for all of them. They were
+    /// allowed, not in plaintext, and no policy that only reports said anything.
+    pub(super) fn counted(&self, record: &Record) -> Counted {
+        Counted(self.inner.traffic.resolve(record))
+    }
+
     /// Counts a connection that was never carried: opened, closed and failed at once, as ztunnel
     /// counts it.
     pub fn refused(&self, record: &Record) {
         let cells = self.inner.traffic.resolve(record);
         cells.opened.fetch_add(1, Ordering::Relaxed);
         self.count_shadows(record);
-        self.count_end(record);
+        self.count_end(record, cells);
     }
 
     /// Counts a TLS handshake with a peer that failed, here as the server.
@@ -173,9 +179,14 @@ impl Metrics {
         }
     }
 
-    fn count_end(&self, record: &Record) {
+    /// `open` are the cells that it was counted in when it was opened.
+    fn count_end(&self, record: &Record, open: Arc<Cells>) {
         let inner = &self.inner;
-        let cells = inner.traffic.resolve_end(record);
+        let cells = match record.flags {
+            // Nothing else in the labels changes while it lives.
+            ResponseFlags::None => open,
+            _ => inner.traffic.resolve_end(record),
+        };
         cells.closed.fetch_add(1, Ordering::Relaxed);
         let reporter = record.reporter.label();
         let reason = record.reason.label;
@@ -204,6 +215,22 @@ fn policy_label(record: &Record) -> String {
     }
 }
 
+/// Where connections of one label set are counted that are over when they are heard of.
+#[derive(Clone, Debug)]
+pub(super) struct Counted(Arc<Cells>);
+
+impl Counted {
+    /// Counts one: opened and closed, with what it carried.
+    pub(super) fn whole(&self, numbers: &Numbers) {
+        let Self(cells) = self;
+        cells.opened.fetch_add(1, Ordering::Relaxed);
+        cells.closed.fetch_add(1, Ordering::Relaxed);
+        // Istio's are seen from the server, ours from the client.
+        (cells.sent).fetch_add(numbers.bytes_received, Ordering::Relaxed);
+        (cells.received).fetch_add(numbers.bytes_sent, Ordering::Relaxed);
+    }
+}
+
 /// Counter handles of one connection that is being carried.
 ///
 /// Dropped without [`OpenMetrics::close`] (its task was cancelled), the connection is counted as
@@ -221,7 +248,7 @@ impl OpenMetrics {
     /// Counts the end of the connection and the bytes that were not counted yet.
     pub fn close(mut self, record: &Record) {
         self.counted = true;
-        self.metrics.count_end(record);
+        self.metrics.count_end(record, self.live.shared_cells());
     }
 }
 

@@ -14,6 +14,10 @@ use super::shadow::Shadow;
 use crate::transport::SessionFacts;
 use crate::workload::{ServiceName, Workload};
 
+mod numbers;
+
+pub use numbers::Numbers;
+
 /// Number of a connection, unique for the life of the agent and random enough not to be guessed
 /// across restarts: 16 hexadecimal digits. It is sent to the peer (in `traceparent`), so both
 /// nodes' lines carry it.

@@ -170,7 +170,9 @@ async fn what_is_open_when_the_agent_starts_is_taken_over() {
     let mut agent = Agent::new(DEMO).await;
     *agent.kernel.open.lock() = vec![is_open(1)];
     // The buffer may still have the opening, and the end of another.
-    let waiting = || agent.take_in([Event::Opened(flow(1)), closed(2, End::Finished)]);
+    let waiting = || {
+        agent.take_in([Event::Opened(flow(1)), closed(2, End::Finished)]);
+    };
     assert!(!compare(agent.path(), &agent.plane, waiting));
     assert_eq!(agent.plane.registry.len(), 2);
     agent.take_in([closed(1, End::Finished)]);
@@ -183,8 +185,23 @@ async fn what_is_open_when_the_agent_starts_is_taken_over() {
 async fn a_socket_that_is_missing_once_has_an_end_on_its_way() {
     let mut agent = Agent::new(DEMO).await;
     agent.take_in([Event::Opened(flow(1))]);
-    let end = || agent.take_in([closed(1, End::Finished)]);
+    let end = || {
+        agent.take_in([closed(1, End::Finished)]);
+    };
     assert!(!compare(agent.path(), &agent.plane, end));
     assert_eq!(agent.path().counts().unseen, 0);
+    assert_eq!(agent.ends().len(), 2);
+}
+
+#[tokio::test]
+async fn an_end_is_found_although_the_opening_was_read_after_the_sockets() {
+    let mut agent = Agent::new(DEMO).await;
+    // Its end was lost before anybody had read of it.
+    let opening = || {
+        agent.take_in([Event::Opened(flow(1))]);
+    };
+    assert!(compare(agent.path(), &agent.plane, opening));
+    assert!(!compare(agent.path(), &agent.plane, || {}));
+    assert_eq!(agent.path().counts().unseen, 1);
     assert_eq!(agent.ends().len(), 2);
 }

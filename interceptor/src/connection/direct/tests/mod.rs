@@ -3,13 +3,15 @@
 
 mod flows;
 mod grants;
+mod kinds;
 
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
-use super::flows::{compare, judge, take_in};
+use super::flows::{compare, judge};
+use super::intake::take_in;
 use super::*;
 use crate::capture::{End, Event, Totals};
 use crate::connection::Registry;
@@ -182,8 +184,9 @@ impl Agent {
         Some((grant.targets.clone(), grant.generation))
     }
 
-    fn take_in(&self, events: impl IntoIterator<Item = Event>) {
-        take_in(self.path(), &self.plane, events);
+    /// Returns whether something was too young to be entered.
+    fn take_in(&self, events: impl IntoIterator<Item = Event>) -> bool {
+        take_in(self.path(), &self.plane, events)
     }
 
     /// What was told of connections, in order.

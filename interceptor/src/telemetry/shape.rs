@@ -1,0 +1,200 @@
+//! Connections that differ only in their [`Numbers`], reported together.
+//!
+//! A caller that opens thousands of connections a second to one server has thousands of records
+//! that are the same but for ports, bytes and times. What they share is resolved once, as a
+//! [`Shape`]: label sets, counters, and an access line with holes. One of them costs a few
+//! additions and the bytes of its line then.
+//!
+//! A shape is of one moment. Names, identities and what allowed a connection may change: whoever
+//! keeps one must know when.
+
+use jiff::Timestamp;
+
+use super::access::{self, Template};
+use super::calls;
+use super::metrics::Counted;
+use super::record::{Numbers, Outcome, Record, ResponseFlags, Security};
+use super::{Recent, Telemetry};
+
+/// What connections share that were allowed, carried and ended well.
+#[derive(Debug)]
+pub struct Shape {
+    record: Record,
+    line: Template,
+    counted: Counted,
+    call: Option<calls::Line>,
+}
+
+/// Reports connections that were over when they were heard of, many at once.
+#[derive(Debug)]
+pub struct Batch {
+    lines: access::Batch,
+    recent: Recent,
+    /// Somebody follows the live feed: asked once.
+    followed: bool,
+    now: Timestamp,
+}
+
+impl Telemetry {
+    /// What connections like `record` share. `None` if there is more to be told of each: a
+    /// refusal, a failure, plaintext, or what policies that only report said.
+    pub fn shape(&self, record: Record) -> Option<Shape> {
+        let is_plain = record.outcome == Outcome::Allowed
+            && record.flags == ResponseFlags::None
+            && record.security != Security::None
+            && record.shadows.is_empty();
+        is_plain.then(|| Shape {
+            line: self.access.template(&record),
+            counted: self.metrics.counted(&record),
+            call: self.calls.line(&record),
+            record,
+        })
+    }
+
+    /// Begins to report connections together.
+    pub fn batch(&self) -> Batch {
+        Batch {
+            lines: self.access.batch(),
+            recent: self.recent.clone(),
+            followed: self.recent.is_followed(),
+            now: Timestamp::now(),
+        }
+    }
+}
+
+impl Batch {
+    /// Reports a connection of this shape that ended `at` this time.
+    pub fn whole(&mut self, shape: &Shape, at: Timestamp, numbers: &Numbers) {
+        shape.counted.whole(numbers);
+        if let (Some(call), Some(source)) = (&shape.call, numbers.source) {
+            call.add(self.now, source.ip().to_canonical());
+        }
+        if self.followed {
+            let record = shape.record.with(numbers);
+            self.recent.opened(&record);
+            self.recent.ended(&record);
+        }
+        self.lines.write(&shape.line, at, numbers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::access::{AccessLog, Config, Format, render};
+    use crate::telemetry::queue::Destination;
+    use crate::telemetry::record::{ConnectionId, Reporter, fixtures};
+
+    fn at() -> Timestamp {
+        "2025-03-01T12:00:00.123456Z".parse().unwrap()
+    }
+
+    /// Three connections like this one.
+    fn alike(record: &Record) -> Vec<Record> {
+        let mut numbers = record.numbers();
+        let records = (1..=3_u8).map(|n| {
+            numbers.id = ConnectionId(u64::from(n) << 56);
+            numbers.bytes_sent += 1000;
+            numbers.duration *= 7;
+            let ip = [10, 1, 0, 2 * (n % 2)];
+            numbers.source = Some((ip, 100 * u16::from(n)).into());
+            numbers.tcp = numbers.tcp.filter(|_| n != 2);
+            record.with(&numbers)
+        });
+        records.collect()
+    }
+
+    #[test]
+    fn what_is_reported_together_is_what_is_reported_one_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = |name: &str, format| {
+            let path = folder.path().join(name);
+            let config = Config {
+                destination: Destination::File(path),
+                format,
+            };
+            Telemetry::new(AccessLog::open(&config).unwrap())
+        };
+        let subscriber = tracing_subscriber::registry();
+        let _all_levels = tracing::subscriber::set_default(subscriber);
+        for format in [Format::Json, Format::Text] {
+            let (single, together) = (log("single", format), log("together", format));
+            let mut inbound = fixtures::direct();
+            inbound.reporter = Reporter::Destination;
+            let mut batch = together.batch();
+            let mut lines = Vec::new();
+            for record in [fixtures::direct(), inbound, fixtures::allowed()] {
+                let shape = together.shape(record.clone()).unwrap();
+                for record in alike(&record) {
+                    let open = single.opened(&record, std::sync::Arc::default());
+                    single.closed(open, &record);
+                    batch.whole(&shape, at(), &record.numbers());
+                    lines.extend(render(&record, at(), format));
+                }
+            }
+            drop(batch);
+            together.access.flush(std::time::Duration::from_secs(10));
+            let written = std::fs::read(folder.path().join("together")).unwrap();
+            assert_eq!(
+                String::from_utf8(written).unwrap(),
+                String::from_utf8(lines).unwrap()
+            );
+            std::fs::remove_file(folder.path().join("together")).unwrap();
+            let counted = |telemetry: &Telemetry| {
+                let mut report = telemetry.calls.report();
+                for call in &mut report.calls {
+                    (call.first, call.last) = (at(), at());
+                }
+                let metrics = telemetry.metrics.render().unwrap();
+                let metrics = metrics.lines().filter(|it| !it.contains("bytes_total{"));
+                let metrics = metrics.filter(|it| !it.starts_with("process_"));
+                (report, metrics.collect::<Vec<_>>().join("\n"))
+            };
+            assert_eq!(counted(&single), counted(&together));
+        }
+    }
+
+    #[test]
+    fn bytes_are_counted_from_the_servers_side_whoever_reports() {
+        let telemetry = Telemetry::new(AccessLog::disabled());
+        for reporter in [Reporter::Source, Reporter::Destination] {
+            let mut record = fixtures::direct();
+            record.reporter = reporter;
+            let shape = telemetry.shape(record.clone()).unwrap();
+            telemetry.batch().whole(&shape, at(), &record.numbers());
+        }
+        let text = telemetry.metrics.render().unwrap();
+        let total = |name: &str| -> u64 {
+            let lines = text.lines().filter(|it| it.starts_with(name));
+            let values = lines.map(|it| it.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+            values.sum()
+        };
+        assert_eq!(total("istio_tcp_sent_bytes_total"), 2 * 175);
+        assert_eq!(total("istio_tcp_received_bytes_total"), 2 * 84);
+    }
+
+    #[test]
+    fn what_has_more_to_tell_has_no_shape() {
+        let telemetry = Telemetry::new(AccessLog::disabled());
+        for record in [
+            fixtures::denied(),
+            fixtures::failed(),
+            fixtures::cut(),
+            fixtures::passthrough(),
+            fixtures::allowed_inbound(),
+        ] {
+            assert!(telemetry.shape(record).is_none());
+        }
+    }
+
+    #[test]
+    fn followers_see_each_of_them() {
+        let telemetry = Telemetry::new(AccessLog::disabled());
+        let mut feed = telemetry.recent.follow();
+        let record = fixtures::direct();
+        let shape = telemetry.shape(record.clone()).unwrap();
+        telemetry.batch().whole(&shape, at(), &record.numbers());
+        let seen = std::iter::from_fn(|| feed.try_recv().ok());
+        assert_eq!(seen.count(), 2, "its beginning and its end");
+    }
+}
