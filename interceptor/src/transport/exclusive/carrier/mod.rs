@@ -138,15 +138,17 @@ impl Carrier {
     /// Sends our greeting and waits for the peer's: from then on it has accepted our certificate
     /// and speaks HTTP/2.
     pub(super) async fn greet(&mut self) -> Result<(), SessionFailure> {
+        let mut greeted = false;
         std::future::poll_fn(|cx| {
             let sent = self.poll_flush(cx);
-            loop {
+            while !greeted {
                 match self.next()? {
-                    Some(Said::Hello) => return sent,
+                    Some(Said::Hello) => greeted = true,
                     Some(_) => return Poll::Ready(Err(CodecError::Unexpected.into())),
                     None => ready!(self.poll_receive(cx))?,
                 }
             }
+            sent
         })
         .await
     }
@@ -245,7 +247,7 @@ impl Carrier {
             Event::Data { stream, at } if ours(stream) => Some(Said::Data(at)),
             Event::End { stream } if ours(stream) => Some(Said::End),
             Event::Headers { stream, fields } => self.on_headers(stream, fields)?,
-            Event::Reset { stream, code } if stream == self.stream => self.on_reset(code),
+            Event::Reset { stream, code } if stream == self.stream => self.on_reset(code)?,
             Event::Settings => {
                 frame::push_settings_ack(&mut self.outbox);
                 let first = !std::mem::replace(&mut self.greeted, true);
@@ -300,11 +302,12 @@ impl Carrier {
     }
 
     /// The peer ends the stream: it is told that we have heard, unless this is what tells us so.
-    fn on_reset(&mut self, code: u32) -> Option<Said> {
+    fn on_reset(&mut self, code: u32) -> Result<Option<Said>, CodecError> {
         if self.leaving.take().is_none() {
             frame::push_reset(&mut self.outbox, self.stream, frame::CANCEL);
+            self.bounded()?;
         }
-        std::mem::take(&mut self.active).then_some(Said::Reset(code))
+        Ok(std::mem::take(&mut self.active).then_some(Said::Reset(code)))
     }
 
     const fn bounded(&self) -> Result<Option<Said>, CodecError> {

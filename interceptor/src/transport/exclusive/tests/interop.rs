@@ -333,6 +333,31 @@ async fn a_client_that_does_not_greet_is_refused(#[case] said: &[u8], #[case] re
     assert_eq!(error.reason(), reason);
 }
 
+/// Resets of a stream that is over are answered, too: by the answers that nobody reads a peer must
+/// not fill our memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_without_reading_answers_is_left() {
+    const MOST: usize = 32 * MEGABYTE;
+    let world = World::new();
+    let (gateway, _ends) = world.node().await;
+    let mut stream = foreign_client(&world, gateway.address).await;
+    let mut said = frame::PREFACE.to_vec();
+    frame::push_settings(&mut said, 4096);
+    let (_app, destination) = app().await;
+    let block = fields::connect(&destination.to_string(), &http::HeaderMap::new());
+    frame::push_headers(&mut said, 1, &block, frame::End::Open);
+    stream.write_all(&said).await.unwrap();
+    let mut resets = Vec::new();
+    for _ in 0..1000 {
+        frame::push_reset(&mut resets, 1, frame::CANCEL);
+    }
+    let mut taken = 0;
+    while taken < MOST && soon(stream.write_all(&resets)).await.is_ok() {
+        taken += resets.len();
+    }
+    assert!(taken < MOST, "it would go on for ever");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_greets_slowly_ends_at_the_limit() {
     let world = World::new();
