@@ -114,6 +114,12 @@ fn replace(program: &Program, pin: &Path, target: Target) -> Result<bool, Source
     Ok(false)
 }
 
+/// Whether a link is pinned at `pin` that is attached to a namespace that still exists.
+pub(super) fn is_attached(pin: &Path) -> bool {
+    let info = bpf::open_pinned_link(pin).and_then(|link| bpf::link_info(link.as_fd()));
+    info.is_ok_and(|info| info.has_target())
+}
+
 /// Detaches the link that is pinned at `pin`, if there is one, and removes the pin. Nothing runs
 /// any longer when this returns.
 pub(super) fn remove(pin: &Path) -> io::Result<()> {

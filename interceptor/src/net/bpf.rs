@@ -192,6 +192,11 @@ impl LinkInfo {
             Target::Interface(index) => u64::from(index) == low,
         }
     }
+
+    /// Whether the network namespace or interface that the link is attached to still exists.
+    pub(crate) const fn has_target(&self) -> bool {
+        self.target[0] != 0
+    }
 }
 
 /// Two halves of a number in the order of this machine.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use interceptor::capture::{Capture, CaptureError, Counter, EnrolError, Enrolled, Leftover};
 use interceptor::capture::{still_held, uninstall, verify_removed};
-use interceptor::workload::Workload;
+use interceptor::workload::{PortSelection, Workload};
 
 use crate::support::{
     Netns, Node, V4, V6, accept, close, connected, is_refused, may_run, ping, workload,
@@ -201,6 +201,63 @@ async fn two_workloads_cannot_share_an_address_or_a_namespace() {
     assert_eq!(same_namespace.reason(), "binding_taken");
     let same_address = capture.enrol(&workload(&peer, &[V4])).unwrap_err();
     assert_eq!(same_address.reason(), "address_taken");
+}
+
+/// An interface may have any address: its owner gave it to itself.
+#[tokio::test]
+async fn an_address_goes_to_the_workload_to_which_the_mesh_gives_it() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let server = pod.listen(&format!("{V4}:9000"));
+    let (greedy, outside) = (Netns::new("greedy"), Netns::new("outside"));
+    let addresses = ["10.77.9.2/24", "10.77.0.2/32"];
+    greedy.connect(&addresses, &outside, &["10.77.9.1/24"]);
+    let mut first = workload(&greedy, &["10.77.9.2"]);
+    first.capture.inbound = PortSelection::AllExcept(vec![9000]);
+    let node = Node::new();
+    let (mut capture, greedy_enrolled) = enrol(&node, &first);
+
+    let enrolled = capture.enrol(&workload(&pod, &[V4])).unwrap();
+    let steered = async |listeners| {
+        let client = peer.dial(&format!("{V4}:9000")).unwrap();
+        ping(client, accept(listeners).await.0).await;
+    };
+    let inbound = &enrolled.listeners.inbound;
+    steered(inbound).await;
+    // Nor does it come back with a change, or go with the one that had it.
+    capture.update(&first).unwrap();
+    steered(inbound).await;
+    capture.unenrol(&first.id).unwrap();
+    close(greedy_enrolled);
+    steered(inbound).await;
+    let again = capture.enrol(&first).unwrap();
+    steered(inbound).await;
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err());
+    drop(again);
+}
+
+#[tokio::test]
+async fn bridges_of_two_workloads_may_have_the_same_address() {
+    if !may_run() {
+        return;
+    }
+    let (one, peer) = connected();
+    let (two, outside) = (Netns::new("two"), Netns::new("outside"));
+    two.connect(&["10.77.9.2/24"], &outside, &["10.77.9.1/24"]);
+    let inner = Netns::new("inner");
+    for pod in [&one, &two] {
+        pod.connect(&["172.17.0.1/16"], &inner, &[]);
+    }
+    let node = Node::new();
+    let (mut capture, first) = enrol(&node, &workload(&one, &[V4]));
+    let second = capture.enrol(&workload(&two, &["10.77.9.2"])).unwrap();
+    for (host, to, enrolled) in [(&peer, V4, &first), (&outside, "10.77.9.2", &second)] {
+        let client = host.dial(&format!("{to}:9000")).unwrap();
+        ping(client, accept(&enrolled.listeners.inbound).await.0).await;
+    }
 }
 
 #[tokio::test]

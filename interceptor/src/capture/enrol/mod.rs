@@ -5,14 +5,15 @@
 //! connect hook looks for; then the guards, which want every connection known. Un-enrolment goes
 //! the other way.
 
+mod addresses;
 mod release;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
-use interceptor_common::ListenerKey;
+use interceptor_common::{Address, ListenerKey};
 use tokio::net::TcpListener;
 
 use super::error::EnrolError;
@@ -37,6 +38,8 @@ use release::{release, undo};
 pub(super) struct Enrolment {
     site: Site,
     entries: Entries,
+    /// Of its addresses, those that the mesh gives to it.
+    given: HashSet<Address>,
     origin: Origin,
     listeners: Known,
     unguarded: Vec<Unguarded>,
@@ -131,7 +134,7 @@ fn enrol_at(
     site: Site,
 ) -> Result<Enrolled, EnrolError> {
     let id = &workload.id;
-    let place = place(capture, id, &site)?;
+    let place = place(capture, workload, &site)?;
     let entries = place.entries(workload);
     check_conflicts(capture, id, place.key, &entries)?;
     let opened = open_listeners(capture, id, &site)?;
@@ -144,10 +147,13 @@ fn enrol_at(
         place.addresses(workload),
         Arc::clone(&capture.loaded.maps.storage),
     );
-    let old = claim(&mut capture.adopted, place.key, &entries);
+    let mut old = claim(&mut capture.adopted, place.key, &entries);
+    old.ports
+        .extend(addresses::take_from_others(capture, workload).ports);
     let enrolment = Enrolment {
         site,
         entries,
+        given: addresses::given(workload),
         origin: origin.clone(),
         listeners: Known::default(),
         unguarded: Vec::new(),
@@ -186,11 +192,15 @@ pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), E
     if !site.is(workload.binding.as_ref()) {
         return Err(EnrolError::Rebound { id: id.clone() });
     }
-    let place = place(capture, id, &site)?;
+    let place = place(capture, workload, &site)?;
     let new = place.entries(workload);
     check_conflicts(capture, id, place.key, &new)?;
 
+    let taken = addresses::take_from_others(capture, workload);
     let enrolment = capture.enrolled.get_mut(id).ok_or_else(unknown)?;
+    enrolment.given = addresses::given(workload);
+    // What another one's rules say of an address goes with it.
+    enrolment.entries.ports.extend(taken.ports);
     let old = enrolment.entries.clone();
     if old != new {
         // Until both halves are written, either may be in the maps.
@@ -267,7 +277,8 @@ pub(super) fn distrust(capture: &mut Capture, key: u64) -> Result<(), EnrolError
 }
 
 /// What the workload's entries depend on besides itself.
-fn place(capture: &Capture, id: &WorkloadId, site: &Site) -> Result<Place, EnrolError> {
+fn place(capture: &Capture, workload: &Workload, site: &Site) -> Result<Place, EnrolError> {
+    let id = &workload.id;
     let (namespace, steered) = match site {
         Site::Namespace { namespace, .. } => (namespace, true),
         Site::Cgroup { .. } => (&capture.host, false),
@@ -278,11 +289,15 @@ fn place(capture: &Capture, id: &WorkloadId, site: &Site) -> Result<Place, Enrol
     if !interfaces.loopback_up {
         return Err(EnrolError::LoopbackDown { id: id.clone() });
     }
-    Ok(Place {
+    let mut place = Place {
         key: site.key(),
         local: interfaces.addresses,
         steered,
-    })
+    };
+    if steered {
+        addresses::leave_to_others(capture, workload, &mut place);
+    }
+    Ok(place)
 }
 
 /// Refuses a workload that would take another one's key or address.
@@ -298,7 +313,9 @@ fn check_conflicts(
         if other.key() == key {
             return Err(EnrolError::BindingTaken { id, by });
         }
-        let taken = |address: &&_| other.entries.inbound.contains_key(*address);
+        let taken = |address: &&_| {
+            other.entries.inbound.contains_key(*address) && other.given.contains(*address)
+        };
         if let Some(address) = entries.inbound.keys().find(taken) {
             let address = unmapped(*address);
             return Err(EnrolError::AddressTaken { id, address, by });
