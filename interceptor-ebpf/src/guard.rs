@@ -199,6 +199,10 @@ fn objection_to_tcp(
     if !is_syn(header[13]) {
         return None;
     }
+    // A workload's flows to its own loopback are flows, too, and nothing for an interface.
+    if destination.is_loopback() {
+        return Some(Counter::RefusedUnknownSyn);
+    }
     let key = FlowKey {
         source,
         destination,

@@ -12,6 +12,10 @@ static HBONE_PORT: Global<u16> = Global::new(15_008);
 #[unsafe(no_mangle)]
 static CHOOSE_ERRNO: Global<u8> = Global::new(0);
 
+/// Not zero if the kernel tells lookup programs over which interface a packet came (5.17 and later).
+#[unsafe(no_mangle)]
+static TELL_INTERFACE: Global<u8> = Global::new(0);
+
 /// Where `sk_err`, `sk_flags` and `write_seq` are in this kernel's `tcp_sock`; zero in all of them
 /// if that is not known.
 #[unsafe(no_mangle)]
@@ -34,6 +38,12 @@ pub(crate) const PROTOCOL_NOT_SUPPORTED: i32 = 93;
 #[inline]
 pub(crate) fn hbone_port() -> u32 {
     u32::from(HBONE_PORT.load())
+}
+
+/// Whether lookup programs are told over which interface a packet came.
+#[inline]
+pub(crate) fn tells_interface() -> bool {
+    TELL_INTERFACE.load() != 0
 }
 
 /// Offsets in this kernel's `tcp_sock`.

@@ -20,7 +20,7 @@ use crate::direct::is_at;
 use crate::field::{INET, get, low_half, words};
 use crate::log;
 use crate::maps::{FLOWS, INBOUND, INBOUND_PORTS, LISTENERS, count};
-use crate::settings::hbone_port;
+use crate::settings::{hbone_port, tells_interface};
 use crate::unserved::{Direction, may_pass};
 
 const PASS: u32 = sk_action::SK_PASS;
@@ -76,7 +76,7 @@ fn look_up<const UDP: u32>(ctx: &SkLookupContext) -> u32 {
     }
     let key = flow_key(ctx);
     if key.destination.is_loopback() {
-        return over_loopback(&key);
+        return over_loopback(ctx, &key);
     }
     // SAFETY: the flow is used before the program ends and never written.
     match unsafe { FLOWS.get(key) } {
@@ -113,17 +113,26 @@ fn opens_the_door(key: &FlowKey, flow: &Flow) -> bool {
 }
 
 /// What is headed to loopback comes from within, unless the namespace routes loopback addresses or
-/// translates destinations: then it may come from anywhere.
+/// translates destinations: then it may come from anywhere. Flows are known by addresses, and those
+/// of loopback are everybody's: that of another workload to its own loopback must open nothing here.
 #[inline]
-fn over_loopback(key: &FlowKey) -> u32 {
+fn over_loopback(ctx: &SkLookupContext, key: &FlowKey) -> u32 {
     if key.source.is_loopback() {
         return PASS;
     }
     // SAFETY: the flow is used before the program ends and never written.
     match unsafe { FLOWS.get(key) } {
-        Some(flow) if flow.is(FlowKind::Own) => PASS,
+        Some(flow) if flow.is(FlowKind::Own) && came_over_loopback(ctx) => PASS,
         _ => refuse(Counter::RefusedUnknownAddress),
     }
+}
+
+/// Whether it came in over the loopback interface; true where the kernel does not tell.
+#[inline]
+fn came_over_loopback(ctx: &SkLookupContext) -> bool {
+    /// The same in every namespace.
+    const LOOPBACK: u32 = 1;
+    !tells_interface() || get(&fields(ctx).ingress_ifindex) == LOOPBACK
 }
 
 /// Whether the prober connects to the workload that has the address.

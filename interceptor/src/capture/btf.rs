@@ -31,6 +31,8 @@ pub(super) struct SocketOffsets {
     pub(super) error: u32,
     pub(super) flags: u32,
     pub(super) write_sequence: u32,
+    /// Whether lookup programs are told over which interface a packet came.
+    pub(super) lookups_know_interface: bool,
 }
 
 impl SocketOffsets {
@@ -53,6 +55,8 @@ impl SocketOffsets {
             error: types.offset("sock", "sk_err")?,
             flags: types.offset("sock", "skc_flags")?,
             write_sequence: types.offset("tcp_sock", "write_seq")?,
+            lookups_know_interface: (types.offset("bpf_sk_lookup_kern", "ingress_ifindex"))
+                .is_some(),
         })
     }
 }
@@ -201,6 +205,7 @@ mod tests {
         assert_eq!(types.offset("sock", "no_such_field"), None);
         assert_eq!(types.offset("no_such_structure", "skc_daddr"), None);
         let offsets = SocketOffsets::read(&own).unwrap();
+        assert!(offsets.lookups_know_interface, "as of Linux 5.17");
         assert!(offsets.flags < offsets.error && offsets.error < offsets.write_sequence);
     }
 

@@ -139,10 +139,12 @@ fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
     let choose_errno = u8::from(chooses_errno());
     let log_level: u8 = if config.debug_log { u8::MAX } else { 0 };
     let offsets = SocketOffsets::of_this_kernel();
+    let tell_interface = u8::from(offsets.lookups_know_interface);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("HBONE_PORT", &config.ports.hbone, true)
         .override_global("CHOOSE_ERRNO", &choose_errno, true)
+        .override_global("TELL_INTERFACE", &tell_interface, true)
         .override_global("SOCKET_ERROR", &offsets.error, true)
         .override_global("SOCKET_FLAGS", &offsets.flags, true)
         .override_global("WRITE_SEQUENCE", &offsets.write_sequence, true)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use interceptor::capture::{Capture, Counter, Enrolled};
 use interceptor::net::Purpose;
 use rstest::rstest;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::frames::{SYN, Wire, tcp, tcp_for, tcp6_for, v4, v6};
 use crate::support::{
@@ -269,6 +269,56 @@ async fn nobody_outside_gets_to_a_workloads_loopback() {
     bound.connect(&address("127.0.0.1:9000")).unwrap();
     server.accept().unwrap();
     assert_eq!(cell.count(Counter::RefusedUnknownAddress), 1);
+}
+
+/// A neighbour that talks to its own loopback has a flow with the very addresses and ports.
+#[tokio::test]
+async fn a_neighbours_flow_to_its_own_loopback_opens_nothing_elsewhere() {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.set("conf/all/route_localnet", "1");
+    let server = cell.pod.listen("127.0.0.1:9000");
+    let neighbour = Netns::new("neighbour");
+    neighbour.connect(&["10.77.8.2/24"], &cell.host, &["10.77.8.1/24"]);
+    let enrolling = workload(&neighbour, &["10.77.8.2"]);
+    let _enrolled = cell.capture.enrol(&enrolling).unwrap();
+    // Its own loopback does not answer, so the flow stays.
+    let deaf = neighbour.listen("127.0.0.1:9000");
+    SockRef::from(&deaf).listen(0).unwrap();
+    let dial = || {
+        let socket = neighbour.namespace.enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+            socket.bind(&address("10.77.8.2:0"))?;
+            Ok(socket)
+        });
+        let socket = socket.unwrap();
+        try_connect(&socket, "127.0.0.1:9000");
+        socket
+    };
+    let sockets: Vec<_> = (0..4).map(|_| dial()).collect();
+    for socket in &sockets {
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        let ends = ("10.77.8.2", "127.0.0.1");
+        let syn = tcp_for(ends, (port, 9000), SYN);
+        // As if it came from the neighbour.
+        let wire = Wire::new(&cell.host, &cell.pod);
+        wire.send(IPV4, &[&v4(ends, TCP, 0, &[]), &syn]);
+        let wire = Wire::newest(&neighbour, &cell.host);
+        wire.send(IPV4, &[&v4(ends, TCP, 0, &[]), &syn]);
+    }
+    cell.has_counted(Counter::RefusedUnknownSyn);
+    cell.has_counted(Counter::RefusedUnknownAddress);
+    let refused = || cell.count(Counter::RefusedUnknownAddress);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while refused() < 4 {
+        assert!(Instant::now() < deadline, "{} of 4 were refused", refused());
+        std::thread::yield_now();
+    }
+    assert_eq!(cell.count(Counter::RefusedUnknownSyn), 4);
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err());
 }
 
 /// The application takes the agent's leg, or the workload's own connection, and goes; the other
