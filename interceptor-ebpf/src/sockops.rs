@@ -7,7 +7,8 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_LISTEN, bpf_sock,
+    bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns};
 use aya_ebpf::macros::sock_ops;
@@ -180,8 +181,10 @@ fn changed(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
     if is_over && FLOWS.remove(key).is_ok() {
         count(Counter::FlowClosed);
     }
-    // What is closed already may be told so again.
-    if flow.is(FlowKind::Direct) && change.from != BPF_TCP_CLOSE {
+    // What is closed already may be told so again; and what listens was disconnected before, and is
+    // told so when it closes.
+    let was_open = change.from != BPF_TCP_CLOSE && change.from != BPF_TCP_LISTEN;
+    if flow.is(FlowKind::Direct) && was_open {
         count(if is_over {
             Counter::DirectClosed
         } else {

@@ -420,8 +420,8 @@ pub(crate) async fn ping(mut app: TcpStream, mut agent: TokioStream) {
     assert_eq!(&byte, b"b");
 }
 
-/// Disconnects a socket and connects it to something else.
-pub(crate) fn reconnect(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
+/// Disconnects a socket, which can then be used again.
+pub(crate) fn disconnect(stream: &TcpStream) -> io::Result<()> {
     let nobody = libc::sockaddr {
         sa_family: 0, // AF_UNSPEC
         sa_data: [0; 14],
@@ -432,5 +432,11 @@ pub(crate) fn reconnect(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
     if disconnected != 0 {
         return Err(io::Error::last_os_error());
     }
+    Ok(())
+}
+
+/// Disconnects a socket and connects it to something else.
+pub(crate) fn reconnect(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
+    disconnect(stream)?;
     socket2::SockRef::from(stream).connect(&to.into())
 }

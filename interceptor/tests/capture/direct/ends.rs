@@ -9,7 +9,7 @@ use interceptor::capture::{Counter, End};
 use rstest::rstest;
 
 use super::{APP, APP6, Cell, PATIENCE, drain, resetting, tcp};
-use crate::support::{close, is_refused, may_run, reconnect};
+use crate::support::{close, disconnect, is_refused, may_run, reconnect};
 
 /// Sends so many bytes while the other end reads them.
 fn send(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
@@ -267,6 +267,22 @@ async fn a_socket_that_is_used_again_is_another_connection() {
     assert_eq!((ended.flow, ended.totals.sent), (second, 0));
     assert!(client.as_raw_fd() >= 0);
     close(client);
+    cell.leaves_nothing().await;
+}
+
+#[tokio::test]
+async fn a_socket_that_listens_afterwards_is_no_connection() {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    let (client, server) = cell.pair(APP);
+    disconnect(&client).unwrap();
+    assert_eq!(cell.ended().await.end, End::Aborted);
+    socket2::SockRef::from(&client).listen(1).unwrap();
+    close((client, server));
+    assert_eq!(cell.count(Counter::DirectClosed), 1);
     cell.leaves_nothing().await;
 }
 
