@@ -124,7 +124,9 @@ impl Channel {
             }
             let received = buffer.get(..received).unwrap_or_default();
             self.bytes.extend_from_slice(received);
-            if self.descriptors.len() > 2 * MOST_DESCRIPTORS {
+            // More than one message, and part of the next, never waits to be taken.
+            let waiting = self.bytes.len() > 2 * (HEAD + MOST_BYTES);
+            if waiting || self.descriptors.len() > 2 * MOST_DESCRIPTORS {
                 return Err(too_large());
             }
         }
@@ -277,6 +279,31 @@ mod tests {
         let head = [u32::MAX.to_le_bytes(), 0_u32.to_le_bytes()].concat();
         assert_eq!(left.try_write(&head).unwrap(), HEAD);
         let error = receiver.receive().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_never_come_are_not_waited_for_at_any_length() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let mut receiver = Channel::new(right);
+        let sending = async {
+            let head = [0_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat();
+            loop {
+                left.writable().await.unwrap();
+                match left.try_write(&head) {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
+                    _ => {}
+                }
+            }
+        };
+        let (error, ()) = tokio::join!(
+            async {
+                let error = receiver.receive().await.unwrap_err();
+                drop(receiver);
+                error
+            },
+            sending
+        );
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
