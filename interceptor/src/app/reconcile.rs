@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::succession::{Predecessor, Succession};
+use super::take_over::Petition;
 use crate::capture::{Capture, Listeners};
 use crate::connection::accept::{self, Door};
 use crate::connection::{Local, Plane};
@@ -59,6 +60,8 @@ pub(super) struct Reconciler {
     pub(super) succession: Succession,
     /// Whether a successor has been here and left its traces.
     pub(super) unsettled: bool,
+    /// One that did not take over and may not know it yet.
+    pub(super) rejected: Option<Petition>,
 }
 
 /// The state of each local workload, shared with `status`. Clones share the same table.
@@ -129,6 +132,7 @@ impl Reconciler {
                         return;
                     }
                 }
+                () = Self::is_gone(&mut self.rejected) => self.unsettled = true,
                 () = published.changed() => {}
                 _ = tick.tick() => {}
             }

@@ -11,6 +11,7 @@
 //! Not here: what two agents say to each other (`take_over`).
 
 use std::net::TcpListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::reconcile::{Enrolled, Reconciler};
 use super::status::Watch;
-use super::succession::{Predecessor, Succession};
+use super::succession::{LastWord, Predecessor, Succession};
 use super::take_over::{FIRST_PASS, Giver, Petition, TakeOverError, Taking};
 use super::{Agent, ports};
 use crate::admin;
@@ -149,6 +150,7 @@ fn wire(
         enrolled,
         predecessor: None,
         succession,
+        rejected: None,
         unsettled: false,
     };
     let agent = Agent {
@@ -242,19 +244,28 @@ impl Wired {
     /// Begins to serve beside a running agent, and waits until the node is this one's alone.
     async fn take_over(mut self, taking: Taking) -> anyhow::Result<Agent> {
         let (settled, outcome) = oneshot::channel();
-        self.reconciler.predecessor = Some(Predecessor { taking, settled });
+        let plane = Arc::clone(&self.reconciler.plane);
+        let word = LastWord::default();
+        self.reconciler.predecessor = Some(Predecessor {
+            taking,
+            settled,
+            word: word.clone(),
+        });
         let reconciling = self.reconciler.run(self.published, self.first_pass);
         self.agent.control.spawn("reconciler", reconciling);
-        let outcome = match tokio::time::timeout(FIRST_PASS, outcome).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_dropped)) => Err(TakeOverError::Stopping),
-            Err(_elapsed) => Err(TakeOverError::NotConfigured),
+        let mut outcome = pin!(outcome);
+        let outcome = match tokio::time::timeout(FIRST_PASS, outcome.as_mut()).await {
+            Err(_elapsed) if word.take() => Err(TakeOverError::NotConfigured),
+            // It is being settled in this moment; that has limits of its own.
+            Err(_elapsed) => outcome.await.unwrap_or(Err(TakeOverError::Stopping)),
+            Ok(outcome) => outcome.unwrap_or(Err(TakeOverError::Stopping)),
         };
         let opened = match outcome {
             Ok(()) => self.doors.open(&self.agent),
             Err(error) => Err(error.into()),
         };
         if let Err(error) = opened {
+            plane.direct.leave();
             // What it has accepted meanwhile is carried to its end.
             self.agent.stop().await;
             return Err(error);

@@ -8,6 +8,8 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -24,6 +26,19 @@ pub(super) struct Predecessor {
     pub(super) taking: Taking,
     /// Told how it ended.
     pub(super) settled: oneshot::Sender<Result<(), TakeOverError>>,
+    /// Whose word counts: the reconciler's, or that of whoever waits for it.
+    pub(super) word: LastWord,
+}
+
+/// A decision that two may take, and the first of them does.
+#[derive(Clone, Default)]
+pub(super) struct LastWord(Arc<AtomicBool>);
+
+impl LastWord {
+    /// Takes the decision. False if the other one has.
+    pub(super) fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// What a successor may ask for, and what it means for this agent.
@@ -40,10 +55,20 @@ impl Reconciler {
     /// After the first pass: takes the node over, if everything that its workloads had is served.
     /// Returns whether to go on.
     pub(super) async fn settle(&mut self) -> bool {
-        let Some(Predecessor { taking, settled }) = self.predecessor.take() else {
+        let Some(predecessor) = self.predecessor.take() else {
             return true;
         };
+        let Predecessor {
+            taking,
+            settled,
+            word,
+        } = predecessor;
         let outcome = match self.not_served() {
+            // Whoever waits for this has given up: this process is about to end.
+            _ if !word.take() => {
+                taking.give_up(TakeOverError::Stopping.to_string()).await;
+                Err(TakeOverError::Stopping)
+            }
             None => taking.finish().await,
             Some(why) => {
                 taking.give_up(why.clone()).await;
@@ -51,6 +76,12 @@ impl Reconciler {
             }
         };
         let goes_on = outcome.is_ok();
+        if goes_on {
+            // Until now the other one has granted, too, by a mesh of its own.
+            self.plane.direct.distrust();
+        } else {
+            self.plane.direct.leave();
+        }
         // Who waits for this is the process itself.
         let _ended = settled.send(outcome);
         goes_on
@@ -79,7 +110,10 @@ impl Reconciler {
             Ok(estate) => tokio::select! {
                 // Whoever stops this agent wants it to end; the successor starts anew.
                 () = tasks.stopping() => Err(TakeOverError::Stopping),
-                outcome = petition.conduct(&estate, &self.succession.ports, || direct.leave_events()) => outcome,
+                outcome = petition.conduct(&estate, &self.succession.ports, || {
+                    self.plane.direct.leave();
+                    direct.leave_events();
+                }) => outcome,
             },
         };
         match outcome {
@@ -89,11 +123,23 @@ impl Reconciler {
             }
             Err(error) => {
                 direct.resume_events();
+                self.plane.direct.go_on();
                 tracing::warn!(version, error = %chain(&error), "the successor did not take over; this agent goes on");
                 self.unsettled = true;
+                self.rejected = Some(petition);
                 false
             }
         }
+    }
+
+    /// Waits until a successor that did not take over is gone. What it has done until then may have
+    /// undone what was put back.
+    pub(super) async fn is_gone(rejected: &mut Option<Petition>) {
+        match rejected {
+            Some(petition) => petition.gone().await,
+            None => std::future::pending().await,
+        }
+        *rejected = None;
     }
 
     /// Puts everything of this agent back in its place, if a successor has been at it.

@@ -146,10 +146,22 @@ impl Petition {
         let outcome = self.offer(estate, ports, let_go).await;
         if let Err(error) = &outcome {
             let why = chain(error);
-            // Most likely it is gone.
-            let _unheard = say(&self.channel, &Message::Withdrawn { why }, &[]).await;
+            let withdrawn = Message::Withdrawn { why };
+            // Most likely it is gone. If it is not and does not read, this agent goes on all the same.
+            let told = say(&self.channel, &withdrawn, &[]);
+            let _unheard = tokio::time::timeout(ANSWER, told).await;
         }
         outcome
+    }
+
+    /// Waits until the successor has let go of the connection. Only then is it certain that it does
+    /// nothing more in our place: one that was stopped for a while does not know yet that it is none.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop and call again.
+    pub(in crate::app) async fn gone(&mut self) {
+        while let Ok(Some(_too_late)) = self.channel.receive().await {}
     }
 
     async fn offer(

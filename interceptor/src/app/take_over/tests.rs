@@ -180,6 +180,38 @@ async fn a_predecessor_that_gives_up_waiting_keeps_everything() {
     tasks.finish(ANSWER).await;
 }
 
+/// It was stopped, say, and nobody knows what it does when it goes on.
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_does_not_read_holds_nobody_up_and_is_waited_for() {
+    let (_folder, config) = node();
+    let (giver, mut petitions) = Giver::new("here".into());
+    let tasks = Tasks::new();
+    giver.serve(&config.run_folder, &tasks).unwrap();
+    let mut estate = estate(1).await;
+    let one = estate.listeners[0].clone();
+    // More than the socket takes.
+    estate.listeners.resize(5_000, one);
+    let stream = UnixStream::connect(socket(&config.run_folder)).await;
+    let channel = Channel::new(stream.unwrap());
+    let hello = Message::Hello {
+        protocol: PROTOCOL,
+        layout: LAYOUT_OF_OURS,
+        version: "9".to_owned(),
+        node: "here".to_owned(),
+    };
+    say(&channel, &hello, &[]).await.unwrap();
+    let mut petition = petitions.recv().await.unwrap();
+    let conducting = petition.conduct(&estate, &[], || ());
+    let outcome = tokio::time::timeout(3 * HAND_OVER, conducting).await;
+    let error = outcome.expect("it goes on").unwrap_err();
+    assert!(matches!(error, TakeOverError::Silent(_)), "{error}");
+    let waiting = tokio::time::timeout(HAND_OVER, petition.gone()).await;
+    assert!(waiting.is_err(), "it is still there");
+    drop(channel);
+    petition.gone().await;
+    tasks.finish(ANSWER).await;
+}
+
 #[tokio::test]
 async fn a_predecessor_that_dies_leaves_it_to_the_successor() {
     let (_folder, config) = node();

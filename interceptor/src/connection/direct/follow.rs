@@ -86,8 +86,12 @@ impl Follower {
         loop {
             tokio::select! {
                 biased;
-                () = self.published.changed() => self.follow_mesh(),
                 _ = tick.tick() => self.look(),
+                () = self.published.changed() => {
+                    self.follow_mesh();
+                    // However often it changes, what the kernel tells is heard.
+                    self.take_in(None);
+                }
                 event = self.events.next() => self.take_in(Some(event)),
                 () = tokio::time::sleep(YOUNG), if self.young => self.take_in(None),
             }
@@ -97,6 +101,11 @@ impl Follower {
     /// The mesh has changed, or something that weighs as much: nothing that was granted before
     /// holds, and nothing that is open unless it is allowed now.
     fn follow_mesh(&mut self) {
+        let path = Arc::clone(&self.path);
+        let left = path.left.read();
+        if *left {
+            return;
+        }
         self.is_void = match self.path.kernel.advance() {
             Ok(generation) => {
                 self.path.grants.advanced(generation);
@@ -130,6 +139,9 @@ impl Follower {
 
     /// What nobody tells.
     fn look(&mut self) {
+        if *self.path.left.read() {
+            return;
+        }
         let uncertified = !self.plane.identities.are_current();
         let mesh = self.plane.mesh.load_full();
         let identities = &self.plane.identities;

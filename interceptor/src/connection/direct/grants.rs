@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::judge::is_certified;
-use super::{Captured, Kernel};
+use super::{Captured, DirectPath, Kernel};
 use crate::capture::{DirectFlow, Grant, GrantError, outbound_captured};
 use crate::connection::Plane;
 use crate::decide::{self, Way};
@@ -113,17 +113,22 @@ impl Grants {
     }
 
     /// See [`super::DirectPath::offer`].
-    pub(super) fn offer(&self, kernel: &dyn Kernel, plane: &Plane, (id, key): (&WorkloadId, Key)) {
+    pub(super) fn offer(&self, path: &DirectPath, plane: &Plane, (id, key): (&WorkloadId, Key)) {
         // Before the mesh.
         let moment = self.moment();
         if moment.generation == NONE || self.is_answered(&key, moment) {
             return;
         }
-        let mesh = plane.mesh.load_full();
-        let Some(answer) = answer(kernel, &mesh, &plane.identities, (id, key, moment)) else {
+        let left = path.left.read();
+        if *left {
             return;
-        };
-        self.keep(key, id.clone(), moment, answer);
+        }
+        let mesh = plane.mesh.load_full();
+        let answer = answer(&*path.kernel, &mesh, &plane.identities, (id, key, moment));
+        drop(left);
+        if let Some(answer) = answer {
+            self.keep(key, id.clone(), moment, answer);
+        }
     }
 
     /// A connection of the pair was heard of.

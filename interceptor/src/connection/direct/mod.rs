@@ -107,6 +107,8 @@ pub struct DirectPath {
     overdue: AtomicBool,
     /// Somebody else has granted by a mesh of its own.
     foreign: AtomicBool,
+    /// The kernel's grants are another agent's. Read, and kept so, while they are written.
+    left: RwLock<bool>,
 }
 
 /// What `status` and the metrics say of the path past the agent.
@@ -148,6 +150,7 @@ impl DirectPath {
             unseen: AtomicU64::new(0),
             overdue: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
+            left: RwLock::new(false),
         }
     }
 
@@ -169,6 +172,18 @@ impl DirectPath {
         self.foreign.store(true, Ordering::Relaxed);
     }
 
+    /// Leaves the kernel's grants and connections to another agent: when this returns, nothing is
+    /// granted, voided or cut here any more. That one knows nothing of what would be.
+    pub fn leave(&self) {
+        *self.left.write() = true;
+    }
+
+    /// Takes them back.
+    pub fn go_on(&self) {
+        *self.left.write() = false;
+        self.distrust();
+    }
+
     /// The number that leads a connection to one of its ways: any, or one that the kernel does
     /// not serve, if the kernel had that share in mind when it left the connection to the agent.
     pub(super) fn choice(&self, captured: &Captured<'_>) -> u64 {
@@ -178,7 +193,7 @@ impl DirectPath {
     /// Lets further connections like this one go past the agent, if they may.
     pub(super) fn offer(&self, plane: &Plane, captured: &Captured<'_>) {
         let asked = (&captured.local.id, (captured.local.key, captured.original));
-        self.grants.offer(&*self.kernel, plane, asked);
+        self.grants.offer(self, plane, asked);
     }
 
     /// Brings what open connections have carried up to date, if that was not done just now.

@@ -95,3 +95,14 @@ async fn a_certificate_that_is_gone_is_noticed() {
     agent.change(good_mesh(DEMO));
     assert_eq!(agent.granted("10.0.0.2:8080"), None);
 }
+
+#[tokio::test]
+async fn an_agent_that_left_the_grants_to_another_grants_nothing() {
+    let agent = Agent::new(DEMO).await;
+    agent.path().leave();
+    agent.offer("10.0.0.2:8080");
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+    agent.path().go_on();
+    agent.offer("10.0.0.2:8080");
+    assert!(agent.granted("10.0.0.2:8080").is_some());
+}

@@ -174,7 +174,7 @@ impl Agent {
 
     fn offer(&self, to: &str) {
         let asked = (&id("caller"), (CALLER, to.parse().unwrap()));
-        (self.path().grants).offer(&*self.kernel, &self.plane, asked);
+        (self.path().grants).offer(self.path(), &self.plane, asked);
     }
 
     /// The targets and the generation of what is granted for this address.
