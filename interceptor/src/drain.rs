@@ -7,9 +7,14 @@
 //! Not here: what a task does when it is asked to stop.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 /// A handle through which tasks are started, asked to stop, and waited for.
@@ -22,7 +27,7 @@ pub struct Tasks {
     stopping: CancellationToken,
     /// Of the set that this one was made from.
     parent_stopping: CancellationToken,
-    cancelled: CancellationToken,
+    cancelled: Cancelled,
 }
 
 impl Tasks {
@@ -39,7 +44,7 @@ impl Tasks {
             tracker: self.tracker.clone(),
             stopping: self.stopping.child_token(),
             parent_stopping: self.stopping.clone(),
-            cancelled: self.cancelled.child_token(),
+            cancelled: self.cancelled.child(),
         }
     }
 
@@ -55,11 +60,12 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let cancelled = self.cancelled.clone();
-        self.tracker.spawn(async move {
-            if cancelled.run_until_cancelled(future).await.is_none() {
-                tracing::debug!(task = name, "cancelled at the drain deadline");
-            }
+        self.tracker.spawn(Cancellable {
+            name,
+            flag: Arc::clone(&self.cancelled.flag),
+            is_waiting: false,
+            cancelled: self.cancelled.token.clone().cancelled_owned(),
+            future,
         });
     }
 
@@ -109,6 +115,88 @@ impl Tasks {
         self.cancelled.cancel();
         self.tracker.wait().await;
         left
+    }
+}
+
+/// Whether tasks are to be dropped.
+///
+/// The token wakes them; asking it takes a lock that all of them share. The flags beside it are for
+/// asking at every poll.
+#[derive(Clone, Debug, Default)]
+struct Cancelled {
+    token: CancellationToken,
+    flag: Arc<Flag>,
+}
+
+#[derive(Debug, Default)]
+struct Flag {
+    set: AtomicBool,
+    parent: Option<Arc<Self>>,
+}
+
+impl Cancelled {
+    fn child(&self) -> Self {
+        Self {
+            token: self.token.child_token(),
+            flag: Arc::new(Flag {
+                set: AtomicBool::new(false),
+                parent: Some(Arc::clone(&self.flag)),
+            }),
+        }
+    }
+
+    fn cancel(&self) {
+        // Before anybody is woken by it.
+        self.flag.set.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+}
+
+impl Flag {
+    fn is_set(&self) -> bool {
+        let here = self.set.load(Ordering::Acquire);
+        here || self.parent.as_ref().is_some_and(|parent| parent.is_set())
+    }
+}
+
+pin_project! {
+    /// A task until it ends or is cancelled.
+    ///
+    /// A type, because an `async` block would have room for `future` twice: as what it was given and
+    /// as what it awaits. There is one of these for every open connection.
+    struct Cancellable<F> {
+        name: &'static str,
+        flag: Arc<Flag>,
+        // The token knows whom to wake: a task is always woken in the same way.
+        is_waiting: bool,
+        #[pin]
+        cancelled: WaitForCancellationFutureOwned,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Cancellable<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let begins = !*this.is_waiting;
+        if begins && this.flag.is_set() {
+            return Poll::Ready(());
+        }
+        if this.future.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !begins && !this.flag.is_set() {
+            return Poll::Pending;
+        }
+        *this.is_waiting = true;
+        let cancelled = this.cancelled.poll(cx);
+        if cancelled.is_ready() {
+            tracing::debug!(task = this.name, "cancelled at the drain deadline");
+        }
+        cancelled
     }
 }
 

@@ -219,7 +219,7 @@ fn view(live: &Live) -> ConnectionView {
         bytes_received,
         duration: live.since.elapsed(),
         tcp: *live.tcp.lock(),
-        ..live.record.clone()
+        ..Record::clone(&live.record)
     };
     ConnectionView::new(&now, ConnectionState::Open)
 }

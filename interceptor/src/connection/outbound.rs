@@ -17,13 +17,61 @@ use super::{Local, Plane};
 use crate::decide::{self, Outbound, PassthroughReason};
 use crate::error::chain;
 use crate::net::Purpose;
-use crate::telemetry::record::{ConnectionId, End, Reporter, ResponseFlags, Security};
-use crate::transport::hbone::{Baggage, ConnectHeaders, Traceparent};
+use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
+use crate::transport::hbone::{Baggage, ConnectHeaders, Traceparent, TunnelStream};
 use crate::transport::{TunnelError, splice};
 use crate::workload::{Route, Workload};
 
 /// Serves one captured connection until both directions have ended.
 pub(super) async fn serve(plane: &Plane, local: &Local, app: &TcpStream, client: SocketAddr) {
+    // What opening takes is large, and most of the time a connection is open.
+    let opened = Box::pin(open(plane, local, app, client)).await;
+    let Some(Opened {
+        story,
+        basis,
+        allowed_by,
+        peer,
+    }) = opened
+    else {
+        return;
+    };
+    match peer {
+        Peer::Tunnel(stream) => {
+            let carried = story.carry(basis, allowed_by, |traffic| {
+                splice::tunnel(app, stream, traffic)
+            });
+            carried.await;
+        }
+        Peer::Plain(peer) => {
+            let carried = story.carry(basis, allowed_by, |traffic| {
+                splice::plain(app, &peer, traffic)
+            });
+            Box::pin(carried).await;
+        }
+    }
+}
+
+/// A connection whose other end was reached.
+struct Opened<'a> {
+    story: Story<'a>,
+    basis: Basis,
+    allowed_by: Reason,
+    peer: Peer,
+}
+
+/// What it is carried by.
+enum Peer {
+    Tunnel(TunnelStream),
+    Plain(TcpStream),
+}
+
+/// Finds out where a captured connection shall go, and reaches it; or tells why not.
+async fn open<'a>(
+    plane: &'a Plane,
+    local: &Local,
+    app: &TcpStream,
+    client: SocketAddr,
+) -> Option<Opened<'a>> {
     let mesh = plane.mesh.load_full();
     let source = mesh.workload(&local.id).cloned();
     let ends = (End::local(client, source.as_ref()), End::default());
@@ -61,7 +109,7 @@ pub(super) async fn serve(plane: &Plane, local: &Local, app: &TcpStream, client:
     match decide::outbound(&mesh, &captured.source, original, choice) {
         Outbound::Tunnel(route) => {
             plane.direct.offer(plane, &asked);
-            captured.tunnel(story, app, route).await;
+            captured.tunnel(story, app, route).await
         }
         Outbound::Passthrough {
             to,
@@ -72,14 +120,14 @@ pub(super) async fn serve(plane: &Plane, local: &Local, app: &TcpStream, client:
             let facts = story.facts();
             facts.destination = End::unproven(to, destination.as_ref());
             facts.service = service;
-            captured.passthrough(story, app, to, why).await;
+            captured.passthrough(story, app, to, why).await
         }
         Outbound::Refuse(refusal) => {
             let facts = story.facts();
             facts.destination = End::unproven(original, refusal.destination.as_ref());
             facts.service.clone_from(&refusal.service);
             let reason = because(refusal.reason(), refusal.to_string());
-            story.reset(app, Stop::denied(reason));
+            story.reset(app, Stop::denied(reason))
         }
     }
 }
@@ -94,8 +142,13 @@ struct Captured<'a> {
 }
 
 impl Captured<'_> {
-    /// Carries it over mutual TLS.
-    async fn tunnel(&self, mut story: Story<'_>, app: &TcpStream, route: Route) {
+    /// Opens a tunnel: mutual TLS.
+    async fn tunnel<'s>(
+        &self,
+        mut story: Story<'s>,
+        app: &TcpStream,
+        route: Route,
+    ) -> Option<Opened<'s>> {
         let facts = story.facts();
         facts.destination = End::unproven(route.gateway, Some(&route.destination));
         facts.hbone_address = Some(route.authority);
@@ -118,25 +171,23 @@ impl Captured<'_> {
         let facts = story.facts();
         facts.destination.identity = Some(tunnel.peer.clone());
         facts.tls = Some(tunnel.facts.into());
-        // As the mesh names it; the peer may have proven an alias of the same trust domain.
-        let basis = self.basis(Some((route.gateway.ip(), route.peer.clone())));
-        story
-            .carry(
-                basis,
-                because("allowed", "the peer accepted"),
-                async |traffic| splice::tunnel(app, tunnel.stream, &traffic).await,
-            )
-            .await;
+        Some(Opened {
+            story,
+            // As the mesh names it; the peer may have proven an alias of the same trust domain.
+            basis: self.basis(Some((route.gateway.ip(), route.peer.clone()))),
+            allowed_by: because("allowed", "the peer accepted"),
+            peer: Peer::Tunnel(tunnel.stream),
+        })
     }
 
-    /// Carries it in plaintext, because the other end cannot prove an identity.
-    async fn passthrough(
+    /// Connects in plaintext, because the other end cannot prove an identity.
+    async fn passthrough<'s>(
         &self,
-        story: Story<'_>,
+        story: Story<'s>,
         app: &TcpStream,
         to: SocketAddr,
         why: PassthroughReason,
-    ) {
+    ) -> Option<Opened<'s>> {
         let limit = self.plane.connect_timeout;
         let dialling = self.local.dialer.connect(to, Purpose::Peer);
         let peer = match tokio::time::timeout(limit, dialling).await {
@@ -150,12 +201,12 @@ impl Captured<'_> {
                 return story.reset(app, Stop::failed(ResponseFlags::Connect, reason));
             }
         };
-        let passed = because(why.reason(), "carried in plaintext");
-        story
-            .carry(self.basis(None), passed, async |traffic| {
-                splice::plain(app, &peer, &traffic).await
-            })
-            .await;
+        Some(Opened {
+            story,
+            basis: self.basis(None),
+            allowed_by: because(why.reason(), "carried in plaintext"),
+            peer: Peer::Plain(peer),
+        })
     }
 
     fn basis(&self, peer: Option<(IpAddr, SpiffeId)>) -> Basis {

@@ -2,19 +2,20 @@
 //!
 //! Everybody who asks "what is going on" reads from here: `interceptor connections`, the metrics
 //! scrape, and the re-check that runs after every change of the mesh. A connection is here from
-//! capture until its record is written; [`Entry`] removes it on drop, so no path can forget it.
+//! capture until its record is about to be written; [`Entry`] removes it on drop, so no path can
+//! forget it.
 //!
 //! Not here: refusals and failures of the past (`telemetry::recent`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use interceptor_policy::SpiffeId;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::SetOnce;
 
 use crate::net::Traffic;
 use crate::telemetry::record::{Reason, Record, TcpFacts};
@@ -66,20 +67,17 @@ pub struct Live {
     /// When it was captured.
     pub since: Instant,
     /// What is known so far.
-    pub record: Record,
+    pub record: Arc<Record>,
     /// Key in the table. Not the connection id: both ends may be ours and share that one, and a
     /// peer chooses what it sends.
     key: u64,
-    cut: CancellationToken,
-    cut_reason: OnceLock<Reason>,
+    cut: SetOnce<Box<Reason>>,
 }
 
 impl Live {
     /// Ends the connection for `reason`. The first reason stays.
     pub fn cut(&self, reason: Reason) {
-        if self.cut_reason.set(reason).is_ok() {
-            self.cut.cancel();
-        }
+        let _later = self.cut.set(Box::new(reason));
     }
 
     /// Resolves with the reason when the connection is to be cut.
@@ -88,12 +86,7 @@ impl Live {
     ///
     /// Safe to drop and call again.
     pub async fn cutting(&self) -> Reason {
-        loop {
-            self.cut.cancelled().await;
-            if let Some(reason) = self.cut_reason.get() {
-                return reason.clone();
-            }
-        }
+        Reason::clone(self.cut.wait().await)
     }
 }
 
@@ -113,16 +106,15 @@ impl Registry {
     }
 
     /// Enters a connection that was allowed. It is removed when the returned entry is dropped.
-    pub fn open(&self, record: Record, basis: Basis, since: Instant) -> Entry {
+    pub fn open(&self, record: impl Into<Arc<Record>>, basis: Basis, since: Instant) -> Entry {
         let live = Arc::new(Live {
             basis,
             traffic: Arc::default(),
             tcp: Mutex::default(),
             since,
-            record,
+            record: record.into(),
             key: self.next.fetch_add(1, Ordering::Relaxed),
-            cut: CancellationToken::new(),
-            cut_reason: OnceLock::new(),
+            cut: SetOnce::new(),
         });
         if let Some(shard) = self.shard(live.key) {
             shard.lock().insert(live.key, Arc::clone(&live));

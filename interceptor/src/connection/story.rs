@@ -2,11 +2,18 @@
 //!
 //! A [`Story`] writes its record exactly once: when it ends, or when it is dropped because its
 //! task was cancelled at the drain deadline. No path can forget it.
+//!
+//! What is here is kept for every open connection, most of which are idle: so there is one
+//! [`Record`], which the registry shares, and the future that carries is held in one place.
 
+use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use interceptor_policy::Verdict;
+use pin_project_lite::pin_project;
 use tokio::net::TcpStream;
 
 use super::Plane;
@@ -24,8 +31,24 @@ use crate::transport::splice::{Closed, How};
 pub(super) struct Story<'a> {
     plane: &'a Plane,
     since: Instant,
-    record: Record,
-    carried: Option<(Entry, OpenMetrics)>,
+    /// Nobody else's until the connection is carried, and after it was.
+    record: Arc<Record>,
+    carried: Option<Carried>,
+}
+
+/// What there is besides while a connection is carried.
+struct Carried {
+    entry: Entry,
+    open: OpenMetrics,
+    ending: Option<Box<Ending>>,
+}
+
+/// How a connection ended that was carried.
+struct Ending {
+    outcome: Outcome,
+    flags: ResponseFlags,
+    /// What allowed it, unless something else is to be told.
+    reason: Option<Reason>,
 }
 
 /// Why nothing was carried.
@@ -69,7 +92,7 @@ impl<'a> Story<'a> {
         Self {
             plane,
             since: Instant::now(),
-            record: Record {
+            record: Arc::new(Record {
                 id,
                 reporter,
                 source,
@@ -86,7 +109,7 @@ impl<'a> Story<'a> {
                 bytes_sent: 0,
                 bytes_received: 0,
                 duration: Duration::ZERO,
-            },
+            }),
             carried: None,
         }
     }
@@ -98,80 +121,160 @@ impl<'a> Story<'a> {
     }
 
     /// The record so far, to add facts to.
-    pub(super) const fn facts(&mut self) -> &mut Record {
-        &mut self.record
+    pub(super) fn facts(&mut self) -> &mut Record {
+        Arc::make_mut(&mut self.record)
     }
 
     /// Ends: nothing was carried.
     pub(super) fn end(mut self, stop: Stop) {
-        self.record.outcome = stop.outcome;
-        self.record.flags = stop.flags;
-        self.record.reason = stop.reason;
+        let facts = self.facts();
+        facts.outcome = stop.outcome;
+        facts.flags = stop.flags;
+        facts.reason = stop.reason;
     }
 
     /// Ends and makes closing `socket` a reset: an orderly end would claim that all data had
-    /// arrived.
-    pub(super) fn reset(self, socket: &TcpStream, stop: Stop) {
+    /// arrived. Returns nothing, for whoever should have returned something.
+    pub(super) fn reset<T>(self, socket: &TcpStream, stop: Stop) -> Option<T> {
         if let Err(error) = net::reset_on_close(socket) {
             tracing::debug!(%error, "cannot reset a connection; it is closed instead");
         }
         self.end(stop);
+        None
     }
 
-    /// Carries the connection with `work` until it ends or is cut.
+    /// Carries the connection with what `work` makes until it ends or is cut.
     ///
-    /// `work` gets the byte counters. When the verdict stops holding, `work` is dropped, which
+    /// `work` gets the byte counters. When the verdict stops holding, what it made is dropped, which
     /// must reset both ends.
-    pub(super) async fn carry(
+    pub(super) fn carry<W, F>(
         mut self,
         basis: Basis,
         allowed_by: Reason,
-        work: impl AsyncFnOnce(Arc<Traffic>) -> Closed,
-    ) {
-        self.record.outcome = Outcome::Allowed;
-        self.record.reason = allowed_by.clone();
-        let entry = (self.plane.registry).open(self.record.clone(), basis, self.since);
+        work: W,
+    ) -> impl Future<Output = ()> + use<'a, W, F>
+    where
+        W: FnOnce(Arc<Traffic>) -> F,
+        F: Future<Output = Closed>,
+    {
+        let facts = self.facts();
+        facts.outcome = Outcome::Allowed;
+        facts.reason = allowed_by;
+        let entry = (self.plane.registry).open(Arc::clone(&self.record), basis, self.since);
         let live = entry.live();
         let traffic = Arc::clone(&live.traffic);
         let open = (self.plane.telemetry).opened(&self.record, Arc::clone(&traffic));
-        self.carried = Some((entry, open));
+        self.carried = Some(Carried {
+            entry,
+            open,
+            ending: None,
+        });
         // The mesh may have changed between the verdict and the entry in the registry.
         recheck::one(&live, &self.plane.mesh.load());
-        self.record.outcome = Outcome::Cut;
-        self.record.reason = because("agent_stopped", "the drain deadline passed");
-        tokio::select! {
-            biased;
-            reason = live.cutting() => {
-                self.record.reason = reason;
-                self.record.flags = ResponseFlags::Deny;
-            }
-            closed = work(traffic) => {
-                (self.record.outcome, self.record.reason) = concluded(&closed, allowed_by);
-            }
+        Carrying {
+            work: work(traffic),
+            cutting: async move { live.cutting().await },
+            story: self,
         }
+    }
+
+    /// How it ended is told when this is dropped.
+    fn ended(&mut self, outcome: Outcome, flags: ResponseFlags, reason: Option<Reason>) {
+        if let Some(carried) = &mut self.carried {
+            carried.ending = Some(Box::new(Ending {
+                outcome,
+                flags,
+                reason,
+            }));
+        }
+    }
+
+    /// Writes the record of a connection that was carried.
+    fn close(&mut self, carried: Carried) {
+        let Carried {
+            entry,
+            open,
+            ending,
+        } = carried;
+        let (sent, received) = (entry.traffic.sent(), entry.traffic.received());
+        // With it goes the other reference to the record.
+        drop(entry);
+        let ending = ending.map_or_else(Ending::of_the_agent, |ending| *ending);
+        let since = self.since;
+        let facts = self.facts();
+        (facts.bytes_sent, facts.bytes_received) = match facts.reporter {
+            Reporter::Source => (sent, received),
+            // The local application is the server here.
+            Reporter::Destination => (received, sent),
+        };
+        facts.outcome = ending.outcome;
+        facts.flags = ending.flags;
+        if let Some(reason) = ending.reason {
+            facts.reason = reason;
+        }
+        facts.duration = since.elapsed();
+        self.plane.telemetry.closed(open, &self.record);
     }
 }
 
 impl Drop for Story<'_> {
     fn drop(&mut self) {
-        self.record.duration = self.since.elapsed();
-        match self.carried.take() {
-            None => self.plane.telemetry.refused(&self.record),
-            Some((entry, open)) => {
-                let (sent, received) = (entry.traffic.sent(), entry.traffic.received());
-                (self.record.bytes_sent, self.record.bytes_received) = match self.record.reporter {
-                    Reporter::Source => (sent, received),
-                    // The local application is the server here.
-                    Reporter::Destination => (received, sent),
-                };
-                self.plane.telemetry.closed(open, &self.record);
-            }
+        if let Some(carried) = self.carried.take() {
+            return self.close(carried);
+        }
+        let since = self.since;
+        self.facts().duration = since.elapsed();
+        self.plane.telemetry.refused(&self.record);
+    }
+}
+
+impl Ending {
+    /// Its task was dropped.
+    fn of_the_agent() -> Self {
+        Self {
+            outcome: Outcome::Cut,
+            flags: ResponseFlags::None,
+            reason: Some(because("agent_stopped", "the drain deadline passed")),
         }
     }
 }
 
+pin_project! {
+    /// A connection that is being carried. A type, because an `async` block would have room for `work`
+    /// twice. In the order in which the parts are dropped: first the connection ends, then it is told.
+    struct Carrying<'a, C, F> {
+        #[pin]
+        work: F,
+        #[pin]
+        cutting: C,
+        story: Story<'a>,
+    }
+}
+
+impl<C, F> Future for Carrying<'_, C, F>
+where
+    C: Future<Output = Reason>,
+    F: Future<Output = Closed>,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let (outcome, flags, reason) = match this.cutting.poll(cx) {
+            Poll::Ready(reason) => (Outcome::Cut, ResponseFlags::Deny, Some(reason)),
+            Poll::Pending => {
+                let closed = std::task::ready!(this.work.poll(cx));
+                let (outcome, reason) = concluded(&closed);
+                (outcome, ResponseFlags::None, reason)
+            }
+        };
+        this.story.ended(outcome, flags, reason);
+        Poll::Ready(())
+    }
+}
+
 /// A reason without a policy.
-pub(super) fn because(label: &'static str, detail: impl Into<String>) -> Reason {
+pub(super) fn because(label: &'static str, detail: impl Into<Cow<'static, str>>) -> Reason {
     Reason {
         label,
         policy: None,
@@ -186,19 +289,22 @@ pub(super) fn reason_of(verdict: &Verdict) -> Reason {
         label: verdict.reason(),
         policy: verdict.policy().cloned(),
         rule: verdict.rule(),
-        detail: Some(verdict.to_string()),
+        detail: Some(verdict.to_string().into()),
     }
 }
 
 /// What a carried connection's record says after it ended by itself. How it was allowed stays the
 /// reason unless something broke.
-fn concluded(closed: &Closed, allowed_by: Reason) -> (Outcome, Reason) {
+fn concluded(closed: &Closed) -> (Outcome, Option<Reason>) {
     match &closed.how {
-        How::Eof | How::Reset => (Outcome::Allowed, allowed_by),
+        How::Eof | How::Reset => (Outcome::Allowed, None),
         How::Cut => {
             let detail = "the peer's agent cut it: what allowed it no longer holds there";
-            (Outcome::Cut, because(closed.reason(), detail))
+            (Outcome::Cut, Some(because(closed.reason(), detail)))
         }
-        How::Error(error) => (Outcome::Failed, because(closed.reason(), chain(error))),
+        How::Error(error) => {
+            let reason = because(closed.reason(), chain(error));
+            (Outcome::Failed, Some(reason))
+        }
     }
 }

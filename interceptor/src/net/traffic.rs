@@ -1,13 +1,13 @@
 //! Byte counts of one connection, shared between the task that copies and whoever looks.
 //!
-//! Plain relaxed atomics on a line of their own: the copy loop adds to them, the metrics scrape
-//! and `interceptor connections` read them, nobody waits for anybody.
+//! Plain relaxed atomics: the copy loop adds to them, the metrics scrape and `interceptor
+//! connections` read them, nobody waits for anybody. What lies beside them in memory belongs to the
+//! same connection for the most part, so a cache line of their own would cost more than it saves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that one connection has carried so far, seen from the local application.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 pub struct Traffic {
     sent: AtomicU64,
     received: AtomicU64,

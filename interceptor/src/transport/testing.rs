@@ -171,7 +171,7 @@ impl World {
 }
 
 async fn carry(
-    request: super::hbone::Request,
+    request: Box<super::hbone::Request>,
     ended: mpsc::Sender<Closed>,
     cut: CancellationToken,
 ) {
@@ -181,8 +181,7 @@ async fn carry(
             let Ok(stream) = request.answer.accept(&ConnectHeaders::default()) else {
                 return;
             };
-            let traffic = Traffic::default();
-            let carried = splice::tunnel(&app, stream, &traffic);
+            let carried = splice::tunnel(&app, stream, Arc::default());
             let closed = cut.run_until_cancelled(carried).await;
             drop(app);
             if let Some(closed) = closed {
@@ -281,7 +280,7 @@ impl Path {
         let traffic = Arc::new(Traffic::default());
         let counted = Arc::clone(&traffic);
         world.tasks.spawn("outbound", async move {
-            let closed = splice::tunnel(&captured, tunnel.stream, &counted).await;
+            let closed = splice::tunnel(&captured, tunnel.stream, counted).await;
             drop(captured);
             drop(ended.send(closed));
         });

@@ -349,7 +349,7 @@ impl Side {
 
     /// Ends it; what it has carried is counted.
     fn finish(self, plane: &Plane, ended: &Ended, totals: &Totals) {
-        let mut record = self.entry.record.clone();
+        let mut record = Record::clone(&self.entry.record);
         complete(&mut record, ended, totals);
         plane.telemetry.closed(self.open, &record);
     }

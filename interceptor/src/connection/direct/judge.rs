@@ -63,7 +63,7 @@ fn still<'m>(
 ) -> Result<&'m Workload, Reason> {
     let Some(workload) = mesh.workload(id) else {
         let detail = format!("the workload that {what} is no longer part of the mesh");
-        return Err(gone(&detail));
+        return Err(gone(detail));
     };
     if workload.identity == *identity {
         Ok(workload)

@@ -11,13 +11,14 @@ use std::time::Instant;
 use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 
+use super::super::registry::Basis;
 use super::super::story::{Stop, Story, because};
 use super::super::{Local, Plane};
 use super::Arrival;
 use crate::drain::Tasks;
 use crate::error::chain;
-use crate::telemetry::record::{ConnectionId, End, Reporter, ResponseFlags, Security};
-use crate::transport::hbone::{ConnectHeaders, Incoming, Rejected, Request};
+use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
+use crate::transport::hbone::{ConnectHeaders, Incoming, Rejected, Request, TunnelStream};
 use crate::transport::splice;
 
 /// Serves one connection to the HBONE port until it ends: handshake, then each CONNECT as a
@@ -101,7 +102,23 @@ struct Door {
 
 impl Door {
     /// Serves one CONNECT until the connection that it carries has ended.
-    async fn connect(&self, request: Request) {
+    async fn connect(&self, request: Box<Request>) {
+        // What judging takes is large, and most of the time a connection is open.
+        let admitted = Box::pin(self.admit(request)).await;
+        if let Some((story, app, stream, (basis, allowed))) = admitted {
+            let carried = story.carry(basis, allowed, |traffic| {
+                splice::tunnel(&app, stream, traffic)
+            });
+            carried.await;
+        }
+    }
+
+    /// Judges a CONNECT, connects to the application if it may go on, and answers.
+    async fn admit(
+        &self,
+        request: Box<Request>,
+    ) -> Option<(Story<'_>, TcpStream, TunnelStream, (Basis, Reason))> {
+        let request = *request;
         let arrival = Arrival {
             client: self.client(&request.headers),
             identity: Some(request.peer),
@@ -122,7 +139,8 @@ impl Door {
             Ok(admitted) => admitted,
             Err(refused) => {
                 request.answer.refuse(&refused.answer);
-                return story.end(refused.stop);
+                story.end(refused.stop);
+                return None;
             }
         };
         let stream = match request.answer.accept(&ConnectHeaders::default()) {
@@ -132,15 +150,11 @@ impl Door {
                 return story.reset(&app, Stop::failed(ResponseFlags::None, reason));
             }
         };
-        story
-            .carry(arrival.basis(&self.local), allowed, async |traffic| {
-                splice::tunnel(&app, stream, &traffic).await
-            })
-            .await;
+        Some((story, app, stream, (arrival.basis(&self.local), allowed)))
     }
 
     /// Records a request that made no sense; the transport has refused it already.
-    fn rejected(&self, rejected: Rejected) {
+    fn rejected(&self, rejected: Box<Rejected>) {
         let mut story = self.story(connection_id(&rejected.headers), Some(rejected.peer));
         story.facts().tls = Some(rejected.facts.into());
         let reason = because(rejected.error.reason(), chain(&rejected.error));

@@ -8,6 +8,7 @@
 //! What is *not* a reason to cut: an endpoint that a Service no longer lists, or a destination
 //! that became enrolled after it was dialled in plaintext (its own agent judges that).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -120,7 +121,7 @@ fn plaintext_holds(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Resu
     }
 }
 
-pub(super) fn gone(what: &str) -> Reason {
+pub(super) fn gone(what: impl Into<Cow<'static, str>>) -> Reason {
     because("workload_gone", what)
 }
 

@@ -75,7 +75,7 @@ proptest! {
     #[test]
     fn a_hostile_reason_stays_inside_its_field(detail in ".{0,1000}") {
         let mut record = fixtures::denied();
-        record.reason.detail = Some(detail);
+        record.reason.detail = Some(detail.into());
         let text = line(&record, Format::Text);
         prop_assert_eq!(text.matches('\n').count(), 1);
         prop_assert!(text.ends_with('\n'));

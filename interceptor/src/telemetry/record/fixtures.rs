@@ -146,7 +146,7 @@ pub(crate) fn denied() -> Record {
                 "no ALLOW policy matched; nearest: demo/allow-caller rule 0 failed at \
                  from[0].source.principals: \"cluster.local/ns/demo/sa/intruder\" is not in \
                  [\"cluster.local/ns/demo/sa/caller\"]"
-                    .to_owned(),
+                    .into(),
             ),
         },
         flags: ResponseFlags::Deny,
@@ -168,7 +168,7 @@ pub(crate) fn failed() -> Record {
             detail: Some(
                 "cannot reach 10.2.0.2:15008: connection refused; is the agent of node two \
                  running?"
-                    .to_owned(),
+                    .into(),
             ),
         },
         flags: ResponseFlags::Connect,
@@ -187,7 +187,7 @@ pub(crate) fn cut() -> Record {
             label: "denied_by",
             policy: Some(policy("deny-caller")),
             rule: Some(1),
-            detail: Some("policy demo/deny-caller rule 1 now denies it".to_owned()),
+            detail: Some("policy demo/deny-caller rule 1 now denies it".into()),
         },
         flags: ResponseFlags::Deny,
         duration: Duration::from_secs(90),

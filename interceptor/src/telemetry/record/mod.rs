@@ -3,6 +3,7 @@
 //!
 //! Not here: how any of them is rendered.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,8 +219,9 @@ pub struct Reason {
     pub policy: Option<PolicyName>,
     /// Index of the rule in that policy.
     pub rule: Option<usize>,
-    /// One sentence for a person: what, why, and what to do next where that is known.
-    pub detail: Option<String>,
+    /// One sentence for a person: what, why, and what to do next where that is known. Most open
+    /// connections share theirs.
+    pub detail: Option<Cow<'static, str>>,
 }
 
 impl Reason {

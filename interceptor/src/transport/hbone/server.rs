@@ -163,9 +163,9 @@ pub struct Inbound {
 #[derive(Debug)]
 pub enum Incoming {
     /// A connection.
-    Connect(Request),
+    Connect(Box<Request>),
     /// Something that is not one.
-    Rejected(Rejected),
+    Rejected(Box<Rejected>),
 }
 
 /// A CONNECT that makes sense, waiting for its answer.
@@ -375,24 +375,24 @@ impl End {
         answer: Answer,
     ) -> Incoming {
         match wanted {
-            Ok(destination) => Incoming::Connect(Request {
+            Ok(destination) => Incoming::Connect(Box::new(Request {
                 peer: self.peer.clone(),
                 peer_address: self.peer_address,
                 destination,
                 headers,
                 facts: self.facts,
                 answer,
-            }),
+            })),
             Err(error) => {
                 answer.refuse(&error.refusal());
-                Incoming::Rejected(Rejected {
+                Incoming::Rejected(Box::new(Rejected {
                     peer: self.peer.clone(),
                     peer_address: self.peer_address,
                     local_address: self.local_address,
                     headers,
                     facts: self.facts,
                     error,
-                })
+                }))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The splice between two plain sockets: passthrough, and plaintext inbound.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
 use bytes::Buf;
 use tokio::io::Interest;
@@ -18,9 +19,9 @@ use crate::net::Traffic;
 /// # Cancel safety
 ///
 /// Dropping the future before its end resets both ends.
-pub async fn plain(app: &TcpStream, peer: &TcpStream, traffic: &Traffic) -> Closed {
+pub async fn plain(app: &TcpStream, peer: &TcpStream, traffic: Arc<Traffic>) -> Closed {
     let mut resets = [app, peer].map(ResetUnlessDone::new);
-    let closed = run(app, peer, traffic).await;
+    let closed = run(app, peer, &traffic).await;
     for reset in &mut resets {
         reset.closed(&closed);
     }

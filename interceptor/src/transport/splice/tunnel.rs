@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -27,18 +28,18 @@ const MAX_GATHERED: usize = 16;
 ///
 /// Dropping the future before its end cuts the connection: both ends are reset, and a peer of ours
 /// learns that it was not the application's doing.
-pub fn tunnel<'a>(
-    app: &'a TcpStream,
+pub fn tunnel(
+    app: &TcpStream,
     stream: TunnelStream,
-    traffic: &'a Traffic,
-) -> impl Future<Output = Closed> + Send + 'a {
+    traffic: Arc<Traffic>,
+) -> impl Future<Output = Closed> + Send {
     // At once: a future that is dropped before its first poll has cut the connection, too.
     let mut app_reset = ResetUnlessDone::new(app);
     async move {
         let closed = match stream.kind {
-            Kind::Exclusive(stream) => exclusive::carry(app, stream, traffic).await,
-            // The larger state of the two is needed less often.
-            Kind::Shared(stream) => Box::pin(shared(app, stream, traffic)).await,
+            // The two are large in different ways, and nobody shall have room for both.
+            Kind::Exclusive(stream) => Box::pin(exclusive::carry(app, stream, &traffic)).await,
+            Kind::Shared(stream) => Box::pin(shared(app, stream, &traffic)).await,
         };
         app_reset.closed(&closed);
         closed

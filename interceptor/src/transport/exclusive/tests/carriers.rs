@@ -169,7 +169,7 @@ async fn what_the_application_has_said_travels_with_the_request(#[case] said: Ve
     let counted = Arc::clone(&traffic);
     let (ended, end) = tokio::sync::oneshot::channel();
     world.tasks.spawn("outbound", async move {
-        drop(ended.send(splice::tunnel(&far, opened.unwrap().stream, &counted).await));
+        drop(ended.send(splice::tunnel(&far, opened.unwrap().stream, counted).await));
     });
     near.shutdown().await.unwrap();
     let mut heard = Vec::new();
@@ -196,8 +196,7 @@ async fn no_byte_of_a_refused_connection_reaches_the_next_one() {
             let stream = request.answer.accept(&ConnectHeaders::default()).unwrap();
             let (mut near, far) = sockets().await;
             let carrying = async {
-                let traffic = Traffic::default();
-                drop(splice::tunnel(&far, stream, &traffic).await);
+                drop(splice::tunnel(&far, stream, Arc::default()).await);
                 drop(far);
             };
             let reading = async {
@@ -221,8 +220,7 @@ async fn no_byte_of_a_refused_connection_reaches_the_next_one() {
     let tunnel = opened.unwrap();
     assert!(tunnel.reused, "a refusal costs no carrier");
     near.shutdown().await.unwrap();
-    let traffic = Traffic::default();
-    let closed = soon(splice::tunnel(&far, tunnel.stream, &traffic)).await;
+    let closed = soon(splice::tunnel(&far, tunnel.stream, Arc::default())).await;
     assert_eq!(closed.reason(), "app_closed");
     assert_eq!(soon(sightings.recv()).await.unwrap(), b"public");
 }

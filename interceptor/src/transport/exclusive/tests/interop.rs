@@ -20,7 +20,6 @@ use super::super::super::splice;
 use super::super::super::testing::{Carriers, Path, World, app, id, open, route, sockets, soon};
 use super::super::super::tls::FAST;
 use super::super::super::{Client, TunnelError};
-use crate::net::Traffic;
 
 const MEGABYTE: usize = 1 << 20;
 /// Windows as large as ours: without them another implementation would wait for updates, which
@@ -113,7 +112,7 @@ async fn spliced(
     let (near, far) = sockets().await;
     let (ended, end) = tokio::sync::oneshot::channel();
     world.tasks.spawn("outbound", async move {
-        let closed = splice::tunnel(&far, tunnel.stream, &Traffic::default()).await;
+        let closed = splice::tunnel(&far, tunnel.stream, Arc::default()).await;
         drop(far);
         drop(ended.send(closed));
     });
