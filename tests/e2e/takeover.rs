@@ -116,8 +116,15 @@ fn a_successor_that_cannot_serve_a_workload_gives_up_and_says_why() -> Result<()
         return Ok(());
     };
     let _server = world.server.serve(8080, apps::echo)?;
-    // Its configuration wants another port, and that one is taken inside of the workload.
+    // Its configuration wants another port. That one is taken inside of the workload, and so are
+    // all others.
     let _taken = world.caller.serve(15106, apps::echo)?;
+    let only = |ports: &'static str| {
+        let setting = "/proc/sys/net/ipv4/ip_local_port_range";
+        world.caller.run(move || fs::write(setting, ports))
+    };
+    only("40000 40001")??;
+    let all = [40_000, 40_001].map(|port| world.caller.serve(port, apps::echo));
     let text = fs::read_to_string(world.near.config())?;
     let config = world.near.config().with_extension("other.yaml");
     fs::write(&config, format!("{text}ports:\n  inbound: 15106\n"))?;
@@ -135,6 +142,8 @@ fn a_successor_that_cannot_serve_a_workload_gives_up_and_says_why() -> Result<()
     wait::so("the agent to go on", || {
         world.near.log().contains("this agent goes on")
     })?;
+    drop(all);
+    only("32768 60999")??;
     echo(&world.caller, world.server.at(8080), 1)?;
     let status = world.near.status()?;
     assert_eq!(status["pid"].as_u64(), world.near.process().map(u64::from));

@@ -4,6 +4,8 @@
 //! them connections to whatever address and port. A host-network workload has outbound listeners
 //! only, on ports that the kernel picks: the namespace is shared, and nobody needs to know them.
 //!
+//! Their numbers are for people: a port that is taken in the workload is no reason to let it go.
+//!
 //! Whoever accepts owns them. An enrolment only knows them, so that a listener closes when nobody
 //! accepts on it any longer, and a client is refused instead of kept waiting.
 
@@ -56,7 +58,7 @@ impl Opened {
                     opened.push((key, listener));
                     continue;
                 }
-                match namespace.enter(|| listen(address)) {
+                match namespace.enter(|| listen_near(id, address)) {
                     Ok(listener) => opened.push((key, listener)),
                     // Without IPv6 in the namespace there are no IPv6 connections either.
                     Err(error) if ip.is_ipv6() && has_no_such_address(&error) => {}
@@ -95,6 +97,20 @@ impl Known {
     pub(super) fn open(&self) -> Vec<(ListenerKey, Arc<TcpListener>)> {
         let open = |(key, it): &(ListenerKey, Weak<_>)| Some((*key, it.upgrade()?));
         self.0.iter().filter_map(open).collect()
+    }
+}
+
+/// Listens at this address, or at another port of it if somebody of the workload has this one: the
+/// kernel finds a listener by its key, and whoever was there first must not escape by that.
+fn listen_near(id: &WorkloadId, address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    match listen(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!(workload = %id, %address, "a process of the workload has the agent's port; another one is taken");
+            let any = SocketAddr::new(address.ip(), 0);
+            // What is in use is the port that was wanted.
+            listen(any).map_err(|_none_left| error)
+        }
+        listening => listening,
     }
 }
 

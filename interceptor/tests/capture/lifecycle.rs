@@ -160,7 +160,9 @@ async fn a_failed_enrolment_leaves_no_trace() {
     let node = Node::new();
     let mut capture = node.start();
     let workload = workload(&pod, &[V4]);
+    let ports = pod.take_ports();
     let error = capture.enrol(&workload).unwrap_err();
+    pod.free_ports(ports);
     assert!(matches!(error, EnrolError::PortTaken { .. }), "{error}");
     assert!(capture.status().maps.iter().all(|it| it.entries == 0));
     let _app = pod.dial("10.77.0.1:9000").unwrap();
@@ -169,6 +171,28 @@ async fn a_failed_enrolment_leaves_no_trace() {
     close(taken);
     let enrolled = capture.enrol(&workload).unwrap();
     use_it(&pod, &enrolled).await;
+}
+
+/// Whoever has the agent's ports before the agent comes does not escape by that.
+#[tokio::test]
+async fn a_workload_that_has_the_agents_ports_is_captured_all_the_same() {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let taken = [15_001, 15_006, 15_008].map(|port| pod.listen(&format!("127.0.0.1:{port}")));
+    let node = Node::new();
+    let (_capture, enrolled) = enrol(&node, &workload(&pod, &[V4, V6]));
+    use_it(&pod, &enrolled).await;
+    let listeners = [&enrolled.listeners.inbound, &enrolled.listeners.hbone];
+    for (listeners, port) in listeners.into_iter().zip([9000, 15_008]) {
+        let client = peer.dial(&format!("{V4}:{port}")).unwrap();
+        ping(client, accept(listeners).await.0).await;
+    }
+    for own in taken {
+        own.set_nonblocking(true).unwrap();
+        assert!(own.accept().is_err());
+    }
 }
 
 #[tokio::test]
@@ -403,7 +427,9 @@ async fn a_workload_that_cannot_be_enrolled_again_stays_closed() {
 
     let taken = pod.listen("127.0.0.1:15006");
     let mut capture = node.start();
+    let ports = pod.take_ports();
     let error = capture.enrol(&workload).unwrap_err();
+    pod.free_ports(ports);
     assert_eq!(error.reason(), "port_taken");
     assert_eq!(capture.retire_unclaimed().unwrap(), 0);
     assert!(is_refused(pod.dial("10.77.0.1:9000")));

@@ -114,6 +114,24 @@ impl Netns {
         self.namespace.enter(write).unwrap();
     }
 
+    /// Leaves no port on loopback to those who ask for any, until [`Self::free_ports`].
+    pub(crate) fn take_ports(&self) -> [TcpListener; 2] {
+        self.set_ports("40000 40001");
+        ["127.0.0.1:40000", "127.0.0.1:40001"].map(|at| self.listen(at))
+    }
+
+    /// Gives ports to everybody again.
+    pub(crate) fn free_ports(&self, taken: [TcpListener; 2]) {
+        close(taken);
+        self.set_ports("32768 60999");
+    }
+
+    fn set_ports(&self, range: &str) {
+        let file = "/proc/sys/net/ipv4/ip_local_port_range";
+        let write = || std::fs::write(file, range);
+        self.namespace.enter(write).unwrap();
+    }
+
     /// Has it forward packets between its interfaces.
     pub(crate) fn route_between(&self) {
         let write = || {
