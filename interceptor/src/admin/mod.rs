@@ -239,16 +239,9 @@ impl Listeners {
     }
 
     /// Answers until `tasks` are asked to stop. The socket's file is removed at the end, unless it
-    /// is a successor's by then.
-    ///
-    /// # Errors
-    ///
-    /// When the socket of another agent cannot be replaced.
-    pub fn serve(self, state: State, tasks: &Tasks) -> Result<(), AdminError> {
-        let socket = match self.socket {
-            Door::Open(socket) => socket,
-            Door::Later(path) => Socket::replace(&path)?,
-        };
+    /// is a successor's by then. If the socket of another agent cannot be replaced, that is tried
+    /// again.
+    pub fn serve(self, state: State, tasks: &Tasks) {
         let state = Arc::new(state);
         for (listener, surface, name) in [
             (self.admin, Surface::Admin, "admin"),
@@ -259,8 +252,19 @@ impl Listeners {
             tasks.spawn(name, server.run(listener));
         }
         let server = serve::Server::new(state, Surface::Socket, tasks.clone());
-        tasks.spawn("socket", server.run(socket));
-        Ok(())
+        match self.socket {
+            Door::Open(socket) => tasks.spawn("socket", server.run(socket)),
+            Door::Later(path) => {
+                let (socket, stopping) = (Socket::replace_at_last(path), tasks.clone());
+                tasks.spawn("socket", async move {
+                    let socket = tokio::select! {
+                        () = stopping.stopping() => return,
+                        socket = socket => socket,
+                    };
+                    server.run(socket).await;
+                });
+            }
+        }
     }
 }
 

@@ -5,11 +5,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 
 use super::AdminError;
 use super::serve::Accept;
+use crate::error::chain;
+
+/// Between two attempts to make a socket.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// The open socket. Its file goes with it.
 #[derive(Debug)]
@@ -43,6 +48,24 @@ impl Socket {
             path: path.to_path_buf(),
             inode: fs::metadata(path).map_err(failed)?.ino(),
         })
+    }
+
+    /// The same for who serves already and must not end because of it: if it fails, it is tried
+    /// again until it does not. The first attempt is made before this returns.
+    pub(crate) fn replace_at_last(path: PathBuf) -> impl Future<Output = Self> + Send {
+        let mut outcome = Self::replace(&path);
+        async move {
+            loop {
+                match outcome {
+                    Ok(socket) => return socket,
+                    Err(error) => {
+                        tracing::error!(error = %chain(&error), pause = ?PAUSE, "cannot be asked; trying again");
+                    }
+                }
+                tokio::time::sleep(PAUSE).await;
+                outcome = Self::replace(&path);
+            }
+        }
     }
 
     /// The next connection of somebody who may ask.

@@ -55,7 +55,7 @@ fn start(status: fn() -> Status) -> Agent {
     let state = state(status);
     let telemetry = state.telemetry.clone();
     let tasks = Tasks::new();
-    listeners.serve(state, &tasks).unwrap();
+    listeners.serve(state, &tasks);
     Agent {
         admin,
         metrics,

@@ -77,7 +77,7 @@ pub(super) async fn start(config: Config, data: Handle, take_over: bool) -> anyh
     let Some((taking, handed)) = begun else {
         let right = Right::Lock(NodeLock::acquire(&config.capture)?);
         let listeners = admin::Listeners::open(&ports(&config))?;
-        return wire(config, data, (telemetry, logging), (right, listeners))?.open();
+        return Ok(wire(config, data, (telemetry, logging), (right, listeners))?.open());
     };
     let wired = listeners(&config, handed.ports).and_then(|listeners| {
         let right = Right::Heritage(handed.heritage);
@@ -233,12 +233,12 @@ fn succession(
 
 impl Wired {
     /// Begins to serve a node that nobody serves.
-    fn open(self) -> anyhow::Result<Agent> {
-        self.doors.open(&self.agent)?;
+    fn open(self) -> Agent {
+        self.doors.open(&self.agent);
         let reconciling = self.reconciler.run(self.published, self.first_pass);
         self.agent.control.spawn("reconciler", reconciling);
         self.agent.has_started("started");
-        Ok(self.agent)
+        self.agent
     }
 
     /// Begins to serve beside a running agent, and waits until the node is this one's alone.
@@ -260,26 +260,23 @@ impl Wired {
             Err(_elapsed) => outcome.await.unwrap_or(Err(TakeOverError::Stopping)),
             Ok(outcome) => outcome.unwrap_or(Err(TakeOverError::Stopping)),
         };
-        let opened = match outcome {
-            Ok(()) => self.doors.open(&self.agent),
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = opened {
+        if let Err(error) = outcome {
             plane.direct.leave();
             // What it has accepted meanwhile is carried to its end.
             self.agent.stop().await;
-            return Err(error);
+            return Err(error.into());
         }
+        // The node is this one's alone now: whatever fails from here on must not end it.
+        self.doors.open(&self.agent);
         self.agent.has_started("took over");
         Ok(self.agent)
     }
 }
 
 impl Doors {
-    fn open(self, agent: &Agent) -> anyhow::Result<()> {
+    fn open(self, agent: &Agent) {
         let state = self.watch.provide(agent.logging.clone());
-        self.listeners.serve(state, &agent.doors)?;
-        self.giver.serve(&agent.config.run_folder, &agent.doors)?;
-        Ok(())
+        self.listeners.serve(state, &agent.doors);
+        self.giver.serve(&agent.config.run_folder, &agent.doors);
     }
 }

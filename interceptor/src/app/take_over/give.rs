@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     ANSWER, HAND_OVER, Message, Name, PROTOCOL, TakeOverError, hear, say, socket, unexpected,
 };
-use crate::admin::{AdminError, Socket};
+use crate::admin::Socket;
 use crate::capture::Estate;
 use crate::drain::Tasks;
 use crate::error::chain;
@@ -45,21 +45,17 @@ impl Giver {
         (Self { node, petitions }, receiver)
     }
 
-    /// Listens in the run folder, in the place of whoever did before.
-    ///
-    /// # Errors
-    ///
-    /// If the socket cannot be made.
-    pub(in crate::app) fn serve(self, run_folder: &Path, tasks: &Tasks) -> Result<(), AdminError> {
-        let socket = Socket::replace(&socket(run_folder))?;
+    /// Listens in the run folder, in the place of whoever did before. If the socket cannot be made,
+    /// that is tried again: an agent that cannot be replaced is better than none.
+    pub(in crate::app) fn serve(self, run_folder: &Path, tasks: &Tasks) {
+        let socket = Socket::replace_at_last(socket(run_folder));
         let stopping = tasks.clone();
         tasks.spawn("take-over", async move {
             tokio::select! {
                 () = stopping.stopping() => {}
-                () = self.run(&socket) => {}
+                () = async { self.run(&socket.await).await } => {}
             }
         });
-        Ok(())
     }
 
     async fn run(&self, socket: &Socket) {

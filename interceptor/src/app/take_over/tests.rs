@@ -50,7 +50,7 @@ async fn everything_is_handed_over_and_then_it_is_the_successors() {
     let (_folder, config) = node();
     let (giver, mut petitions) = Giver::new("here".into());
     let tasks = Tasks::new();
-    giver.serve(&config.run_folder, &tasks).unwrap();
+    giver.serve(&config.run_folder, &tasks);
     // More than fit into one message.
     let estate = estate(150).await;
     let (port, address) = listener().await;
@@ -109,7 +109,7 @@ async fn who_means_something_else_is_refused_before_anything_is_touched(
     let (_folder, config) = node();
     let (giver, mut petitions) = Giver::new("here".into());
     let tasks = Tasks::new();
-    giver.serve(&config.run_folder, &tasks).unwrap();
+    giver.serve(&config.run_folder, &tasks);
     let stream = UnixStream::connect(socket(&config.run_folder)).await;
     let mut channel = Channel::new(stream.unwrap());
     let hello = Message::Hello {
@@ -136,7 +136,7 @@ async fn a_successor_that_gives_up_leaves_a_predecessor_that_knows(#[case] says_
     let (_folder, config) = node();
     let (giver, mut petitions) = Giver::new("here".into());
     let tasks = Tasks::new();
-    giver.serve(&config.run_folder, &tasks).unwrap();
+    giver.serve(&config.run_folder, &tasks);
     let estate = estate(3).await;
     let new = async {
         let (taking, _handed) = Taking::begin(&config).await.unwrap().unwrap();
@@ -162,7 +162,7 @@ async fn a_predecessor_that_gives_up_waiting_keeps_everything() {
     let (_folder, config) = node();
     let (giver, mut petitions) = Giver::new("here".into());
     let tasks = Tasks::new();
-    giver.serve(&config.run_folder, &tasks).unwrap();
+    giver.serve(&config.run_folder, &tasks);
     let estate = estate(1).await;
     let new = async {
         let (taking, _handed) = Taking::begin(&config).await.unwrap().unwrap();
@@ -186,7 +186,7 @@ async fn a_successor_that_does_not_read_holds_nobody_up_and_is_waited_for() {
     let (_folder, config) = node();
     let (giver, mut petitions) = Giver::new("here".into());
     let tasks = Tasks::new();
-    giver.serve(&config.run_folder, &tasks).unwrap();
+    giver.serve(&config.run_folder, &tasks);
     let mut estate = estate(1).await;
     let one = estate.listeners[0].clone();
     // More than the socket takes.
@@ -212,12 +212,28 @@ async fn a_successor_that_does_not_read_holds_nobody_up_and_is_waited_for() {
     tasks.finish(ANSWER).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_cannot_make_its_socket_tries_again() {
+    let (_folder, config) = node();
+    let (giver, _petitions) = Giver::new("here".into());
+    let tasks = Tasks::new();
+    // Something is in the way.
+    let path = socket(&config.run_folder);
+    std::fs::create_dir_all(path.join("taken")).unwrap();
+    giver.serve(&config.run_folder, &tasks);
+    tokio::time::sleep(ANSWER).await;
+    std::fs::remove_dir_all(&path).unwrap();
+    tokio::time::sleep(2 * ANSWER).await;
+    UnixStream::connect(&path).await.unwrap();
+    tasks.finish(ANSWER).await;
+}
+
 #[tokio::test]
 async fn a_predecessor_that_dies_leaves_it_to_the_successor() {
     let (_folder, config) = node();
     let (giver, mut petitions) = Giver::new("here".into());
     let tasks = Tasks::new();
-    giver.serve(&config.run_folder, &tasks).unwrap();
+    giver.serve(&config.run_folder, &tasks);
     let estate = estate(1).await;
     let old = async {
         let mut petition = petitions.recv().await.unwrap();
