@@ -1,6 +1,6 @@
 //! Bad input: whatever a manifest says, the answer is findings or a clear error, in bounded time and
 //! memory, and the engine's invariants hold. And whatever a peer sends, it is data that was sealed, or an
-//! error.
+//! error; whatever it says on a carrier, every application hears what was said to it and nothing else.
 //!
 //! `cargo xtask fuzz --seconds N` runs every target for that long (they run side by side); without
 //! it this is a test of a second that always does the same. A finding is an input in `target/fuzz/`:
@@ -15,6 +15,7 @@
 )]
 
 mod bytes;
+mod carriers;
 mod compile;
 mod engine;
 mod evaluation;
@@ -49,4 +50,14 @@ fn any_peer_is_heard_in_what_it_sealed_or_refused() {
 #[test]
 fn any_frames_are_understood_as_h2_understands_them_or_refused() {
     engine::fuzz(&frames::TARGET, frames::seeds());
+}
+
+#[test]
+fn any_client_of_a_carrier_reaches_what_it_asked_for_or_nothing() {
+    engine::fuzz(&carriers::server::TARGET, carriers::server::seeds());
+}
+
+#[test]
+fn any_server_of_a_carrier_is_heard_on_its_stream_or_refused() {
+    engine::fuzz(&carriers::client::TARGET, carriers::client::seeds());
 }

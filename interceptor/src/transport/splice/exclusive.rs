@@ -235,7 +235,7 @@ impl Flow<'_> {
         while !self.pieces.is_full() {
             match carrier.next()? {
                 None => return Ok(()),
-                Some(Said::Data(_)) if self.peer_finished => {
+                Some(Said::Data(_) | Said::End) if self.peer_finished => {
                     return Err(Stop::Failed(
                         super::super::codec::CodecError::Unexpected.into(),
                     ));

@@ -84,6 +84,8 @@ pub(in crate::transport) struct Carrier {
     stream: u32,
     /// Whether it is still going on.
     active: bool,
+    /// The highest number that a stream had: one that was refused, or the latest one.
+    highest: u32,
     /// The peer has sent its settings.
     greeted: bool,
     /// We have ended the stream and wait until the peer has heard of it, at most so long.
@@ -127,6 +129,7 @@ impl Carrier {
             unsent_at: 0..0,
             stream: 0,
             active: false,
+            highest: 0,
             greeted: false,
             leaving: None,
             going: false,
@@ -143,7 +146,13 @@ impl Carrier {
             let sent = self.poll_flush(cx);
             while !greeted {
                 match self.next()? {
-                    Some(Said::Hello) => greeted = true,
+                    Some(Said::Hello) => {
+                        greeted = true;
+                        // A client may have asked already; a server answers nobody yet.
+                        if self.role == Role::Client && self.next()?.is_some() {
+                            return Poll::Ready(Err(CodecError::Unexpected.into()));
+                        }
+                    }
                     Some(_) => return Poll::Ready(Err(CodecError::Unexpected.into())),
                     None => ready!(self.poll_receive(cx))?,
                 }
@@ -157,6 +166,7 @@ impl Carrier {
     pub(super) const fn begin(&mut self) -> u32 {
         // Odd numbers, beginning with 1 (RFC 9113 5.1.1).
         self.stream = if self.stream == 0 { 1 } else { self.stream + 2 };
+        self.highest = self.stream;
         self.active = true;
         self.stream
     }
@@ -244,6 +254,12 @@ impl Carrier {
     fn on(&mut self, event: Event) -> Result<Option<Said>, SessionFailure> {
         let ours = |stream| stream == self.stream && self.active;
         Ok(match event {
+            // RFC 9113 5.1: a stream begins with a header list.
+            Event::Data { stream, .. } | Event::End { stream } | Event::Reset { stream, .. }
+                if stream > self.highest =>
+            {
+                return Err(CodecError::Unexpected.into());
+            }
             Event::Data { stream, at } if ours(stream) => Some(Said::Data(at)),
             Event::End { stream } if ours(stream) => Some(Said::End),
             Event::Headers { stream, fields } => self.on_headers(stream, fields)?,
@@ -284,17 +300,18 @@ impl Carrier {
             Role::Client => return Err(CodecError::Unexpected.into()),
             // Trailers, of a request that has been served or is being served.
             Role::Server if stream == self.stream => return Ok(None),
-            Role::Server if stream < self.stream || stream.is_multiple_of(2) => {
+            Role::Server if stream <= self.highest || stream.is_multiple_of(2) => {
                 return Err(CodecError::Unexpected.into());
             }
             Role::Server if self.active => {
+                self.highest = stream;
                 frame::push_reset(&mut self.outbox, stream, frame::REFUSED_STREAM);
                 return Ok(self.bounded()?);
             }
             Role::Server => {
                 // A client that goes on has left the stream before.
                 self.leaving = None;
-                self.stream = stream;
+                (self.stream, self.highest) = (stream, stream);
                 self.active = true;
             }
         }
