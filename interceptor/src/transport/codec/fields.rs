@@ -79,7 +79,7 @@ impl Fields {
 }
 
 /// The header list of a CONNECT to `authority`.
-pub(in crate::transport) fn connect(authority: &str, headers: &HeaderMap) -> Vec<u8> {
+pub fn connect(authority: &str, headers: &HeaderMap) -> Vec<u8> {
     const AUTHORITY: u8 = 1;
     const METHOD: u8 = 2;
     let mut block = Vec::with_capacity(512);

@@ -121,7 +121,7 @@ impl Head {
 }
 
 /// The header of a DATA frame, to be put before `length` bytes of payload.
-pub(in crate::transport) fn data(stream: u32, length: usize) -> [u8; HEADER] {
+pub fn data(stream: u32, length: usize) -> [u8; HEADER] {
     let head = Head {
         length,
         kind: Kind::Data,
@@ -137,7 +137,7 @@ pub(in crate::transport) fn push_end(out: &mut Vec<u8>, stream: u32) {
 }
 
 /// A header list, in as many frames as it takes; `end` if nothing follows it.
-pub(in crate::transport) fn push_headers(out: &mut Vec<u8>, stream: u32, block: &[u8], end: End) {
+pub fn push_headers(out: &mut Vec<u8>, stream: u32, block: &[u8], end: End) {
     let mut pieces = block.chunks(MAX_PAYLOAD).peekable();
     let mut kind = Kind::Headers;
     let mut flags = match end {
@@ -160,7 +160,7 @@ pub(in crate::transport) fn push_headers(out: &mut Vec<u8>, stream: u32, block: 
 
 /// Whether a header list is all there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::transport) enum End {
+pub enum End {
     /// Data may follow.
     Open,
     /// Nothing follows.

@@ -29,7 +29,8 @@ pub(super) mod frame;
 mod hpack;
 pub(super) mod reader;
 
-pub use fields::Fields;
+pub use fields::{Fields, connect};
+pub use frame::{End, data, push_headers};
 pub use reader::{Event, Reader};
 
 use super::error::SessionError;
