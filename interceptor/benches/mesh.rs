@@ -26,7 +26,7 @@ use interceptor::workload::objects::Objects;
 use interceptor::workload::{Mesh, MeshSettings, Store, Workload, WorkloadId};
 use interceptor::yaml::{Limits, Report, parse};
 use interceptor_policy::Attempt;
-use large::LargeMesh;
+use large::{LargeMesh, NODES};
 
 fn main() {
     divan::main();
@@ -47,7 +47,12 @@ fn objects(file: &Arc<str>, text: &str) -> Objects {
 
 /// What a folder of that many workloads says, a hundred objects to a file.
 fn said(workloads: usize) -> Vec<(Arc<str>, Objects)> {
-    let documents: Vec<String> = LargeMesh { workloads }.documents().collect();
+    let documents: Vec<String> = LargeMesh {
+        workloads,
+        nodes: NODES,
+    }
+    .documents()
+    .collect();
     let files = documents.chunks(100).enumerate();
     let file = |(number, documents): (usize, &[String])| {
         let file: Arc<str> = Arc::from(format!("{number}.yaml"));
@@ -116,7 +121,9 @@ fn inbound(bencher: Bencher<'_, '_>, workloads: usize) {
 /// still reads the one before.
 #[divan::bench(args = SIZES)]
 fn one_endpoint_changes(bencher: Bencher<'_, '_>, workloads: usize) {
-    changes(bencher, workloads, |turn| large::pod(3, turn % 2 == 0));
+    changes(bencher, workloads, |turn| {
+        large::pod(3, turn % 2 == 0, NODES)
+    });
 }
 
 /// One policy is written with another name for its port, and back.

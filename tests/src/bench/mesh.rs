@@ -7,30 +7,37 @@ use anyhow::{Context as _, Result};
 
 use super::figure::{Figure, to_float};
 use crate::agent::{Agent, Setup};
-use crate::manifests::large::LargeMesh;
+use crate::manifests::large::{LargeMesh, NODES};
 use crate::node::Node;
 use crate::wait;
 
 /// Objects of one file: what one export of a namespace may hold.
 const PER_FILE: usize = 100;
 
-/// What a fresh agent takes to load that many workloads, and how much memory it has then.
-pub(super) fn load(node: &Node, folder: &Path, workloads: usize) -> Result<Vec<Figure>> {
+/// What a fresh agent takes to load that mesh, and how much memory it has then; the figures are
+/// called by `kind` and `count`.
+pub(super) fn load(
+    node: &Node,
+    folder: &Path,
+    mesh: LargeMesh,
+    (kind, count): (&str, usize),
+) -> Result<Vec<Figure>> {
     let manifests = folder.join("large");
-    let mesh = LargeMesh { workloads };
     mesh.write(&manifests, PER_FILE)?;
     let setup = Setup {
         manifests_folder: Some(manifests.clone()),
         ..Setup::default()
     };
     let agent = node.agent(&setup)?;
-    let took = wait::until("the mesh to be loaded", || took_ms(&agent.log(), workloads))?;
+    let took = wait::until("the mesh to be loaded", || {
+        took_ms(&agent.log(), mesh.workloads)
+    })?;
     let memory = to_float(agent.resident_bytes()?) / 1024.0 / 1024.0;
     drop(agent);
     fs::remove_dir_all(manifests)?;
     Ok(vec![
-        Figure::new(format!("mesh_load_ms_{workloads}"), "ms", took),
-        Figure::new(format!("mesh_rss_mb_{workloads}"), "MiB", memory),
+        Figure::new(format!("{kind}_load_ms_{count}"), "ms", took),
+        Figure::new(format!("{kind}_rss_mb_{count}"), "MiB", memory),
     ])
 }
 
@@ -44,7 +51,10 @@ pub(super) struct Loaded<'a> {
 impl<'a> Loaded<'a> {
     /// Adds that many workloads to what these agents know.
     pub(super) fn into(agents: &'a [&'a Agent], workloads: usize) -> Result<Self> {
-        let mesh = LargeMesh { workloads };
+        let mesh = LargeMesh {
+            workloads,
+            nodes: NODES,
+        };
         let before = agents.iter().map(|agent| known(agent));
         let before = before.collect::<Result<Vec<_>>>()?;
         let loaded = Self {

@@ -17,6 +17,7 @@
 
 mod churn;
 mod congestion;
+mod curves;
 mod figure;
 mod hold;
 mod http;
@@ -31,6 +32,7 @@ mod policy;
 mod processes;
 mod report;
 mod rig;
+mod scale;
 pub mod soak;
 mod svg;
 mod table;
@@ -43,6 +45,7 @@ pub use peer::Kind;
 pub use plan::{Plan, Step, Work};
 pub use report::Report;
 pub use rig::Rig;
+pub use scale::write as write_scale;
 pub use verdict::{Outcome, Verdict};
 
 #[cfg(test)]

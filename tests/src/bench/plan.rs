@@ -54,6 +54,12 @@ pub enum Step {
     /// A mesh of this many workloads: what it costs to load, to keep and to change, and whether
     /// connections notice.
     Mesh(usize),
+    /// A mesh of ten thousand workloads on this many nodes.
+    Nodes(usize),
+    /// This many open connections, and how one more fares.
+    Held(usize),
+    /// This many policies for one workload.
+    Policies(usize),
 }
 
 impl fmt::Display for Step {
@@ -66,6 +72,9 @@ impl fmt::Display for Step {
             Self::Churn => f.write_str("churn"),
             Self::Policy => f.write_str("policy_change_ms"),
             Self::Mesh(workloads) => write!(f, "mesh_{workloads}"),
+            Self::Nodes(nodes) => write!(f, "nodes_{nodes}"),
+            Self::Held(count) => write!(f, "held_{count}"),
+            Self::Policies(count) => write!(f, "policies_{count}"),
         }
     }
 }
@@ -111,6 +120,20 @@ impl Plan {
         }
     }
 
+    /// What more of something costs, for `docs/scale.md`: some minutes.
+    pub fn scale() -> Self {
+        let mut all = Vec::new();
+        all.extend([1, 10, 100, 1000, 5000].map(Step::Policies));
+        let held = [0, 10, 100, 1000, 3000, 5000, 7500, 10_000].into_iter();
+        all.extend(held.filter(|it| *it <= idle_limit()).map(Step::Held));
+        all.extend([1, 10, 100, 1000, 10_000].map(Step::Nodes));
+        all.extend([1000, 10_000, 25_000, 50_000].map(Step::Mesh));
+        Self {
+            all,
+            ..Self::full()
+        }
+    }
+
     /// Leaves only the steps whose names begin with one of these.
     pub fn only(&mut self, names: &[String]) {
         self.all
@@ -131,14 +154,14 @@ impl Plan {
         self.all.iter().copied().filter(move |step| match step {
             Step::Idle | Step::Hold(_) => round == 1,
             Step::Churn | Step::Mesh(_) => round == 1 || self.churn_every_round,
-            Step::Work(_) | Step::Http(_) | Step::Policy => true,
+            _ => true,
         })
     }
 
     /// With how many idle connections memory is measured, and why not with more.
     pub(super) fn idle_connections(&self) -> Option<String> {
         let held = self.all.iter().filter_map(|step| match step {
-            Step::Hold(count) => Some(count.to_string()),
+            Step::Hold(count) | Step::Held(count) => Some(count.to_string()),
             _ => None,
         });
         let held = held.collect::<Vec<_>>().join(", ");
@@ -167,8 +190,10 @@ impl Plan {
             Step::Work(_) => times(sample * 5 / 4, variants),
             Step::Http(_) => times(sample.max(second), variants),
             Step::Churn => times(times(self.churn.1, self.churn.0), variants),
-            Step::Policy => second,
+            Step::Policy | Step::Policies(_) => second,
             Step::Mesh(_) => 4 * sample * 5 / 4 + 12 * second,
+            Step::Nodes(_) => 3 * second,
+            Step::Held(count) => second + times(Duration::from_micros(300), count),
         }
     }
 

@@ -11,9 +11,10 @@ use super::peer::Kind;
 use super::plan::{Plan, Step, Work};
 use super::processes::resident_mib;
 use super::report::Report;
-use super::{churn, congestion, hold, http, mesh, policy};
+use super::{churn, congestion, hold, http, mesh, policy, scale};
 use crate::agent::{Agent, Setup};
 use crate::fabric::Fabric;
+use crate::manifests::large::{LargeMesh, NODES};
 use crate::manifests::{self, AuthorizationPolicy, Manifest, NAMESPACE, Namespace, Rule};
 use crate::node::Node;
 use crate::pod::Pod;
@@ -157,13 +158,26 @@ impl Rig {
                 Ok(vec![Figure::new("policy_change_ms", "ms", taken)])
             }
             Step::Mesh(workloads) if *variant == Variant::CrossNode => self.mesh(lane, workloads),
-            Step::Policy | Step::Mesh(_) => Ok(Vec::new()),
+            Step::Nodes(nodes) if *variant == Variant::CrossNode => {
+                let mesh = LargeMesh {
+                    workloads: 10_000,
+                    nodes,
+                };
+                mesh::load(&self.spare, self.fabric.folder(), mesh, ("nodes", nodes))
+            }
+            Step::Held(count) if *variant == Variant::CrossNode => held(lane, count, self.sample),
+            Step::Policies(count) if *variant == Variant::CrossNode => scale::verdict(count),
+            _ => Ok(Vec::new()),
         }
     }
 
     /// What a large mesh costs, and what connections and changes cost in it.
     fn mesh(&self, lane: &Lane, workloads: usize) -> Result<Vec<Figure>> {
-        let mut figures = mesh::load(&self.spare, self.fabric.folder(), workloads)?;
+        let mesh = LargeMesh {
+            workloads,
+            nodes: NODES,
+        };
+        let mut figures = mesh::load(&self.spare, self.fabric.folder(), mesh, ("mesh", workloads))?;
         let connect = Work::Connect(64);
         let rate = || -> Result<f64> {
             let sample = load(lane, connect, (1, self.sample))?;
@@ -318,6 +332,21 @@ fn memory(lane: &Lane, step: Step, count: usize) -> Result<Vec<Figure>> {
     let sizes = sizes.collect::<Result<Vec<_>>>()?;
     let most = sizes.into_iter().fold(0.0, f64::max);
     Ok(vec![Figure::new(step.to_string(), "MiB", most)])
+}
+
+/// Memory of both ends' agents while so many connections are open, and how one more fares.
+fn held(lane: &Lane, count: usize, length: Duration) -> Result<Vec<Figure>> {
+    let _keeper = hold::Keeper::start(&lane.server)?;
+    let open = hold::open_all(&lane.client, lane.target(hold::PORT), count)?;
+    let sizes = lane.ends(None);
+    let [near, far] = sizes.as_slice() else {
+        anyhow::bail!("an agent at each end is wanted");
+    };
+    let sample = load(lane, Work::PingPong(1), (1, length))?;
+    let latencies = [50, 99].map(|quantile| sample.quantile_us(quantile));
+    let sizes = [resident_mib(near)?, resident_mib(far)?];
+    drop(open);
+    Ok(scale::held(count, sizes, latencies))
 }
 
 fn work_figures(work: Work, sample: &Sample, carried: bool) -> Result<Vec<Figure>> {

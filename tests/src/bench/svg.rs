@@ -12,6 +12,7 @@ pub(super) struct Svg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Anchor {
     Start,
+    Middle,
     End,
 }
 
@@ -73,6 +74,7 @@ impl Svg {
     pub(super) fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, class: &str, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "",
+            Anchor::Middle => " text-anchor=\"middle\"",
             Anchor::End => " text-anchor=\"end\"",
         };
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
@@ -96,6 +98,24 @@ impl Svg {
             "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" class=\"{class}\"/>",
             from.0, from.1, to.0, to.1
         ));
+    }
+
+    /// A curve of a colour through points, each of which is marked.
+    pub(super) fn curve(&mut self, points: &[(f64, f64)], color: usize) {
+        let color = color % SERIES.len();
+        let path: Vec<String> = points
+            .iter()
+            .map(|(x, y)| format!("{x:.1},{y:.1}"))
+            .collect();
+        self.line(format_args!(
+            "<polyline points=\"{}\" class=\"s{color}\"/>",
+            path.join(" ")
+        ));
+        for (x, y) in points {
+            self.line(format_args!(
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" class=\"c{color}\"/>"
+            ));
+        }
     }
 
     /// The finished drawing, so high.

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use interceptor_tests::bench::{Kind, Plan, Report, Rig, Variant, keep_all, write_page};
+use interceptor_tests::bench::{
+    Kind, Plan, Report, Rig, Variant, keep_all, write_page, write_scale,
+};
 use interceptor_tests::interruption::Interruption;
 use interceptor_tests::settings;
 
@@ -47,6 +49,10 @@ struct Arguments {
     /// Measure nothing, but show, judge and plot what an earlier run wrote with `--json`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "only", "json"])]
     from: Option<PathBuf>,
+    /// Measure what more workloads, policies, connections and nodes cost, without peers; `--plots`
+    /// then draws `docs/scale/*.svg` and writes the results into `docs/scale.md`.
+    #[arg(long, conflicts_with = "quick")]
+    scale: bool,
     /// Exit with 1 if something is not what it must be; not for machines that have other work.
     #[arg(long)]
     check: bool,
@@ -88,8 +94,11 @@ fn main() -> Result<ExitCode> {
         report.table(),
         report.verdict_table()
     )?;
-    if arguments.plots {
-        write_page(&report, &settings::repository().join("docs/bench"))?;
+    let docs = settings::repository().join("docs");
+    if arguments.plots && arguments.scale {
+        write_scale(&report, &docs)?;
+    } else if arguments.plots {
+        write_page(&report, &docs.join("bench"))?;
     }
     let missed = arguments.check && !report.has_reached_all();
     Ok(ExitCode::from(u8::from(report.own_failed() || missed)))
@@ -104,6 +113,8 @@ fn earlier(file: &Path) -> Result<Report> {
 fn measured(arguments: &Arguments) -> Result<Report> {
     let mut plan = if arguments.quick {
         Plan::quick()
+    } else if arguments.scale {
+        Plan::scale()
     } else {
         Plan::full()
     };
@@ -114,7 +125,7 @@ fn measured(arguments: &Arguments) -> Result<Report> {
         plan.only(&arguments.only);
     }
     let mut report = Report::default();
-    let mut peers = found(arguments.no_peers, &mut report);
+    let mut peers = found(arguments.no_peers || arguments.scale, &mut report);
     peers.extend(arguments.peer.iter().cloned());
     let interruption = Interruption::watch()?;
     let mut rig = Rig::new(&mut plan, &peers, &mut report)?;
@@ -151,7 +162,7 @@ fn measured(arguments: &Arguments) -> Result<Report> {
 fn found(none: bool, report: &mut Report) -> Vec<(String, Kind)> {
     let mut peers = Vec::new();
     if none {
-        report.note("envoy, haproxy skipped: --no-peers");
+        report.note("without envoy and haproxy, as asked");
         return peers;
     }
     match settings::envoy_binary() {

@@ -21,7 +21,12 @@ const WITH_POLICY: usize = 5;
 pub struct LargeMesh {
     /// How many Pods there are.
     pub workloads: usize,
+    /// How many nodes they run on.
+    pub nodes: usize,
 }
+
+/// Nodes of a mesh, if that is not what it is about.
+pub const NODES: usize = 500;
 
 impl LargeMesh {
     /// How many Services there are.
@@ -45,7 +50,7 @@ impl LargeMesh {
         let policies = (0..self.services())
             .filter(|number| number % WITH_POLICY < 2)
             .map(policy);
-        let pods = (0..self.workloads).map(|number| pod(number, true));
+        let pods = (0..self.workloads).map(move |number| pod(number, true, self.nodes));
         namespaces.chain(services).chain(policies).chain(pods)
     }
 
@@ -86,8 +91,8 @@ fn join(documents: impl Iterator<Item = String>) -> String {
     documents.collect::<Vec<_>>().join("---\n")
 }
 
-/// One Pod, ready or not.
-pub fn pod(number: usize, ready: bool) -> String {
+/// One Pod of a mesh on so many nodes, ready or not.
+pub fn pod(number: usize, ready: bool, nodes: usize) -> String {
     let service = number / REPLICAS;
     let (namespace, app) = (service / SERVICES, service % SERVICES);
     let mut text = format!(
@@ -114,7 +119,7 @@ spec:
 status:
   phase: Running
 ",
-        node = number % 500,
+        node = number % nodes.max(1),
     );
     // Writing to a String cannot fail.
     write!(
