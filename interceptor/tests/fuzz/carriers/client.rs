@@ -40,7 +40,7 @@ const CONNECTIONS: u16 = 3;
 const FIRST_PORT: u16 = 1000;
 
 /// Nobody says anything for as long as this: nobody will.
-const QUIET: Duration = Duration::from_millis(3);
+const QUIET: Duration = Duration::from_millis(1);
 
 /// Something of everything, so that mutations have something to start from.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
