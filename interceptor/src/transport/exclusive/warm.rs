@@ -330,7 +330,9 @@ impl Shelf {
             state.speaks = Speaks::Perhaps;
         }
         let dial = Self::begin_dial(shelf, &mut state);
-        if dial.is_none() && state.dialling <= state.waiting.len() && shelf.is_full() {
+        // Without a dial under way there was no room for one, though there may be again by now.
+        let none_comes = state.dialling == 0 || shelf.is_full();
+        if dial.is_none() && state.dialling <= state.waiting.len() && none_comes {
             return Checkout::Now(Handed::Share);
         }
         let (sender, receiver) = oneshot::channel();
