@@ -8,14 +8,15 @@
 //! Not here: refusals and failures of the past (`telemetry::recent`).
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use interceptor_policy::SpiffeId;
 use parking_lot::Mutex;
-use tokio::sync::SetOnce;
 
 use crate::net::Traffic;
 use crate::telemetry::record::{Reason, Record, TcpFacts};
@@ -71,22 +72,42 @@ pub struct Live {
     /// Key in the table. Not the connection id: both ends may be ours and share that one, and a
     /// peer chooses what it sends.
     key: u64,
-    cut: SetOnce<Box<Reason>>,
+    cut_reason: OnceLock<Box<Reason>>,
+    /// Who waits for it.
+    cutter: Mutex<Option<Waker>>,
 }
 
 impl Live {
     /// Ends the connection for `reason`. The first reason stays.
     pub fn cut(&self, reason: Reason) {
-        let _later = self.cut.set(Box::new(reason));
+        if self.cut_reason.set(Box::new(reason)).is_ok()
+            && let Some(waiting) = self.cutter.lock().take()
+        {
+            waiting.wake();
+        }
     }
 
-    /// Resolves with the reason when the connection is to be cut.
+    /// Resolves with the reason when the connection is to be cut. One task at a time may wait: the
+    /// one that carries the connection, which looks with every message.
     ///
     /// # Cancel safety
     ///
     /// Safe to drop and call again.
-    pub async fn cutting(&self) -> Reason {
-        Reason::clone(self.cut.wait().await)
+    pub fn cutting(&self) -> impl Future<Output = Reason> + Send + '_ {
+        let mut waits = 0;
+        poll_fn(move |cx| self.poll_cut(cx, &mut waits))
+    }
+
+    /// `waits` is whose waker is kept already; 0 for nobody's.
+    fn poll_cut(&self, cx: &Context<'_>, waits: &mut usize) -> Poll<Reason> {
+        let reason = || self.cut_reason.get().map(|reason| Reason::clone(reason));
+        // What is kept is let go only when there is a reason, so nobody else can be at its place.
+        let waker = cx.waker().data().addr();
+        if *waits != waker {
+            *self.cutter.lock() = Some(cx.waker().clone());
+            *waits = waker;
+        }
+        reason().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -114,7 +135,8 @@ impl Registry {
             since,
             record: record.into(),
             key: self.next.fetch_add(1, Ordering::Relaxed),
-            cut: SetOnce::new(),
+            cut_reason: OnceLock::new(),
+            cutter: Mutex::new(None),
         });
         if let Some(shard) = self.shard(live.key) {
             shard.lock().insert(live.key, Arc::clone(&live));

@@ -27,7 +27,7 @@ use super::super::buffer::Sizer;
 use super::super::error::StreamError;
 use super::super::exclusive::ExclusiveStream;
 use super::super::exclusive::carrier::{Carrier, Hearing, LoadError, Said, SessionFailure};
-use super::super::exclusive::socket::read_once;
+use super::super::exclusive::socket::{read_once, write_pieces};
 use super::super::hbone::stream::{Abort, reset_error};
 use super::{By, Closed, Ends, ROUNDS, bytes_of, half_close};
 use crate::net::Traffic;
@@ -261,7 +261,7 @@ impl Flow<'_> {
         while !self.pieces.is_empty() {
             let mut slices = [IoSlice::new(&[]); PIECES];
             let slices = self.pieces.slices(received, &mut slices);
-            match self.app.try_write_vectored(slices) {
+            match write_pieces(self.app, slices) {
                 Ok(written) => {
                     self.traffic.add_received(bytes_of(written));
                     self.pieces.advance(written);

@@ -16,6 +16,8 @@ use super::Carrier;
 /// Whether the peer lives: asked only when it is silent.
 pub(super) struct Heart {
     beat: Pin<Box<Sleep>>,
+    /// Whom the beat wakes: nobody if it is 0.
+    wakes: usize,
     pub(super) heard: bool,
     asked: bool,
 }
@@ -33,6 +35,7 @@ impl Heart {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             beat: Box::pin(sleep(config.ping_interval)),
+            wakes: 0,
             heard: false,
             asked: false,
         }
@@ -47,11 +50,18 @@ impl Carrier {
         cx: &mut Context<'_>,
         hearing: Hearing,
     ) -> Poll<()> {
+        // Asked for with every message. The timer keeps its waker until it wakes, so nothing else
+        // can be at its place meanwhile.
+        let waker = cx.waker().data().addr();
+        if self.heart.wakes == waker && !self.heart.beat.is_elapsed() {
+            return Poll::Pending;
+        }
         while self.heart.beat.as_mut().poll(cx).is_ready() {
             if self.beat(hearing) {
                 return Poll::Ready(());
             }
         }
+        self.heart.wakes = waker;
         Poll::Pending
     }
 
@@ -66,6 +76,7 @@ impl Carrier {
     }
 
     fn beat(&mut self, hearing: Hearing) -> bool {
+        self.heart.wakes = 0;
         if hearing == Hearing::Deaf {
             // One that waits already will do.
             if self.outbox.is_empty() {
