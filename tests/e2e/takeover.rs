@@ -13,6 +13,8 @@ use interceptor_tests::manifests::PeerAuthentication;
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
 use interceptor_tests::world::World;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Clients that call without a pause, each way.
 const CLIENTS: usize = 4;
@@ -166,6 +168,36 @@ fn a_second_agent_that_is_not_to_take_over_names_the_first() -> Result<()> {
         "{log}"
     );
     Ok(())
+}
+
+#[test]
+fn one_that_waits_when_replaced_ends_when_it_is_asked_to() -> Result<()> {
+    let Some(mut world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let near = &mut world.near;
+    let arguments = ["--take-over", "--wait-when-replaced"];
+    let mut waiting = near.spawn(&near.config(), &arguments)?;
+    let pid = waiting.id();
+    wait::until("the second agent to answer", || {
+        near.status().ok().filter(|it| it["pid"] == pid)
+    })?;
+    near.take_over()?;
+    wait::until("the second agent to wait", || {
+        let log = near.log();
+        log.contains("replaced; waiting to be stopped")
+            .then_some(())
+    })?;
+    assert_eq!(waiting.try_wait()?, None, "it is there for who started it");
+    echo(&world.caller, world.server.at(8080), 1)?;
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+    let status = wait::until("the second agent to end", || {
+        waiting.try_wait().ok().flatten()
+    })?;
+    assert_eq!(status.code(), Some(3), "{}", world.near.log());
+    assert_eq!(world.near.wait_predecessors()?.len(), 1);
+    echo(&world.caller, world.server.at(8080), 1)
 }
 
 #[test]

@@ -185,3 +185,46 @@ fn name(end: &crate::telemetry::view::EndView) -> String {
         (None, address) => address.unwrap_or_else(|| "unknown".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::telemetry::record::fixtures as records;
+    use crate::telemetry::status::fixtures::healthy;
+    use crate::telemetry::view::State;
+
+    fn plan(refused: Option<&str>) -> Plan {
+        let mut status = healthy();
+        let again = status.programs.clone();
+        status.programs.extend(again.into_iter().skip(1));
+        let live = [
+            records::allowed(),
+            records::direct(),
+            records::passthrough(),
+            records::allowed_inbound(),
+        ];
+        let live = live.iter().map(|it| ConnectionView::new(it, State::Open));
+        let refused = refused.map(str::to_owned);
+        let deadline = Duration::from_secs(30);
+        Plan::new(status, live.collect(), (deadline, refused), "0.2.0")
+    }
+
+    #[rstest]
+    #[case::it_would_hand_over("plan", None, Exit::Yes)]
+    #[case::it_would_not(
+        "refused_plan",
+        Some("its kernel maps have layout 2, this version's 3: stop the agent"),
+        Exit::No
+    )]
+    fn what_an_upgrade_would_do_is_golden(
+        #[case] name: &str,
+        #[case] refused: Option<&str>,
+        #[case] exit: Exit,
+    ) {
+        let plan = plan(refused);
+        insta::assert_snapshot!(name, plan.text(Style::Plain));
+        assert_eq!(plan.exit(), exit);
+    }
+}

@@ -2,6 +2,7 @@
 
 use clap::CommandFactory as _;
 use jiff::Timestamp;
+use rstest::rstest;
 
 use super::output::{Report as _, Style};
 use super::*;
@@ -86,6 +87,30 @@ fn a_troubled_status_is_golden() {
     let answer = status::Answer::new(statuses::troubled(), now());
     assert_eq!(answer.exit(), Exit::No);
     insta::assert_snapshot!(answer.text(Style::Plain));
+}
+
+#[rstest]
+#[case::four_fifths("flows", 52_428, false)]
+#[case::one_more("flows", 52_429, true)]
+#[case::full("flows", 65_536, true)]
+#[case::one_that_gives_its_oldest_entries_up("EXPECTED", 65_536, false)]
+fn a_map_that_is_nearly_full_is_complained_of(
+    #[case] name: &str,
+    #[case] entries: u64,
+    #[case] complained: bool,
+) {
+    let mut healthy = statuses::healthy();
+    healthy.maps[0].name = name.to_owned();
+    healthy.maps[0].entries = entries;
+    let answer = status::Answer::new(healthy, now());
+    let complaint = format!(
+        "the map of connections being made or open is nearly full ({entries} of 65536): \
+         raise its size in the configuration"
+    );
+    let text = answer.text(Style::Plain);
+    assert_eq!(text.contains(&complaint), complained, "{text}");
+    let exit = if complained { Exit::No } else { Exit::Yes };
+    assert_eq!(answer.exit(), exit);
 }
 
 #[test]
