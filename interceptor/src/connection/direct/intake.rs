@@ -29,9 +29,10 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// Forgets what was looked up: it may not hold any more, or nobody needs it.
+    /// Forgets what was looked up, which may not hold any more or be of no use, and gives room back.
     pub(super) fn forget(&mut self) {
         self.kinds.forget();
+        self.fresh.shrink_to_fit();
     }
 
     /// Enters connections that are older than this. Returns whether there are others.
