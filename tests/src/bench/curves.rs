@@ -109,8 +109,10 @@ impl Chart {
                 .map(|(at, value)| (x(*at), y(*value)))
                 .collect();
             svg.curve(&points, color + 1);
-            if let Some((x, y)) = points.last() {
-                svg.text((x + 8.0, y + 4.0), Anchor::Start, "b", name);
+            if !name.is_empty() {
+                let at = left + SIZE.0 - 100.0 + 68.0 * float(color);
+                svg.bar((at, top - 25.0), (10.0, 10.0), color + 1);
+                svg.text((at + 14.0, top - 16.0), Anchor::Start, "m", name);
             }
         }
     }

@@ -33,6 +33,8 @@ pub(super) fn load(
         took_ms(&agent.log(), mesh.workloads)
     })?;
     let memory = to_float(agent.resident_bytes()?) / 1024.0 / 1024.0;
+    // The next agent of this node would go on with it.
+    fs::remove_file(agent.config().with_file_name("log"))?;
     drop(agent);
     fs::remove_dir_all(manifests)?;
     Ok(vec![

@@ -138,7 +138,7 @@ const CHARTS: [Chart; 4] = [
                 series: &[("caller’s", "held_near_mb_"), ("server’s", "held_far_mb_")],
             },
             Panel {
-                title: "64 bytes there and back on one more, µs",
+                title: "ping-pong on one more, µs",
                 series: &[("median", "held_p50_us_"), ("p99", "held_p99_us_")],
             },
         ],
