@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what |
 //! |---|---|---|
-//! | 0 | [`net`], [`drain`], [`yaml`], [`error`] | sockets and namespaces, tasks, located documents, errors in one line |
+//! | 0 | [`net`], [`drain`], [`lanes`], [`yaml`], [`error`] | sockets and namespaces, tasks and the threads they run on, located documents, errors in one line |
 //! | 1 | [`workload`], [`identity`] | what we know |
 //! | 2 | [`capture`], [`decide`], [`transport`], [`analyze`] | what we do; these never import each other |
 //! | 3 | [`telemetry`] | what we saw |
@@ -16,6 +16,7 @@
 
 pub mod drain;
 pub mod error;
+pub mod lanes;
 pub mod net;
 pub mod yaml;
 

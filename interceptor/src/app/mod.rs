@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  control runtime: manifests · certificates · reconciler · re-check · administration · metrics
-//!  data runtime:    listeners · connections · carriers
+//!  lanes:           listeners · connections · carriers
 //! ```
 //!
-//! Two runtimes, so that a slow scrape, a large update or a burst of certificates never delays a
-//! connection.
+//! Threads of their own for each, so that a slow scrape, a large update or a burst of certificates
+//! never delays a connection.
 //!
 //! # Invariants
 //!
@@ -35,6 +35,7 @@ use tokio::sync::watch;
 use crate::admin;
 use crate::config::Config;
 use crate::drain::Tasks;
+use crate::lanes::Lanes;
 use crate::telemetry::Telemetry;
 use crate::telemetry::logging::Logging;
 
@@ -71,21 +72,28 @@ pub enum Ended {
 pub fn run(config: Config, manner: Manner) -> anyhow::Result<Ended> {
     crate::net::raise_file_limit();
     listen_to_signals()?;
-    let control = runtime("control", CONTROL_THREADS)?;
-    let data = runtime("data", data_threads())?;
+    let control = control()?;
+    let (lanes, threads) = Lanes::start(lanes()).context("cannot start the data plane")?;
     let ended = control.block_on(async {
-        let agent = start::start(config, data.handle().clone(), manner.take_over).await?;
-        let ended = agent.until_the_end().await?;
-        agent.flush();
-        if ended == Ended::Replaced && manner.wait_when_replaced {
-            tracing::info!("replaced; waiting to be stopped");
-            wait_for_signal().await?;
+        tokio::select! {
+            ended = serve(config, manner, lanes.clone()) => ended,
+            lost = lanes.lost() => Err(lost.into()),
         }
-        anyhow::Ok(ended)
     });
-    data.shutdown_timeout(CONTROL_DEADLINE);
+    threads.end(CONTROL_DEADLINE);
     control.shutdown_timeout(CONTROL_DEADLINE);
     ended
+}
+
+async fn serve(config: Config, manner: Manner, lanes: Lanes) -> anyhow::Result<Ended> {
+    let agent = start::start(config, lanes, manner.take_over).await?;
+    let ended = agent.until_the_end().await?;
+    agent.flush();
+    if ended == Ended::Replaced && manner.wait_when_replaced {
+        tracing::info!("replaced; waiting to be stopped");
+        wait_for_signal().await?;
+    }
+    Ok(ended)
 }
 
 /// A running agent.
@@ -174,23 +182,20 @@ fn ports(config: &Config) -> admin::Config {
     ports
 }
 
-/// Threads of the data plane: half of the cores. The applications whose connections these are need
-/// the others, and a message that crosses fewer threads is faster: with two of four cores HTTP gets
-/// 1.1 times, a ping-pong 1.2 times what it gets with four, bulk no less
-/// (docs/decisions/transport.md).
-fn data_threads() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 2).max(2))
+/// Threads of the data plane: as many as there are cores. Connections do not cross them, so more
+/// threads cost nothing but their stacks, and fewer would leave a core's worth of connections
+/// waiting behind another's (docs/decisions/transport.md).
+fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+fn control() -> anyhow::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     builder
         .enable_all()
-        .thread_name(name)
-        .worker_threads(threads);
-    builder
-        .build()
-        .with_context(|| format!("cannot start the {name} threads"))
+        .thread_name("control")
+        .worker_threads(CONTROL_THREADS);
+    builder.build().context("cannot start the control threads")
 }
 
 /// Whoever started the agent may have blocked signals, which a child inherits; it could not be

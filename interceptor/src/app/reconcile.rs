@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::succession::{Predecessor, Succession};
@@ -27,6 +26,7 @@ use crate::connection::accept::{self, Door};
 use crate::connection::{Local, Plane};
 use crate::drain::Tasks;
 use crate::error::chain;
+use crate::lanes::Lane;
 use crate::transport;
 use crate::workload::source::Published;
 use crate::workload::{Workload, WorkloadId};
@@ -45,8 +45,8 @@ pub(super) struct Reconciler {
     pub(super) transport: Arc<transport::Config>,
     /// The kernel programs.
     pub(super) capture: Capture,
-    /// The data plane's runtime: listeners and connections live there.
-    pub(super) data: Handle,
+    /// How many workloads have been given a lane for their listeners.
+    pub(super) turn: usize,
     /// Parent of every workload's tasks.
     pub(super) tasks: Tasks,
     /// Parent of every workload's tunnels. They outlive the connections: one that was accepted just
@@ -212,9 +212,10 @@ impl Reconciler {
         if let Err(error) = self.plane.identities.ensure(&workload.identity).await {
             return self.failed(&workload, &error, attempts);
         }
+        // Listeners belong to the lane on which they are made; those of a workload are on one.
+        let lane = self.next_lane();
         let enrolled = {
-            // Listeners belong to the runtime on which they are made.
-            let _data = self.data.enter();
+            let _lane = lane.as_deref().map(Lane::enter);
             self.capture.enrol(&workload)
         };
         match enrolled {
@@ -222,11 +223,12 @@ impl Reconciler {
             Ok(enrolled) => {
                 tracing::info!(workload = %id, identity = %workload.identity, "enrolled");
                 let (tasks, carriers) = (self.tasks.child(), self.tunnels.child());
-                let tunnels = transport::Client::new(
-                    Arc::clone(&self.transport),
-                    Arc::clone(&self.plane.identities),
-                    enrolled.dialer.clone(),
-                    carriers.clone(),
+                let tunnels = transport::Client::per_lane(
+                    self.plane.lanes.len(),
+                    &self.transport,
+                    &self.plane.identities,
+                    &enrolled.dialer,
+                    &carriers,
                 );
                 let key = enrolled.key;
                 self.plane.direct.enrolled(key, id.clone());
@@ -237,6 +239,7 @@ impl Reconciler {
                     origin: enrolled.origin,
                     tunnels,
                 });
+                let _lane = lane.as_deref().map(Lane::enter);
                 self.open(&local, enrolled.listeners, &tasks);
                 self.enrolled.set(
                     id,
@@ -251,8 +254,13 @@ impl Reconciler {
         }
     }
 
+    /// The lane of the next workload's listeners: in turn.
+    fn next_lane(&mut self) -> Option<Arc<Lane>> {
+        self.turn = self.turn.wrapping_add(1);
+        self.plane.lanes.turn(self.turn).cloned()
+    }
+
     fn open(&self, local: &Arc<Local>, listeners: Listeners, tasks: &Tasks) {
-        let _data = self.data.enter();
         let doors = [
             (Door::Outbound, listeners.outbound),
             (Door::Plaintext, listeners.inbound),

@@ -17,7 +17,6 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::reconcile::{Enrolled, Reconciler};
@@ -26,11 +25,12 @@ use super::succession::{LastWord, Predecessor, Succession};
 use super::take_over::{FIRST_PASS, Giver, Petition, TakeOverError, Taking};
 use super::{Agent, ports};
 use crate::admin;
-use crate::capture::{Capture, DebugLog, Heritage, NodeLock};
+use crate::capture::{Capture, DebugLog, Events, Heritage, NodeLock};
 use crate::config::Config;
 use crate::connection::{DirectPath, Plane, Registry, direct, recheck};
 use crate::drain::Tasks;
 use crate::identity::{Ca, Identities};
+use crate::lanes::Lanes;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::{AccessLog, Telemetry};
 use crate::transport;
@@ -65,7 +65,7 @@ struct Doors {
 /// # Errors
 ///
 /// What kept it from starting. A running agent that was to be replaced then goes on.
-pub(super) async fn start(config: Config, data: Handle, take_over: bool) -> anyhow::Result<Agent> {
+pub(super) async fn start(config: Config, lanes: Lanes, take_over: bool) -> anyhow::Result<Agent> {
     let access = AccessLog::open(&config.access_log).context("cannot open the access log")?;
     let telemetry = Telemetry::new(access);
     let logging = Logging::start(&config.log, &telemetry.metrics)?;
@@ -77,11 +77,11 @@ pub(super) async fn start(config: Config, data: Handle, take_over: bool) -> anyh
     let Some((taking, handed)) = begun else {
         let right = Right::Lock(NodeLock::acquire(&config.capture)?);
         let listeners = admin::Listeners::open(&ports(&config))?;
-        return Ok(wire(config, data, (telemetry, logging), (right, listeners))?.open());
+        return Ok(wire(config, lanes, (telemetry, logging), (right, listeners))?.open());
     };
     let wired = listeners(&config, handed.ports).and_then(|listeners| {
         let right = Right::Heritage(handed.heritage);
-        wire(config, data, (telemetry, logging), (right, listeners))
+        wire(config, lanes, (telemetry, logging), (right, listeners))
     });
     match wired {
         Ok(wired) => wired.take_over(taking).await,
@@ -100,7 +100,7 @@ fn listeners(config: &Config, open: Vec<TcpListener>) -> anyhow::Result<admin::L
 /// Checks and wires everything.
 fn wire(
     config: Config,
-    data: Handle,
+    lanes: Lanes,
     (telemetry, logging): (Telemetry, Logging),
     (right, listeners): (Right, admin::Listeners),
 ) -> anyhow::Result<Wired> {
@@ -117,7 +117,8 @@ fn wire(
     let transport = Arc::new(config.transport.clone());
     let (direct, events) =
         DirectPath::open(capture.direct()).context("cannot follow same-node connections")?;
-    let plane = plane(&published, &transport, &identities, &telemetry, direct);
+    let shared_by_all = (&identities, lanes, &telemetry);
+    let plane = plane(&published, &transport, shared_by_all, direct);
     let (first_pass, passed) = watch::channel(false);
     let enrolled = Enrolled::default();
     let watch = Watch {
@@ -131,11 +132,7 @@ fn wire(
     };
     let (control, connections, tunnels) = (Tasks::new(), Tasks::new(), Tasks::new());
     control.spawn("identities", identities.run(control.clone()));
-    let checking = recheck::run(Arc::clone(&plane), published.clone(), control.clone());
-    control.spawn("re-check", checking);
-    let passed = (published.clone(), passed);
-    let followed = direct::run(Arc::clone(&plane), events, passed, control.clone());
-    control.spawn("same node", followed);
+    follow_mesh(&plane, (published.clone(), passed), events, &control);
     control.spawn("manifests", source.run(control.clone()));
     follow_kernel_log(kernel_log, &control);
     let (giver, petitions) = Giver::new(Arc::clone(&config.mesh.node));
@@ -144,7 +141,7 @@ fn wire(
         plane,
         transport,
         capture,
-        data,
+        turn: 0,
         tasks: connections.clone(),
         tunnels: tunnels.clone(),
         enrolled,
@@ -190,19 +187,37 @@ fn identities(config: &Config) -> anyhow::Result<Identities> {
 fn plane(
     published: &Published,
     transport: &Arc<transport::Config>,
-    identities: &Arc<Identities>,
-    telemetry: &Telemetry,
+    (identities, lanes, telemetry): (&Arc<Identities>, Lanes, &Telemetry),
     direct: DirectPath,
 ) -> Arc<Plane> {
     Arc::new(Plane {
         mesh: published.shared(),
         server: transport::Server::new(Arc::clone(transport), identities),
         identities: Arc::clone(identities),
+        lanes,
         telemetry: telemetry.clone(),
         registry: Registry::new(),
         direct: Arc::new(direct),
         connect_timeout: transport.connect_timeout,
     })
+}
+
+/// Takes verdicts again, and tells what the kernel carries, as the mesh changes.
+fn follow_mesh(
+    plane: &Arc<Plane>,
+    (published, passed): (Published, watch::Receiver<bool>),
+    events: Events,
+    control: &Tasks,
+) {
+    let checking = recheck::run(Arc::clone(plane), published.clone(), control.clone());
+    control.spawn("re-check", checking);
+    let followed = direct::run(
+        Arc::clone(plane),
+        events,
+        (published, passed),
+        control.clone(),
+    );
+    control.spawn("same node", followed);
 }
 
 fn follow_kernel_log(log: Option<DebugLog>, control: &Tasks) {

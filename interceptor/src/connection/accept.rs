@@ -8,14 +8,18 @@
 //! the listener goes: the kernel would reset it, and nobody would ever hear of it. When the whole
 //! agent stops, the queue is left to the agent that takes over.
 
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Local, Plane, inbound, outbound};
 use crate::drain::Tasks;
+use crate::lanes::{Lane, Lanes, Load, Seat};
 use crate::net::{accept_waiting, reset_on_close};
 
 /// Pause after an accept failed for want of resources.
@@ -32,6 +36,23 @@ pub enum Door {
     Hbone,
 }
 
+impl Door {
+    /// What comes in here is to a lane.
+    const fn load(self) -> Load {
+        match self {
+            Self::Outbound | Self::Plaintext => Load::Stream,
+            Self::Hbone => Load::Carrier,
+        }
+    }
+}
+
+/// A connection, on the lane where it will stay.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Option<Seat>,
+}
+
 /// Starts to serve `listener`; ends when `tasks` is asked to stop. Connections that are under way
 /// then run on until they end or the drain deadline passes.
 pub fn serve(
@@ -46,10 +67,10 @@ pub fn serve(
         loop {
             let accepted = tokio::select! {
                 () = connections.stopping() => break,
-                accepted = listener.accept() => accepted,
+                accepted = next(&plane.lanes, door, &listener) => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => begin(&plane, &local, door, (stream, peer), &connections),
+                Ok(accepted) => begin(&plane, &local, door, accepted, &connections),
                 Err(error) if is_out_of_resources(&error) => {
                     tracing::warn!(%error, ?door, workload = %local.id, "cannot accept; pausing");
                     tokio::time::sleep(OUT_OF_RESOURCES_PAUSE).await;
@@ -59,21 +80,38 @@ pub fn serve(
             }
         }
         if connections.is_stopping_alone() {
-            for accepted in accept_waiting(&listener) {
+            for (stream, peer) in accept_waiting(&listener) {
+                let seat = plane.lanes.here(door.load());
+                let accepted = Accepted { stream, peer, seat };
                 begin(&plane, &local, door, accepted, &connections);
             }
         }
     });
 }
 
+/// The next connection, on the lane that does best with it. The socket belongs to that lane from
+/// the beginning: moving it there later would be two system calls more.
+async fn next(lanes: &Lanes, door: Door, listener: &TcpListener) -> io::Result<Accepted> {
+    poll_fn(|cx| {
+        let lane = lanes.best(door.load());
+        let _there = lane.map(|lane| lane.enter());
+        let (stream, peer) = ready!(listener.poll_accept(cx))?;
+        let seat = lane.map(|lane| lane.seat(door.load()));
+        Poll::Ready(Ok(Accepted { stream, peer, seat }))
+    })
+    .await
+}
+
 fn begin(
     plane: &Arc<Plane>,
     local: &Arc<Local>,
     door: Door,
-    (stream, peer): (TcpStream, SocketAddr),
+    Accepted { stream, peer, seat }: Accepted,
     tasks: &Tasks,
 ) {
     let (plane, local) = (Arc::clone(plane), Arc::clone(local));
+    let lane = seat.as_ref().map(Seat::lane).cloned();
+    let _there = lane.as_deref().map(Lane::enter);
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     if door != Door::Hbone {
         // From its first moment on: an agent that is killed while the verdict is awaited must not
@@ -82,21 +120,23 @@ fn begin(
     }
     match door {
         Door::Outbound => tasks.spawn("outbound", async move {
+            let _seat = seat;
             outbound::serve(&plane, &local, &stream, peer).await;
         }),
         Door::Plaintext => tasks.spawn("inbound plaintext", async move {
+            let _seat = seat;
             inbound::plaintext(&plane, &local, stream, peer).await;
         }),
         Door::Hbone => {
             let streams = tasks.clone();
             tasks.spawn("inbound hbone", async move {
-                inbound::hbone(plane, local, (stream, peer), streams).await;
+                inbound::hbone(plane, local, (stream, peer, seat), streams).await;
             });
         }
     }
 }
 
-fn is_out_of_resources(error: &std::io::Error) -> bool {
+fn is_out_of_resources(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use crate::capture::Origin;
 use crate::identity::Identities;
+use crate::lanes::{Lanes, PerLane};
 use crate::net::Dialer;
 use crate::telemetry::Telemetry;
 use crate::transport;
@@ -47,6 +48,8 @@ pub struct Plane {
     pub mesh: SharedMesh,
     /// Keys and certificates of the local workloads, and whom to trust.
     pub identities: Arc<Identities>,
+    /// The threads that connections are on.
+    pub lanes: Lanes,
     /// What answers peers' tunnels.
     pub server: transport::Server,
     /// Where records go.
@@ -69,6 +72,6 @@ pub struct Local {
     pub dialer: Dialer,
     /// Tells where its captured connections were headed.
     pub origin: Origin,
-    /// Its tunnels to peers.
-    pub tunnels: transport::Client,
+    /// Its tunnels to peers, those of each lane apart.
+    pub tunnels: PerLane<transport::Client>,
 }

@@ -156,7 +156,7 @@ impl Captured<'_> {
         facts.security = Security::MutualTls;
         let headers = self.headers(facts.id);
 
-        let opened = (self.local.tunnels)
+        let opened = (self.local.tunnels.here())
             .open(&self.source.identity, &route, &headers, Some(app))
             .await;
         let tunnel = match opened {

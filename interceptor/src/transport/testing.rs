@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,11 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::hbone::{Client, ConnectHeaders, Incoming, Refusal, Server, Tunnel};
+use super::hbone::{Client, ConnectHeaders, Inbound, Incoming, Refusal, Served, Server, Tunnel};
 use super::splice::{self, Closed};
 use super::{Config, HandshakeError, TunnelError};
 use crate::drain::Tasks;
 use crate::identity::{Ca, Identities, Svid};
+use crate::lanes::{Lane, Lanes};
 use crate::net::{Dialer, Traffic};
 use crate::workload::{
     CaptureRules, Enrolment, Route, SameNode, TunnelProtocol, UnknownDestinations, Workload,
@@ -69,6 +71,8 @@ pub(super) struct World {
     pub(super) identities: Arc<Identities>,
     pub(super) config: Arc<Config>,
     pub(super) tasks: Tasks,
+    /// On which its nodes serve.
+    pub(super) lanes: Lanes,
 }
 
 impl World {
@@ -93,6 +97,7 @@ impl World {
             identities: Arc::new(identities),
             config: Arc::new(config),
             tasks: Tasks::new(),
+            lanes: Lanes::default(),
         }
     }
 
@@ -124,6 +129,9 @@ impl World {
         let (failed, failures) = mpsc::channel(100);
         let tasks = self.tasks.child();
         let accepting = tasks.clone();
+        let lanes = self.lanes.clone();
+        let first = lanes.turn(0).cloned();
+        let _there = first.as_deref().map(Lane::enter);
         tasks.spawn("accept", async move {
             loop {
                 let (tcp, _) = tokio::select! {
@@ -133,9 +141,10 @@ impl World {
                 };
                 let (server, svid, failed) = (server.clone(), Arc::clone(&svid), failed.clone());
                 let (handler, tasks) = (handler.clone(), accepting.clone());
+                let lanes = lanes.clone();
                 accepting.spawn("inbound", async move {
                     match server.accept(tcp, &svid).await {
-                        Ok(inbound) => drop(inbound.serve(&tasks, handler).await),
+                        Ok(inbound) => serve(inbound.among(lanes), tasks, handler).await,
                         Err(error) => failed.send(error).await.unwrap(),
                     }
                 });
@@ -170,7 +179,26 @@ impl World {
     }
 }
 
-async fn carry(
+/// Serves a session wherever it goes.
+fn serve<H, F>(
+    inbound: Inbound,
+    tasks: Tasks,
+    handler: H,
+) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    H: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    Box::pin(async move {
+        let served = inbound.serve(&tasks, handler.clone()).await;
+        if let Ok(Served::Elsewhere(lane, inbound)) = served {
+            let _there = lane.enter();
+            tasks.spawn("inbound", serve(*inbound, tasks.clone(), handler));
+        }
+    })
+}
+
+pub(super) async fn carry(
     request: Box<super::hbone::Request>,
     ended: mpsc::Sender<Closed>,
     cut: CancellationToken,

@@ -5,6 +5,7 @@
 //! known by then.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,16 +18,19 @@ use super::super::{Local, Plane};
 use super::Arrival;
 use crate::drain::Tasks;
 use crate::error::chain;
+use crate::lanes::{Lane, Load, Seat};
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
-use crate::transport::hbone::{ConnectHeaders, Incoming, Rejected, Request, TunnelStream};
+use crate::transport::hbone::{
+    ConnectHeaders, Inbound, Incoming, Rejected, Request, Served, TunnelStream,
+};
 use crate::transport::splice;
 
 /// Serves one connection to the HBONE port until it ends: handshake, then each CONNECT as a
-/// connection of its own.
+/// connection of its own. It has `seat` where it is.
 pub(in crate::connection) async fn serve(
     plane: Arc<Plane>,
     local: Arc<Local>,
-    (tcp, caller): (TcpStream, SocketAddr),
+    (tcp, caller, seat): (TcpStream, SocketAddr, Option<Seat>),
     tasks: Tasks,
 ) {
     let Ok(gateway) = tcp.local_addr().map(canonical) else {
@@ -67,9 +71,14 @@ pub(in crate::connection) async fn serve(
             );
         }
     };
+    let inbound = inbound.among(door.plane.lanes.clone());
+    session(Arc::new(door), inbound, seat, tasks).await;
+}
+
+/// Serves requests until the session is over, or goes on with it on another lane.
+async fn session(door: Arc<Door>, inbound: Inbound, seat: Option<Seat>, tasks: Tasks) {
     let peer = inbound.peer().clone();
-    let requests = Arc::new(door);
-    let session = Arc::clone(&requests);
+    let requests = Arc::clone(&door);
     let served = inbound
         .serve(&tasks, move |request| {
             let door = Arc::clone(&requests);
@@ -81,14 +90,28 @@ pub(in crate::connection) async fn serve(
             }
         })
         .await;
-    if let Err(error) = served {
-        session.failed(
+    drop(seat);
+    match served {
+        Ok(Served::Over) => {}
+        Ok(Served::Elsewhere(lane, inbound)) => go_on(door, *inbound, &lane, tasks),
+        Err(error) => door.failed(
             Some(peer),
             ResponseFlags::H2HandshakeFailure,
             error.reason(),
             chain(&error),
-        );
+        ),
     }
+}
+
+/// Goes on with a session on `lane`.
+fn go_on(door: Arc<Door>, inbound: Inbound, lane: &Arc<Lane>, tasks: Tasks) {
+    let seat = Some(lane.seat(Load::Carrier));
+    let _there = lane.enter();
+    let all = tasks.clone();
+    // Boxed because it may come here again.
+    let session: Pin<Box<dyn Future<Output = ()> + Send>> =
+        Box::pin(session(door, inbound, seat, tasks));
+    all.spawn("inbound hbone", session);
 }
 
 /// The HBONE port of a workload, as one peer's connection came in on it.

@@ -16,7 +16,8 @@
 //! |---|---|
 //! | `carrier.rs` | socket, records and frames of one carrier |
 //! | `stream.rs` | its stream, and how the carrier comes home |
-//! | `warm.rs` | the client's pool |
+//! | `warm.rs` | the client's pool, one for each lane |
+//! | `quota.rs` | what bounds those of all lanes together |
 //! | `client.rs` | request, early data, answer |
 //! | `server.rs` | one request after the other |
 //!
@@ -24,6 +25,7 @@
 
 pub(super) mod carrier;
 mod client;
+mod quota;
 mod server;
 pub(super) mod socket;
 pub(super) mod stream;
@@ -31,7 +33,8 @@ mod warm;
 
 pub(super) use carrier::Carrier;
 pub(super) use client::{AskError, Early, ask, greet};
-pub(super) use server::{Asked, greeted, serve};
+pub(super) use quota::Quota;
+pub(super) use server::{Asked, Left, Serving, greeted, serve};
 pub(super) use stream::ExclusiveStream;
 pub(super) use warm::{Checkout, Dial, Dialled, Handed, Ready, Warm};
 

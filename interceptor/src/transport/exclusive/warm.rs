@@ -34,6 +34,7 @@ use super::super::error::TunnelError;
 use super::super::hbone::{Choice, Key};
 use super::super::tls::SessionFacts;
 use super::carrier::Carrier;
+use super::quota::{Quota, Share};
 use super::stream::settle;
 use crate::drain::Tasks;
 use crate::identity::Svid;
@@ -41,9 +42,10 @@ use crate::identity::Svid;
 /// How often idle carriers are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The warm carriers of one workload.
+/// The warm carriers of one workload on one lane.
 pub(in crate::transport) struct Warm {
     config: Arc<Config>,
+    quota: Quota,
     tasks: Tasks,
     shelves: Mutex<Shelves>,
 }
@@ -61,6 +63,8 @@ struct Shelf {
     tasks: Tasks,
     /// Carriers that exist or are being made.
     open: AtomicUsize,
+    /// The same on all lanes together: this is what is bounded.
+    open_in_all: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -91,7 +95,10 @@ struct Idle {
 }
 
 /// The right to have one carrier.
-struct Right(Arc<Shelf>);
+struct Right {
+    shelf: Arc<Shelf>,
+    _share: Share,
+}
 
 /// A carrier's place among those of its key.
 pub(in crate::transport) struct Place {
@@ -147,9 +154,10 @@ pub(in crate::transport) enum Dialled {
 }
 
 impl Warm {
-    pub(in crate::transport) fn new(config: Arc<Config>, tasks: Tasks) -> Self {
+    pub(in crate::transport) fn new(config: Arc<Config>, quota: Quota, tasks: Tasks) -> Self {
         Self {
             config,
+            quota,
             tasks,
             shelves: Mutex::default(),
         }
@@ -258,6 +266,7 @@ impl Warm {
             config: Arc::clone(&self.config),
             tasks: self.tasks.clone(),
             open: AtomicUsize::new(0),
+            open_in_all: self.quota.of(key),
             state: Mutex::new(State {
                 svid: Arc::clone(svid),
                 generation: 0,
@@ -341,7 +350,7 @@ impl Shelf {
     }
 
     fn is_full(&self) -> bool {
-        self.open.load(Ordering::Relaxed) >= self.config.max_exclusive
+        self.open_in_all.load(Ordering::Relaxed) >= self.config.max_exclusive
     }
 
     fn is_used(&self) -> bool {
@@ -350,16 +359,20 @@ impl Shelf {
 
     /// A new carrier, if there may be one more, and one more under way.
     fn begin_dial(shelf: &Arc<Self>, state: &mut State) -> Option<Dial> {
-        if shelf.is_full() || state.dialling >= shelf.config.max_carriers {
+        if state.dialling >= shelf.config.max_carriers {
             return None;
         }
-        state.dialling += 1;
+        let share = Share::take(&shelf.open_in_all, shelf.config.max_exclusive)?;
         shelf.open.fetch_add(1, Ordering::Relaxed);
+        state.dialling += 1;
         Some(Dial {
             svid: Arc::clone(&state.svid),
             generation: state.generation,
             shelf: Arc::clone(shelf),
-            right: Some(Right(Arc::clone(shelf))),
+            right: Some(Right {
+                shelf: Arc::clone(shelf),
+                _share: share,
+            }),
         })
     }
 
@@ -429,7 +442,7 @@ impl Place {
         if carrier.is_clean() {
             return self.put(carrier);
         }
-        let tasks = self.right.0.tasks.clone();
+        let tasks = self.right.shelf.tasks.clone();
         // Dropped with its runtime: there will be no next one.
         if tokio::runtime::Handle::try_current().is_ok() {
             tasks.spawn("farewell", async move {
@@ -441,7 +454,7 @@ impl Place {
     }
 
     fn put(self, carrier: Box<Carrier>) {
-        let shelf = Arc::clone(&self.right.0);
+        let shelf = Arc::clone(&self.right.shelf);
         let mut state = shelf.state.lock();
         let good = state.generation == self.generation && self.until > Instant::now();
         if good && !shelf.tasks.is_stopping() {
@@ -464,7 +477,7 @@ impl Place {
 
 impl Drop for Right {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.shelf.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

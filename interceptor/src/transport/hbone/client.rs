@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::super::config::Config;
 use super::super::error::{SessionError, Stage, TunnelError};
 use super::super::exclusive::{
-    self, AskError, Checkout, Dial, Dialled, Early, Handed, Ready, Warm,
+    self, AskError, Checkout, Dial, Dialled, Early, Handed, Quota, Ready, Warm,
 };
 use super::super::tls::{SessionFacts, Tls};
 use super::carrier::{Carrier, Established, Offer, establish};
@@ -31,6 +31,7 @@ use super::refusal::PeerReason;
 use super::stream::{TunnelStream, session_error, stream_error};
 use crate::drain::Tasks;
 use crate::identity::{Identities, Svid};
+use crate::lanes::PerLane;
 use crate::net::Dialer;
 use crate::workload::Route;
 
@@ -38,7 +39,7 @@ use crate::workload::Route;
 /// does serves nobody.
 const MOST_GOODBYES: u32 = 3;
 
-/// Opens tunnels for one workload. Clones share its carriers.
+/// Opens tunnels for one workload, on one lane. Clones share its carriers.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -97,10 +98,40 @@ impl Client {
         dialer: Dialer,
         tasks: Tasks,
     ) -> Self {
+        Self::within(Quota::default(), (config, identities), dialer, tasks)
+    }
+
+    /// The clients of one workload, one for each lane: carriers stay where they were made. What is
+    /// bounded is bounded for all of them together.
+    pub fn per_lane(
+        lanes: usize,
+        config: &Arc<Config>,
+        identities: &Arc<Identities>,
+        dialer: &Dialer,
+        tasks: &Tasks,
+    ) -> PerLane<Self> {
+        let count = lanes.clamp(1, config.max_carriers.max(1));
+        let share = Arc::new(Config {
+            max_carriers: config.max_carriers / count,
+            ..Config::clone(config)
+        });
+        let quota = Quota::default();
+        PerLane::new(count, || {
+            let given = (Arc::clone(&share), Arc::clone(identities));
+            Self::within(quota.clone(), given, dialer.clone(), tasks.clone())
+        })
+    }
+
+    fn within(
+        quota: Quota,
+        (config, identities): (Arc<Config>, Arc<Identities>),
+        dialer: Dialer,
+        tasks: Tasks,
+    ) -> Self {
         let shared = Shared {
             tls: Tls::new(identities.verifier()),
             pool: Arc::new(Pool::new(Arc::clone(&config))),
-            warm: Arc::new(Warm::new(Arc::clone(&config), tasks.clone())),
+            warm: Arc::new(Warm::new(Arc::clone(&config), quota, tasks.clone())),
             config,
             identities,
             dialer,

@@ -15,6 +15,7 @@
 //! | `stream.rs` | the bytes of one stream, and all knowledge of `h2` errors |
 //! | `headers/`, `refusal/`, `request.rs` | what the ends tell each other, bounded both ways |
 
+mod answer;
 mod carrier;
 mod client;
 mod headers;
@@ -25,12 +26,13 @@ mod request;
 mod server;
 pub(super) mod stream;
 
+pub use answer::Answer;
 pub use client::{Client, Tunnel};
 pub use headers::{Baggage, ConnectHeaders, NotATraceparent, Traceparent};
 pub(super) use pool::{Choice, Key, Lease};
 pub use refusal::{ErrorType, PeerReason, Refusal};
 pub use request::BadConnect;
-pub use server::{Answer, Inbound, Incoming, Rejected, Request, Server};
+pub use server::{Inbound, Incoming, Rejected, Request, Served, Server};
 pub use stream::TunnelStream;
 
 #[cfg(test)]

@@ -11,7 +11,6 @@
 //!
 //! * Nothing reaches a handler that is not a CONNECT by an authenticated peer to the workload's
 //!   own address. What is refused here is reported as well, so that nothing is silent.
-//! * An [`Answer`] that is dropped is a refusal.
 //! * A peer can hold: one place among the handshakes for a limited time, a bounded number of
 //!   streams, and one connection window of unread bytes.
 
@@ -22,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use h2::server::{Builder, Connection, SendResponse};
-use http::{Request as HttpRequest, Response, StatusCode};
+use http::Request as HttpRequest;
 use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -30,17 +29,19 @@ use tokio_rustls::TlsStream;
 
 use super::super::buffer::Segment;
 use super::super::config::Config;
-use super::super::error::{HandshakeError, SessionError, StreamError};
-use super::super::exclusive::{self, Asked, ExclusiveStream};
+use super::super::error::{HandshakeError, SessionError};
+use super::super::exclusive::{self, Asked, Left, Serving};
 use super::super::tls::{Agreed, SessionFacts, Tls, Turnstile};
+use super::answer::Answer;
 use super::carrier::Tunnelled;
 use super::headers::ConnectHeaders;
 use super::observed::{Keepalive, Observed};
-use super::refusal::Refusal;
+
 use super::request::{BadConnect, destination};
-use super::stream::{TunnelStream, session_error, stream_error};
+use super::stream::session_error;
 use crate::drain::Tasks;
 use crate::identity::{Identities, Svid};
+use crate::lanes::{Lane, Lanes, Load};
 use crate::net::Gate;
 
 /// Accepts HBONE connections for the workloads of this node. Clones share the limits.
@@ -98,7 +99,10 @@ impl Server {
         }
         let secured = self.tls.accept_fast(svid, tcp).await?;
         let session = match secured.stream {
-            Agreed::Fast(fast) => Session::Exclusive(exclusive::greeted(*fast, config).await?),
+            Agreed::Fast(fast) => Session::Exclusive(Serving {
+                carrier: exclusive::greeted(*fast, config).await?,
+                asked: None,
+            }),
             Agreed::Http2(stream) => Session::Shared(Box::new(preface(stream, config).await?)),
         };
         let end = (secured.peer, peer_address, local_address, secured.facts);
@@ -139,7 +143,7 @@ enum Session {
     /// HTTP/2, with as many streams as there are.
     Shared(Box<(Http2, Keepalive)>),
     /// One stream at a time.
-    Exclusive(Box<exclusive::Carrier>),
+    Exclusive(Serving),
 }
 
 /// What all requests of one connection have in common.
@@ -157,6 +161,15 @@ pub struct Inbound {
     until: Instant,
     config: Arc<Config>,
     end: End,
+    lanes: Lanes,
+}
+
+/// How serving a connection has ended.
+pub enum Served {
+    /// So has the connection.
+    Over,
+    /// It is to be served on, on this lane: another stream has begun, and is better off there.
+    Elsewhere(Arc<Lane>, Box<Inbound>),
 }
 
 /// What a peer asked for.
@@ -224,7 +237,14 @@ impl Inbound {
                 local_address,
                 facts,
             },
+            lanes: Lanes::default(),
         }
+    }
+
+    /// Its streams are counted on these lanes, and may move among them.
+    #[must_use]
+    pub fn among(self, lanes: Lanes) -> Self {
+        Self { lanes, ..self }
     }
 
     /// Who is at the other end, proven by certificate.
@@ -237,14 +257,14 @@ impl Inbound {
         self.end.peer_address
     }
 
-    /// Serves requests until the connection has ended. Each one is handed to `handler`, whose
-    /// future runs among `tasks`. When those stop, or the first of the two certificates ends, the
+    /// Serves requests until the connection has ended or moves. Each one is handed to `handler`,
+    /// whose future runs among `tasks`. When those stop, or the first of the two certificates ends, the
     /// peer is told (GOAWAY) and open streams go on; the drain deadline is the tasks' own.
     ///
     /// # Errors
     ///
     /// Why the session ended, if not orderly.
-    pub async fn serve<H, F>(self, tasks: &Tasks, handler: H) -> Result<(), SessionError>
+    pub async fn serve<H, F>(self, tasks: &Tasks, handler: H) -> Result<Served, SessionError>
     where
         H: Fn(Incoming) -> F + Send + Sync,
         F: Future<Output = ()> + Send + 'static,
@@ -254,20 +274,39 @@ impl Inbound {
             until,
             config,
             end,
+            lanes,
         } = self;
         let over = over(tasks, until);
         match session {
-            Session::Exclusive(carrier) => {
+            Session::Exclusive(serving) => {
                 let handle = |asked| handler(admit_exclusive(asked, &end, &config.own_ports));
-                exclusive::serve(carrier, over, handle).await
+                match exclusive::serve(serving, &lanes, over, handle).await? {
+                    Left::Over => Ok(Served::Over),
+                    Left::For(lane, serving) => {
+                        let session = Session::Exclusive(serving);
+                        let inbound = Self {
+                            session,
+                            until,
+                            config,
+                            end,
+                            lanes,
+                        };
+                        Ok(Served::Elsewhere(lane, Box::new(inbound)))
+                    }
+                }
             }
             Session::Shared(shared) => {
                 let handle = |(request, respond)| {
                     let request = admit(request, respond, &end, &config.own_ports);
-                    tasks.spawn("inbound request", handler(request));
+                    let (seat, handled) = (lanes.here(Load::Stream), handler(request));
+                    tasks.spawn("inbound request", async move {
+                        let _seat = seat;
+                        handled.await;
+                    });
                 };
                 // The state of a carrier with many streams shall not weigh on one with one.
-                Box::pin(serve_shared(*shared, over, (&config, handle))).await
+                Box::pin(serve_shared(*shared, over, (&config, handle))).await?;
+                Ok(Served::Over)
             }
         }
     }
@@ -345,9 +384,7 @@ fn admit(
     let (parts, receive) = request.into_parts();
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let wanted = destination(&parts.method, authority, end.local_address.ip(), own_ports);
-    let answer = Answer {
-        pending: Some(Pending::Shared(respond, receive)),
-    };
+    let answer = Answer::shared(respond, receive);
     end.incoming(wanted, ConnectHeaders::read(&parts.headers), answer)
 }
 
@@ -361,9 +398,7 @@ fn admit_exclusive(asked: Asked, end: &End, own_ports: &[u16]) -> Incoming {
     let wanted = method.map_or(Err(BadConnect::NotConnect), |method| {
         destination(method, fields.authority.as_deref(), arrived, own_ports)
     });
-    let answer = Answer {
-        pending: Some(Pending::Exclusive(stream)),
-    };
+    let answer = Answer::exclusive(stream);
     end.incoming(wanted, ConnectHeaders::read(&fields.headers), answer)
 }
 
@@ -396,75 +431,4 @@ impl End {
             }
         }
     }
-}
-
-/// The one answer that a request gets.
-#[derive(Debug)]
-pub struct Answer {
-    pending: Option<Pending>,
-}
-
-/// The stream that waits for it.
-#[derive(Debug)]
-enum Pending {
-    /// Among others.
-    Shared(SendResponse<Segment>, h2::RecvStream),
-    /// On its own.
-    Exclusive(ExclusiveStream),
-}
-
-impl Answer {
-    /// Answers 200: from now on the stream is the connection. `headers` tell the peer who the
-    /// workload is.
-    ///
-    /// # Errors
-    ///
-    /// If the stream has ended meanwhile.
-    pub fn accept(mut self, headers: &ConnectHeaders) -> Result<TunnelStream, StreamError> {
-        match self.pending.take() {
-            None => Err(StreamError::Reset {
-                code: "CANCEL".to_owned(),
-            }),
-            Some(Pending::Shared(mut respond, receive)) => {
-                let mut response = Response::new(());
-                headers.write(response.headers_mut());
-                let send = respond.send_response(response, false);
-                let send = send.map_err(|error| stream_error(&error))?;
-                Ok(TunnelStream::new(send, receive, None))
-            }
-            Some(Pending::Exclusive(mut stream)) => {
-                stream.accept(headers);
-                Ok(TunnelStream::exclusive(stream))
-            }
-        }
-    }
-
-    /// Refuses, and says why.
-    pub fn refuse(mut self, refusal: &Refusal) {
-        self.refuse_once(refusal);
-    }
-
-    fn refuse_once(&mut self, refusal: &Refusal) {
-        match self.pending.take() {
-            None => {}
-            Some(Pending::Shared(respond, _receive)) => send_refusal(respond, refusal),
-            Some(Pending::Exclusive(stream)) => stream.refuse(refusal),
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.refuse_once(&Refusal::internal("the agent gave no answer"));
-    }
-}
-
-fn send_refusal(mut respond: SendResponse<Segment>, refusal: &Refusal) {
-    let mut response = Response::new(());
-    *response.status_mut() = refusal.status;
-    debug_assert_ne!(refusal.status, StatusCode::OK, "a refusal is not a success");
-    let (name, value) = refusal.header();
-    response.headers_mut().insert(name, value);
-    // Fails only if the peer has gone meanwhile.
-    let _gone = respond.send_response(response, true);
 }

@@ -16,6 +16,7 @@ use super::*;
 use crate::capture::{End, Event, Totals};
 use crate::connection::Registry;
 use crate::identity::{Ca, Identities};
+use crate::lanes::Lanes;
 use crate::telemetry::record::{Outcome, Reporter, Security};
 use crate::telemetry::view::State;
 use crate::telemetry::{AccessLog, ConnectionView, Telemetry};
@@ -131,6 +132,7 @@ impl Agent {
             kernel,
             plane: Plane {
                 mesh: Arc::new(ArcSwap::from_pointee(good_mesh(manifests))),
+                lanes: Lanes::default(),
                 server: transport::Server::new(Arc::default(), &identities),
                 identities,
                 telemetry,

@@ -20,6 +20,7 @@ mod sending;
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::ops::Range;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -36,6 +37,7 @@ use super::super::config::Config;
 use super::super::record::{self, Content};
 use super::super::tls::Fast;
 use super::socket::read_once;
+use crate::lanes::Lane;
 
 /// Payload of one DATA frame: what is left of a record.
 pub(in crate::transport) const PAYLOAD: usize = frame::MAX_PAYLOAD - frame::HEADER;
@@ -136,6 +138,20 @@ impl Carrier {
             heart: Heart::new(config),
             config: Arc::clone(config),
         }
+    }
+
+    /// Lets the carrier belong to `lane`: its socket and its timer are that runtime's from now on.
+    ///
+    /// # Errors
+    ///
+    /// If that runtime cannot have it; then all is as before.
+    pub(super) fn move_to(&mut self, lane: &Lane) -> io::Result<()> {
+        let _there = lane.enter();
+        // A second descriptor, because the first one may still be watched from here.
+        let socket = std::net::TcpStream::from(self.socket.as_fd().try_clone_to_owned()?);
+        self.socket = Arc::new(TcpStream::from_std(socket)?);
+        self.heart = Heart::new(&self.config);
+        Ok(())
     }
 
     /// Sends our greeting and waits for the peer's: from then on it has accepted our certificate

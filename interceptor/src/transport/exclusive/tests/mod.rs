@@ -2,4 +2,5 @@
 
 mod carriers;
 mod interop;
+mod lanes;
 mod stalls;
