@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{ErrorKind, IoSlice};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::super::buffer::{Segment, Sizer};
+use super::super::exclusive::socket::{read_once, write_pieces};
 use super::super::hbone::TunnelStream;
 use super::super::hbone::stream::{Abort, Kind, ReceiveHalf, SendEvent, SendHalf, Shared};
 use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, bytes_of, exclusive, half_close};
@@ -171,7 +172,9 @@ impl<'a> Splice<'a> {
                 }
             };
             let mut segment = Segment::take(&self.sizer);
-            match self.app.try_read(segment.room(capacity)) {
+            let room = segment.room(capacity);
+            let most = room.len();
+            match read_once(self.app, &mut [IoSliceMut::new(room)], most) {
                 Ok(0) => {
                     self.send.finish();
                     self.ends.eof_from(By::App);
@@ -182,6 +185,11 @@ impl<'a> Splice<'a> {
                     self.sizer.read(count);
                     self.traffic.add_sent(bytes_of(count));
                     self.send.send(segment).map_err(Closed::stream)?;
+                    if count < most {
+                        // The runtime has been told that there is nothing more.
+                        self.send.release();
+                        return Ok(());
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.send.release();
@@ -226,10 +234,7 @@ impl<'a> Splice<'a> {
                 *slice = IoSlice::new(bytes);
                 count += 1;
             }
-            match self
-                .app
-                .try_write_vectored(slices.get(..count).unwrap_or_default())
-            {
+            match write_pieces(self.app, slices.get(..count).unwrap_or_default()) {
                 Ok(written) => self.wrote(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(Closed::socket(By::App, error)),
