@@ -2,7 +2,7 @@
 //! ours and as others write them: `cargo bench -p interceptor --bench codec`.
 //!
 //! The figure to keep: a frame of data costs nanoseconds however long it is, since payload is not
-//! touched. Results are in `docs/decisions/transport.md`.
+//! touched.
 #![expect(
     clippy::expect_used,
     reason = "a benchmark that cannot be set up must fail loudly"

@@ -3,7 +3,7 @@
 //!
 //! Everything, the applications too, runs on one thread, so that what is measured is work and not
 //! waiting; between two nodes the ends work side by side. Loopback sockets, no capture. The raw
-//! figures are what the sockets cost alone. Results are in `docs/decisions/transport.md`.
+//! figures are what the sockets cost alone.
 #![expect(
     clippy::expect_used,
     reason = "a benchmark that cannot be set up must fail loudly"
