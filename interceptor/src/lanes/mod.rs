@@ -7,7 +7,7 @@
 //! A message that crosses threads costs more than its encryption: one thread sees the event, wakes
 //! another, and the sockets' state travels between caches. So a connection stays on the lane where
 //! it was put when it was accepted, together with everything that belongs to it. Where that is, is
-//! decided by what the lanes have open ([`place`]); the kernel's hash (`SO_REUSEPORT`) would put a
+//! decided by what the lanes have open (`place.rs`); the kernel's hash (`SO_REUSEPORT`) would put a
 //! ping-pong beside a bulk transfer by chance.
 //!
 //! # Invariants
