@@ -70,7 +70,7 @@ static GENERATION: Array<u64, 1, { mapped() }> = Array::new();
 
 /// What happens to direct connections. Written by the kernel, read by one agent.
 #[btf_map]
-pub(crate) static EVENTS: RingBuf<DirectEvent, 4_194_304> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<DirectEvent, 1_048_576> = RingBuf::new();
 
 /// What is known of a socket. Written by the kernel, and by the agent for its own sockets.
 #[btf_map]

@@ -18,6 +18,7 @@
 //!
 //! Not here: what any of the parts does.
 
+mod leisure;
 mod reconcile;
 mod start;
 mod status;

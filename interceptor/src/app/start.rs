@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::leisure;
 use super::reconcile::{Enrolled, Reconciler};
 use super::status::Watch;
 use super::succession::{LastWord, Predecessor, Succession};
@@ -133,6 +134,7 @@ fn wire(
     let (control, connections, tunnels) = (Tasks::new(), Tasks::new(), Tasks::new());
     control.spawn("identities", identities.run(control.clone()));
     follow_mesh(&plane, (published.clone(), passed), events, &control);
+    control.spawn("leisure", leisure::run(Arc::clone(&plane), control.clone()));
     control.spawn("manifests", source.run(control.clone()));
     follow_kernel_log(kernel_log, &control);
     let (giver, petitions) = Giver::new(Arc::clone(&config.mesh.node));

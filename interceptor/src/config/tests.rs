@@ -38,7 +38,7 @@ fn what_is_in_force_is_shown_with_every_key() {
       bpffs: "/sys/fs/bpf"
       cgroupRoot: null
       debugLog: false
-      eventBufferBytes: 4194304
+      eventBufferBytes: 1048576
       maxFlows: 65536
       maxGrants: 16384
       maxInboundPorts: 16384

@@ -75,3 +75,38 @@ pub struct Local {
     /// Its tunnels to peers, those of each lane apart.
     pub tunnels: PerLane<transport::Client>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use tokio::net::TcpStream;
+
+    use super::{Local, Plane, inbound, outbound, registry};
+    use crate::drain::Tasks;
+    use crate::telemetry::Record;
+
+    type Borrowed = (&'static Plane, &'static Local, &'static TcpStream);
+    type Accepted = (TcpStream, SocketAddr, Option<crate::lanes::Seat>);
+    type Owned = (Arc<Plane>, Arc<Local>, Tasks);
+
+    /// What a task that awaits this needs for it, besides what is boxed in it.
+    fn size_of_future<A, F: Future>(_begin: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_open_connection_costs_little_memory() {
+        let outbound = size_of_future(|((plane, local, app), client): (Borrowed, SocketAddr)| {
+            outbound::serve(plane, local, app, client)
+        });
+        assert!(outbound <= 640, "captured: {outbound} bytes");
+        let inbound = size_of_future(|((plane, local, tasks), accepted): (Owned, Accepted)| {
+            inbound::hbone(plane, local, accepted, tasks)
+        });
+        assert!(inbound <= 2304, "a peer's carrier: {inbound} bytes");
+        let (live, record) = (size_of::<registry::Live>(), size_of::<Record>());
+        assert!(live + record <= 640, "told of: {live} and {record} bytes");
+    }
+}

@@ -25,44 +25,44 @@ use crate::workload::{Route, Workload};
 /// Serves one captured connection until both directions have ended.
 pub(super) async fn serve(plane: &Plane, local: &Local, app: &TcpStream, client: SocketAddr) {
     // What opening takes is large, and most of the time a connection is open.
-    let opened = Box::pin(open(plane, local, app, client)).await;
-    let Some(Opened {
-        story,
-        basis,
-        allowed_by,
-        peer,
-    }) = opened
-    else {
-        return;
-    };
-    match peer {
-        Peer::Tunnel(stream) => {
-            let carried = story.carry(basis, allowed_by, |traffic| {
-                splice::tunnel(app, stream, traffic)
-            });
-            carried.await;
-        }
-        Peer::Plain(peer) => {
-            let carried = story.carry(basis, allowed_by, |traffic| {
-                splice::plain(app, &peer, traffic)
-            });
-            Box::pin(carried).await;
-        }
+    match Box::pin(open(plane, local, app, client)).await {
+        Some(Opened::Tunnel(opened)) => opened.carry(app).await,
+        Some(Opened::Plain(opened)) => Box::pin(opened.carry(app)).await,
+        None => {}
     }
 }
 
-/// A connection whose other end was reached.
-struct Opened<'a> {
+/// A connection whose other end was reached. Boxed: whoever takes it apart where it is awaited keeps
+/// room for it.
+enum Opened<'a> {
+    Tunnel(Box<Ready<'a, TunnelStream>>),
+    Plain(Box<Ready<'a, TcpStream>>),
+}
+
+/// What is needed to carry it.
+struct Ready<'a, P> {
     story: Story<'a>,
     basis: Basis,
     allowed_by: Reason,
-    peer: Peer,
+    peer: P,
 }
 
-/// What it is carried by.
-enum Peer {
-    Tunnel(TunnelStream),
-    Plain(TcpStream),
+impl<'a> Ready<'a, TunnelStream> {
+    fn carry(self, app: &'a TcpStream) -> impl Future<Output = ()> + Send {
+        let (story, stream) = (self.story, self.peer);
+        story.carry(self.basis, self.allowed_by, |traffic| {
+            splice::tunnel(app, stream, traffic)
+        })
+    }
+}
+
+impl<'a> Ready<'a, TcpStream> {
+    fn carry(self, app: &'a TcpStream) -> impl Future<Output = ()> + Send {
+        let (story, peer) = (self.story, self.peer);
+        story.carry(self.basis, self.allowed_by, move |traffic| async move {
+            splice::plain(app, &peer, traffic).await
+        })
+    }
 }
 
 /// Finds out where a captured connection shall go, and reaches it; or tells why not.
@@ -171,13 +171,13 @@ impl Captured<'_> {
         let facts = story.facts();
         facts.destination.identity = Some(tunnel.peer.clone());
         facts.tls = Some(tunnel.facts.into());
-        Some(Opened {
+        Some(Opened::Tunnel(Box::new(Ready {
             story,
             // As the mesh names it; the peer may have proven an alias of the same trust domain.
             basis: self.basis(Some((route.gateway.ip(), route.peer.clone()))),
             allowed_by: because("allowed", "the peer accepted"),
-            peer: Peer::Tunnel(tunnel.stream),
-        })
+            peer: tunnel.stream,
+        })))
     }
 
     /// Connects in plaintext, because the other end cannot prove an identity.
@@ -201,12 +201,12 @@ impl Captured<'_> {
                 return story.reset(app, Stop::failed(ResponseFlags::Connect, reason));
             }
         };
-        Some(Opened {
+        Some(Opened::Plain(Box::new(Ready {
             story,
             basis: self.basis(None),
             allowed_by: because(why.reason(), "carried in plaintext"),
-            peer: Peer::Plain(peer),
-        })
+            peer,
+        })))
     }
 
     fn basis(&self, peer: Option<(IpAddr, SpiffeId)>) -> Basis {

@@ -156,6 +156,11 @@ impl Registry {
         all
     }
 
+    /// How many connections have been opened since the agent started.
+    pub fn opened(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// How many connections are open now.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()

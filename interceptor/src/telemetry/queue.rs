@@ -10,10 +10,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-/// How often lines may wait to be taken, one or a hundred at a time.
+/// How often lines may wait to be taken, one or a hundred at a time. Counted here and not by the
+/// channel, which would take the memory for all of them from the beginning.
 const CAPACITY: usize = 8192;
 
 /// How many bytes of lines may wait: at about 600 bytes a line, a tenth of a second at 80,000
@@ -43,10 +44,19 @@ pub enum Destination {
 /// A handle to a queue of lines. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Lines {
-    sender: SyncSender<Entry>,
-    /// How many bytes wait.
-    waiting: Arc<AtomicUsize>,
+    sender: Sender<Entry>,
+    capacity: usize,
+    waiting: Arc<Waiting>,
     lost: Arc<AtomicU64>,
+}
+
+/// How much waits.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// To be taken.
+    entries: AtomicUsize,
+    /// To be written.
+    bytes: AtomicUsize,
 }
 
 enum Entry {
@@ -71,9 +81,9 @@ impl Lines {
         capacity: usize,
         notice: fn(u64) -> Vec<u8>,
     ) -> io::Result<Self> {
-        let (sender, receiver) = sync_channel(capacity);
+        let (sender, receiver) = channel();
         let lost = Arc::new(AtomicU64::new(0));
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::<Waiting>::default();
         let writer = Writer {
             receiver,
             sink,
@@ -87,6 +97,7 @@ impl Lines {
             .spawn(move || writer.run())?;
         Ok(Self {
             sender,
+            capacity,
             waiting,
             lost,
         })
@@ -101,11 +112,15 @@ impl Lines {
     /// them or none.
     pub fn push_all(&self, text: Vec<u8>, count: u64) -> bool {
         let size = text.len();
-        let before = self.waiting.fetch_add(size, Ordering::Relaxed);
+        let Waiting { entries, bytes } = &*self.waiting;
+        let before = bytes.fetch_add(size, Ordering::Relaxed);
+        let others = entries.fetch_add(1, Ordering::Relaxed);
         let entry = Entry::Lines { text, count };
-        let fits = before.saturating_add(size) <= ROOM && self.sender.try_send(entry).is_ok();
+        let has_room = before.saturating_add(size) <= ROOM && others < self.capacity;
+        let fits = has_room && self.sender.send(entry).is_ok();
         if !fits {
-            self.waiting.fetch_sub(size, Ordering::Relaxed);
+            entries.fetch_sub(1, Ordering::Relaxed);
+            bytes.fetch_sub(size, Ordering::Relaxed);
             self.lost.fetch_add(count, Ordering::Relaxed);
         }
         fits
@@ -121,14 +136,8 @@ impl Lines {
     pub fn flush(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let (done, wait) = sync_channel(1);
-        let mut entry = Entry::Flush(done);
-        // A full queue: the writer is behind; try until there is room or time is up.
-        while let Err(std::sync::mpsc::TrySendError::Full(back)) = self.sender.try_send(entry) {
-            if Instant::now() >= deadline {
-                return;
-            }
-            entry = back;
-            std::thread::yield_now();
+        if self.sender.send(Entry::Flush(done)).is_err() {
+            return;
         }
         // Too late is the same as never: there is nothing left to do about it.
         wait.recv_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -139,7 +148,7 @@ impl Lines {
 struct Writer<W> {
     receiver: Receiver<Entry>,
     sink: W,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     lost: Arc<AtomicU64>,
     reported: u64,
     notice: fn(u64) -> Vec<u8>,
@@ -164,7 +173,10 @@ impl<W: Write> Writer<W> {
         let mut next = Some(first);
         while let Some(entry) = next {
             match entry {
-                Entry::Lines { text, count } => self.write(&text, count),
+                Entry::Lines { text, count } => {
+                    self.waiting.entries.fetch_sub(1, Ordering::Relaxed);
+                    self.write(&text, count);
+                }
                 Entry::Flush(done) => {
                     self.report_losses();
                     drop(self.sink.flush());
@@ -181,7 +193,7 @@ impl<W: Write> Writer<W> {
         if self.sink.write_all(text).is_err() {
             self.lost.fetch_add(count, Ordering::Relaxed);
         }
-        self.waiting.fetch_sub(text.len(), Ordering::Relaxed);
+        (self.waiting.bytes).fetch_sub(text.len(), Ordering::Relaxed);
     }
 
     fn report_losses(&mut self) {
@@ -263,8 +275,6 @@ fn append_to(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-
     use super::*;
 
     fn notice(lost: u64) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! The machine that the benchmark runs on: two nodes, two agents, and a lane for every variant.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -318,7 +319,11 @@ fn load(lane: &Lane, work: Work, windows: (usize, Duration)) -> Result<Sample> {
     measure(&lane.client, &lane.load, &load)
 }
 
-/// Memory of the larger end with this many idle connections.
+/// How long memory may take to come to rest. What a program needed to start, or to open connections,
+/// it may give back when it has time.
+const REST: Duration = Duration::from_secs(4);
+
+/// Memory of one program, the larger of the two ends, with this many idle connections.
 fn memory(lane: &Lane, step: Step, count: usize) -> Result<Vec<Figure>> {
     if lane.variant.is_raw() || lane.variant == Variant::SameNode {
         return Ok(Vec::new());
@@ -327,6 +332,7 @@ fn memory(lane: &Lane, step: Step, count: usize) -> Result<Vec<Figure>> {
     let pair = lane.carry(hold::PORT)?;
     let open = hold::open_all(&lane.client, lane.target(hold::PORT), count)?;
     ensure!(open.len() == count, "{} of {count} opened", open.len());
+    thread::sleep(REST);
     let ends = lane.ends(pair.as_ref());
     let sizes = ends.iter().map(|end| resident_mib(end));
     let sizes = sizes.collect::<Result<Vec<_>>>()?;

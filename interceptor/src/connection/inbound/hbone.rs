@@ -128,19 +128,13 @@ impl Door {
     async fn connect(&self, request: Box<Request>) {
         // What judging takes is large, and most of the time a connection is open.
         let admitted = Box::pin(self.admit(request)).await;
-        if let Some((story, app, stream, (basis, allowed))) = admitted {
-            let carried = story.carry(basis, allowed, |traffic| {
-                splice::tunnel(&app, stream, traffic)
-            });
-            carried.await;
+        if let Some((app, admitted)) = admitted {
+            admitted.carry(&app).await;
         }
     }
 
     /// Judges a CONNECT, connects to the application if it may go on, and answers.
-    async fn admit(
-        &self,
-        request: Box<Request>,
-    ) -> Option<(Story<'_>, TcpStream, TunnelStream, (Basis, Reason))> {
+    async fn admit(&self, request: Box<Request>) -> Option<(TcpStream, Box<Admitted<'_>>)> {
         let request = *request;
         let arrival = Arrival {
             client: self.client(&request.headers),
@@ -173,7 +167,13 @@ impl Door {
                 return story.reset(&app, Stop::failed(ResponseFlags::None, reason));
             }
         };
-        Some((story, app, stream, (arrival.basis(&self.local), allowed)))
+        let admitted = Admitted {
+            story,
+            basis: arrival.basis(&self.local),
+            allowed_by: allowed,
+            stream,
+        };
+        Some((app, Box::new(admitted)))
     }
 
     /// Records a request that made no sense; the transport has refused it already.
@@ -218,6 +218,23 @@ impl Door {
             Some(claimed) if claimed.ip() == self.caller.ip() => claimed,
             _ => self.caller,
         }
+    }
+}
+
+/// A connection that may go on. Boxed: whoever takes it apart where it is awaited keeps room for it.
+struct Admitted<'a> {
+    story: Story<'a>,
+    basis: Basis,
+    allowed_by: Reason,
+    stream: TunnelStream,
+}
+
+impl<'a> Admitted<'a> {
+    fn carry(self, app: &'a TcpStream) -> impl Future<Output = ()> + Send {
+        let (story, stream) = (self.story, self.stream);
+        story.carry(self.basis, self.allowed_by, |traffic| {
+            splice::tunnel(app, stream, traffic)
+        })
     }
 }
 

@@ -276,7 +276,8 @@ impl Inbound {
             end,
             lanes,
         } = self;
-        let over = over(tasks, until);
+        // Kept as long as the connection; where it is pinned it would be held twice.
+        let over = Box::pin(over(tasks, until));
         match session {
             Session::Exclusive(serving) => {
                 let handle = |asked| handler(admit_exclusive(asked, &end, &config.own_ports));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::Interest;
@@ -66,8 +66,9 @@ struct Splice<'a> {
     /// The application has something to say but the peer grants no capacity.
     blocked: bool,
     sizer: Sizer,
+    down_first: bool,
     /// Received and not yet written to the application.
-    pending: VecDeque<Bytes>,
+    pending: Pending,
     /// The peer's end of stream came behind what is pending.
     peer_finished: bool,
     ends: Ends,
@@ -93,7 +94,8 @@ impl<'a> Splice<'a> {
             _lease: stream.lease,
             blocked: false,
             sizer: Sizer::default(),
-            pending: VecDeque::new(),
+            down_first: false,
+            pending: Pending::default(),
             peer_finished: false,
             ends: Ends::default(),
             abort: Some(Abort::Cut),
@@ -115,30 +117,60 @@ impl<'a> Splice<'a> {
 
     /// Waits until something can be done, and does a bounded amount of it.
     async fn turn(&mut self) -> Result<(), Closed> {
-        let wants_to_read = !self.ends.from_app && !self.blocked;
-        let wants_to_write = !self.pending.is_empty();
-        let wants_to_receive = !wants_to_write && !self.peer_finished;
-        let (blocked, wanted) = (self.blocked, self.sizer.wanted());
-        let (send, receive) = (&mut self.send, &mut self.receive);
+        let app = self.app;
+        let is_deaf = self.ends.from_app || self.blocked;
         tokio::select! {
-            event = poll_fn(|cx| poll_send(send, cx, blocked, wanted)) => self.on_send(event),
-            ready = self.app.readable(), if wants_to_read => {
-                ready.map_err(|error| Closed::socket(By::App, error))?;
-                self.read_app()
-            }
+            turn = poll_fn(|cx| self.poll_turn(cx)) => turn,
             // While nothing is read from the application, nothing else would tell of its reset.
-            ready = self.app.ready(Interest::ERROR), if !wants_to_read => {
-                let error = ready.err().or_else(|| self.app.take_error().ok().flatten());
-                Err(error.map_or_else(|| Closed::reset(By::App), |error| Closed::socket(By::App, error)))
-            }
-            ready = self.app.writable(), if wants_to_write => {
-                ready.map_err(|error| Closed::socket(By::App, error))?;
-                self.write_app()
-            }
-            bytes = poll_fn(|cx| receive.poll_bytes(cx)), if wants_to_receive => {
-                self.on_received(bytes).await
+            ready = app.ready(Interest::ERROR), if is_deaf => {
+                let error = ready.err().or_else(|| app.take_error().ok().flatten());
+                Err(error.map_or_else(|| Closed::reset(By::App), from_app))
             }
         }
+    }
+
+    /// Does what can be done first. One poll for all that is waited for: a future for each of them
+    /// would be half a kilobyte in every connection.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        if let Poll::Ready(event) = poll_send(&mut self.send, cx, self.blocked, self.sizer.wanted())
+        {
+            return Poll::Ready(self.on_send(event));
+        }
+        // In turns, so that neither direction waits for the end of the other.
+        self.down_first = !self.down_first;
+        if self.down_first {
+            match self.poll_down(cx) {
+                Poll::Pending => self.poll_up(cx),
+                Poll::Ready(done) => Poll::Ready(done),
+            }
+        } else {
+            match self.poll_up(cx) {
+                Poll::Pending => self.poll_down(cx),
+                Poll::Ready(done) => Poll::Ready(done),
+            }
+        }
+    }
+
+    /// From the application.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        if self.ends.from_app || self.blocked {
+            return Poll::Pending;
+        }
+        ready!(self.app.poll_read_ready(cx)).map_err(from_app)?;
+        Poll::Ready(self.read_app())
+    }
+
+    /// To the application.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        if !self.pending.is_empty() {
+            ready!(self.app.poll_write_ready(cx)).map_err(from_app)?;
+            return Poll::Ready(self.write_app());
+        }
+        if self.peer_finished {
+            return Poll::Pending;
+        }
+        let first = ready!(self.receive.poll_bytes(cx));
+        Poll::Ready(self.on_received(first, cx))
     }
 
     fn on_send(&mut self, event: SendEvent) -> Result<(), Closed> {
@@ -195,18 +227,18 @@ impl<'a> Splice<'a> {
                     self.send.release();
                     return Ok(());
                 }
-                Err(error) => return Err(Closed::socket(By::App, error)),
+                Err(error) => return Err(from_app(error)),
             }
         }
         Ok(())
     }
 
     /// Takes what has arrived, without waiting for more, and writes it.
-    async fn on_received(&mut self, first: Option<Received>) -> Result<(), Closed> {
-        let mut next = Some(first);
-        while let Some(received) = next {
+    fn on_received(&mut self, first: Received, cx: &mut Context<'_>) -> Result<(), Closed> {
+        let mut next = Poll::Ready(first);
+        while let Poll::Ready(received) = next {
             match received {
-                Some(Ok(bytes)) => self.pending.push_back(bytes),
+                Some(Ok(bytes)) => self.pending.push(bytes),
                 Some(Err(error)) => return Err(Closed::stream(error)),
                 None => {
                     self.peer_finished = true;
@@ -216,11 +248,7 @@ impl<'a> Splice<'a> {
             if self.pending.len() >= MAX_GATHERED {
                 break;
             }
-            next = poll_fn(|cx| match self.receive.poll_bytes(cx) {
-                Poll::Ready(received) => Poll::Ready(Some(received)),
-                Poll::Pending => Poll::Ready(None),
-            })
-            .await;
+            next = self.receive.poll_bytes(cx);
         }
         self.write_app()
     }
@@ -230,14 +258,14 @@ impl<'a> Splice<'a> {
         while !self.pending.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_GATHERED];
             let mut count = 0;
-            for (slice, bytes) in slices.iter_mut().zip(&self.pending) {
+            for (slice, bytes) in slices.iter_mut().zip(self.pending.iter()) {
                 *slice = IoSlice::new(bytes);
                 count += 1;
             }
             match write_pieces(self.app, slices.get(..count).unwrap_or_default()) {
                 Ok(written) => self.wrote(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(Closed::socket(By::App, error)),
+                Err(error) => return Err(from_app(error)),
             }
         }
         if self.peer_finished && !self.ends.from_peer {
@@ -250,19 +278,62 @@ impl<'a> Splice<'a> {
     fn wrote(&mut self, written: usize) {
         self.traffic.add_received(bytes_of(written));
         self.receive.release(written);
-        let mut left = written;
-        while let Some(front) = self.pending.front_mut() {
-            if front.len() > left {
-                front.advance(left);
-                return;
+        self.pending.advance(written);
+    }
+}
+
+/// Bytes on their way to the application. Most of the time there are none, or few enough to be in one
+/// piece, which takes no memory besides.
+#[derive(Default)]
+struct Pending {
+    /// Never empty while there are others.
+    front: Bytes,
+    others: VecDeque<Bytes>,
+}
+
+impl Pending {
+    const fn is_empty(&self) -> bool {
+        self.front.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        usize::from(!self.front.is_empty()) + self.others.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        let front = (!self.front.is_empty()).then_some(&self.front);
+        front.into_iter().chain(&self.others)
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        if self.front.is_empty() {
+            self.front = bytes;
+        } else {
+            self.others.push_back(bytes);
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        let mut left = count;
+        while left > 0 && !self.is_empty() {
+            let here = left.min(self.front.len());
+            self.front.advance(here);
+            left -= here;
+            if self.front.is_empty() {
+                self.front = self.others.pop_front().unwrap_or_default();
             }
-            left -= front.len();
-            self.pending.pop_front();
+        }
+        if self.is_empty() {
+            self.others = VecDeque::new();
         }
     }
 }
 
-type Received = Result<Bytes, super::super::error::StreamError>;
+type Received = Option<Result<Bytes, super::super::error::StreamError>>;
+
+fn from_app(error: std::io::Error) -> Closed {
+    Closed::socket(By::App, error)
+}
 
 /// Capacity is asked for only while the application has something to say.
 fn poll_send(
