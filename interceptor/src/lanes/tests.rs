@@ -1,3 +1,5 @@
+//! Placement of connections on lanes, the bounds they share, and lanes that are lost.
+
 use rstest::rstest;
 
 use super::place::{Open, best};
