@@ -40,7 +40,7 @@ mod socket;
 
 use routes::Surface;
 
-pub(crate) use socket::Socket;
+pub(crate) use socket::{Socket, remove as remove_socket};
 
 /// Makes a value when it is asked for.
 pub type Provide<T> = Arc<dyn Fn() -> T + Send + Sync>;
@@ -238,9 +238,8 @@ impl Listeners {
         ])
     }
 
-    /// Answers until `tasks` are asked to stop. The socket's file is removed at the end, unless it
-    /// is a successor's by then. If the socket of another agent cannot be replaced, that is tried
-    /// again.
+    /// Answers until `tasks` are asked to stop. The socket's file stays. If the socket of another
+    /// agent cannot be replaced, that is tried again.
     pub fn serve(self, state: State, tasks: &Tasks) {
         let state = Arc::new(state);
         for (listener, surface, name) in [

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::error::chain;
 /// Between two attempts to make a socket.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// The open socket. Its file goes with it.
+/// The open socket. Its file stays when it is dropped: it may be a successor's by then, and to look
+/// first and to remove then would be two steps, between which it becomes one. A file that nobody
+/// answers on is in nobody's way.
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
-    path: PathBuf,
-    inode: u64,
 }
 
 impl Socket {
@@ -38,16 +38,11 @@ impl Socket {
     /// Opens the socket in the place of whatever is there, in one step: whoever connects reaches
     /// the one or the other.
     pub(crate) fn replace(path: &Path) -> Result<Self, AdminError> {
-        let failed = |source| AdminError::Socket {
+        let listener = open(path).map_err(|source| AdminError::Socket {
             path: path.to_path_buf(),
             source,
-        };
-        let listener = open(path).map_err(failed)?;
-        Ok(Self {
-            listener,
-            path: path.to_path_buf(),
-            inode: fs::metadata(path).map_err(failed)?.ino(),
-        })
+        })?;
+        Ok(Self { listener })
     }
 
     /// The same for who serves already and must not end because of it: if it fails, it is tried
@@ -89,15 +84,6 @@ impl Accept for Socket {
     }
 }
 
-impl Drop for Socket {
-    /// Removes the file, unless it is a successor's by now.
-    fn drop(&mut self) {
-        if fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
-            drop(fs::remove_file(&self.path));
-        }
-    }
-}
-
 fn open(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new()
@@ -120,7 +106,13 @@ fn beside(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a socket's file, if there is one. For an agent that has no successor and holds the node's
+/// lock still.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -207,10 +207,6 @@ async fn a_follower_does_not_hold_up_the_end_of_the_agent() {
     let mut head = [0; 12];
     stream.read_exact(&mut head).await.unwrap();
     assert_eq!(agent.tasks.finish(Duration::from_secs(30)).await, 0);
-    assert!(
-        !agent.socket.exists(),
-        "the socket's file goes with the agent"
-    );
 }
 
 #[rstest]
@@ -263,8 +259,19 @@ async fn a_socket_that_nobody_answers_on_is_replaced() {
     let path = folder.path().join("s");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
+    let _socket = Socket::bind(&path).unwrap();
+    UnixStream::connect(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_that_is_closed_leaves_its_file_which_may_be_a_successors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
     drop(Socket::bind(&path).unwrap());
+    assert!(path.exists());
+    remove_socket(&path).unwrap();
     assert!(!path.exists());
+    remove_socket(&path).unwrap();
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ impl Agent {
             }
         };
         tokio::select! {
-            () = self.stop() => {}
+            () = self.stop(ended) => {}
             again = self.asked_again(ended) => tracing::warn!(signal = again?, "stopping at once"),
         }
         Ok(ended)
@@ -153,15 +153,31 @@ impl Agent {
 
     /// Stops accepting, lets connections end until the deadline, then ends everything. A second
     /// signal ends the waiting.
-    async fn stop(&self) {
+    async fn stop(&self, ended: Ended) {
         let cut = self.data.finish(self.config.drain_deadline).await;
         self.tunnels.finish(CONTROL_DEADLINE).await;
+        if ended == Ended::Asked {
+            self.remove_sockets();
+        }
         let left = self.control.finish(CONTROL_DEADLINE).await;
         tracing::info!(
             cut,
             left,
             "stopped; the ports of enrolled workloads stay closed"
         );
+    }
+
+    /// Removes the files of the sockets. Only while nobody else can have put theirs there: the
+    /// node's lock goes with the control tasks.
+    fn remove_sockets(&self) {
+        for path in [
+            self.config.socket(),
+            take_over::socket(&self.config.run_folder),
+        ] {
+            if let Err(error) = admin::remove_socket(&path) {
+                tracing::warn!(path = %path.display(), %error, "a socket's file stays behind");
+            }
+        }
     }
 
     /// Waits until what has been logged is written.

@@ -24,7 +24,7 @@ use super::reconcile::{Enrolled, Reconciler};
 use super::status::Watch;
 use super::succession::{LastWord, Predecessor, Succession};
 use super::take_over::{FIRST_PASS, Giver, Petition, TakeOverError, Taking};
-use super::{Agent, ports};
+use super::{Agent, Ended, ports};
 use crate::admin;
 use crate::capture::{Capture, DebugLog, Events, Heritage, NodeLock};
 use crate::config::Config;
@@ -279,8 +279,8 @@ impl Wired {
         };
         if let Err(error) = outcome {
             plane.direct.leave();
-            // What it has accepted meanwhile is carried to its end.
-            self.agent.stop().await;
+            // What it has accepted meanwhile is carried to its end. The sockets are not its own.
+            self.agent.stop(Ended::Replaced).await;
             return Err(error.into());
         }
         // The node is this one's alone now: whatever fails from here on must not end it.
