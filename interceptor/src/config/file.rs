@@ -306,7 +306,8 @@ fn carriers<V: Visit>(v: &mut V, transport: &mut transport::Config) {
     v.field(
         "maxCarriers",
         "TLS connections per pair of identities and address before streams share one; also how \
-         many are made at once.",
+         many are made at once. Between agents of ours: before streams of small messages share \
+         one.",
         &mut transport.max_carriers,
         1..=1024,
     );

@@ -20,8 +20,8 @@ pub struct Config {
     /// Carriers per (source identity, peer identity, gateway) that one stream at a time has to
     /// itself, if the peer is an agent of ours. 0 speaks HTTP/2 as everybody does.
     pub max_exclusive: usize,
-    /// Carriers per (source identity, peer identity, gateway) before streams share one. Also how
-    /// many are being made at once.
+    /// Carriers per (source identity, peer identity, gateway) before streams share one; between
+    /// agents of ours, before streams of small messages do. Also how many are being made at once.
     pub max_carriers: usize,
     /// Streams that our client puts on one carrier, if the peer allows as many.
     pub max_streams: usize,

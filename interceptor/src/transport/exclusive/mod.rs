@@ -17,6 +17,7 @@
 //! | `carrier.rs` | socket, records and frames of one carrier |
 //! | `stream.rs` | its stream, and how the carrier comes home |
 //! | `warm.rs` | the client's pool, one for each lane |
+//! | `handed.rs` | what it is asked, and what it hands out |
 //! | `quota.rs` | what bounds those of all lanes together |
 //! | `client.rs` | request, early data, answer |
 //! | `server.rs` | one request after the other |
@@ -25,6 +26,7 @@
 
 pub(super) mod carrier;
 mod client;
+mod handed;
 mod quota;
 mod server;
 pub(super) mod socket;
@@ -33,10 +35,11 @@ mod warm;
 
 pub(super) use carrier::Carrier;
 pub(super) use client::{AskError, Early, ask, greet};
+pub(super) use handed::{Checkout, Dialled, Handed};
 pub(super) use quota::Quota;
 pub(super) use server::{Asked, Left, Serving, greeted, serve};
 pub(super) use stream::ExclusiveStream;
-pub(super) use warm::{Checkout, Dial, Dialled, Handed, Ready, Warm};
+pub(super) use warm::{Dial, Ready, Warm};
 
 #[cfg(test)]
 mod tests;

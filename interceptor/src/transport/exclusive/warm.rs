@@ -6,7 +6,9 @@
 //!
 //! A connection that finds no idle carrier starts a dial and waits for whatever carrier is free
 //! first. If that is one that came home, the new one joins the others when it is ready: a pool that
-//! has run dry under load is larger afterwards. Beyond [`Config::max_exclusive`] carriers, and for
+//! has run dry under load is larger afterwards. Where messages are known to be small, only the first
+//! [`Config::max_carriers`] connections at a time have a carrier to themselves, and all others are
+//! together on one ([`Grain`] says why). Beyond [`Config::max_exclusive`] carriers, and for
 //! peers that do not speak the protocol, connections share carriers (`hbone/pool.rs`).
 //!
 //! Idle carriers have no task. Once a second all of them are looked at: what has arrived is read,
@@ -31,9 +33,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::super::codec::frame;
 use super::super::config::Config;
 use super::super::error::TunnelError;
+use super::super::grain::Grain;
 use super::super::hbone::{Choice, Key};
 use super::super::tls::SessionFacts;
 use super::carrier::Carrier;
+use super::handed::{Checkout, Dialled, Handed};
 use super::quota::{Quota, Share};
 use super::stream::settle;
 use crate::drain::Tasks;
@@ -65,6 +69,8 @@ struct Shelf {
     open: AtomicUsize,
     /// The same on all lanes together: this is what is bounded.
     open_in_all: Arc<AtomicUsize>,
+    /// Of what the connections of this key carry.
+    grain: Arc<Grain>,
     state: Mutex<State>,
 }
 
@@ -125,34 +131,6 @@ pub(in crate::transport) struct Ready {
     pub(in crate::transport) reused: bool,
 }
 
-/// What a connection that waits gets.
-pub(in crate::transport) enum Handed {
-    /// A carrier to itself.
-    Ready(Ready),
-    /// It has to share one.
-    Share,
-    /// There is none.
-    Failed(TunnelError),
-}
-
-/// What a connection gets at once.
-pub(in crate::transport) enum Checkout {
-    /// The carrier, or the advice to share one.
-    Now(Handed),
-    /// Something to wait for, and perhaps something to do for it.
-    Wait(oneshot::Receiver<Handed>, Option<Dial>),
-}
-
-/// What a dial has led to.
-pub(in crate::transport) enum Dialled {
-    /// A carrier that one stream has to itself.
-    Exclusive(Box<Carrier>, SessionFacts, Instant),
-    /// The peer speaks only what everybody speaks.
-    Http2,
-    /// Nothing.
-    Failed(TunnelError),
-}
-
 impl Warm {
     pub(in crate::transport) fn new(config: Arc<Config>, quota: Quota, tasks: Tasks) -> Self {
         Self {
@@ -173,6 +151,9 @@ impl Warm {
         shared: impl FnOnce() -> bool,
     ) -> Checkout {
         let shelf = self.shelf(key, svid);
+        if choice == Choice::Any && shelf.gathers() {
+            return Checkout::Now(Handed::Gather(Arc::clone(&shelf.grain)));
+        }
         loop {
             let (found, retired) = shelf.find(svid, choice);
             dismiss(retired);
@@ -267,6 +248,7 @@ impl Warm {
             tasks: self.tasks.clone(),
             open: AtomicUsize::new(0),
             open_in_all: self.quota.of(key),
+            grain: Arc::default(),
             state: Mutex::new(State {
                 svid: Arc::clone(svid),
                 generation: 0,
@@ -347,6 +329,15 @@ impl Shelf {
         let (sender, receiver) = oneshot::channel();
         state.waiting.push_back(sender);
         Checkout::Wait(receiver, dial)
+    }
+
+    /// Whether the next connection is better off together with others.
+    fn gathers(&self) -> bool {
+        let few = self.config.max_carriers;
+        self.grain.is_small() && {
+            let open = self.open.load(Ordering::Relaxed);
+            open >= few && open.saturating_sub(self.state.lock().idle.len()) >= few
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -437,6 +428,11 @@ impl State {
 }
 
 impl Place {
+    /// Who wants to know how large the messages of its stream are.
+    pub(in crate::transport) fn grain(&self) -> Arc<Grain> {
+        Arc::clone(&self.right.shelf.grain)
+    }
+
     /// The stream is over: the carrier is for the next one, if it is good for one.
     pub(super) fn give_back(self, mut carrier: Box<Carrier>) {
         if carrier.is_clean() {

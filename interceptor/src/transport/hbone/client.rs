@@ -26,7 +26,7 @@ use super::super::exclusive::{
 use super::super::tls::{SessionFacts, Tls};
 use super::carrier::{Carrier, Established, Offer, establish};
 use super::headers::ConnectHeaders;
-use super::pool::{Choice, Key, Lease, Pool, Slot};
+use super::pool::{Choice, Crowd, Key, Lease, Pool, Slot};
 use super::refusal::PeerReason;
 use super::stream::{TunnelStream, session_error, stream_error};
 use crate::drain::Tasks;
@@ -207,18 +207,31 @@ impl Client {
                 asked.map_err(|failure| (reused, failure))
             }
             Handed::Failed(error) => Err((false, Failure::Final(error))),
-            Handed::Share => {
-                let lease = self.lease(ask, choice);
-                let (slot, reused) = (Arc::clone(&lease.slot), lease.reused);
-                let asked = Box::pin(self.ask_among_others(lease, ask)).await;
-                asked.map_err(|failure| {
-                    if matches!(failure, Failure::Dead(_)) {
-                        self.shared.pool.retire(&slot);
-                    }
-                    (reused, failure)
-                })
+            Handed::Share => self.share(ask, choice, Crowd::Spread).await,
+            Handed::Gather(grain) => {
+                let mut tunnel = self.share(ask, choice, Crowd::Together).await?;
+                tunnel.stream = tunnel.stream.reporting_to(grain);
+                Ok(tunnel)
             }
         }
+    }
+
+    /// An attempt on a shared carrier.
+    async fn share(
+        &self,
+        ask: &Ask<'_>,
+        choice: Choice,
+        crowd: Crowd,
+    ) -> Result<Tunnel, (bool, Failure)> {
+        let lease = self.lease(ask, choice, crowd);
+        let (slot, reused) = (Arc::clone(&lease.slot), lease.reused);
+        let asked = Box::pin(self.ask_among_others(lease, ask)).await;
+        asked.map_err(|failure| {
+            if matches!(failure, Failure::Dead(_)) {
+                self.shared.pool.retire(&slot);
+            }
+            (reused, failure)
+        })
     }
 
     /// Gives up all carriers: new tunnels get new ones. Open tunnels go on.
@@ -266,6 +279,7 @@ impl Client {
 
     async fn ask_exclusively(&self, ask: &mut Ask<'_>, ready: Ready) -> Result<Tunnel, Failure> {
         let (reused, facts) = (ready.reused, ready.place.facts);
+        let grain = ready.place.grain();
         let answer = exclusive::ask(ready, &ask.authority, ask.headers, &mut ask.early);
         match answer.await {
             Ok((stream, fields)) => Ok(Tunnel {
@@ -273,7 +287,7 @@ impl Client {
                 facts,
                 reused,
                 headers: ConnectHeaders::read(&fields.headers),
-                stream: TunnelStream::exclusive(stream),
+                stream: TunnelStream::exclusive(stream).reporting_to(grain),
             }),
             Err(AskError::Dead(error)) => Err(Failure::Dead(error)),
             Err(AskError::Broken(error)) => Err(Failure::Final(broken(&ask.key, error))),
@@ -286,9 +300,9 @@ impl Client {
     }
 
     /// A shared carrier; its set-up is started if it is a new one.
-    fn lease(&self, ask: &Ask<'_>, choice: Choice) -> Lease {
+    fn lease(&self, ask: &Ask<'_>, choice: Choice, crowd: Crowd) -> Lease {
         let shared = &self.shared;
-        let (lease, new) = shared.pool.lease(&ask.key, &ask.svid, choice);
+        let (lease, new) = shared.pool.lease(&ask.key, &ask.svid, choice, crowd);
         if let Some(slot) = new {
             let shared = Arc::clone(shared);
             // Not a part of this connection: others wait for it, and it outlives a client that

@@ -7,7 +7,9 @@
 //! One stream at a time per carrier is what makes bulk fast and keeps it from holding up others
 //! (reference/transport.md 2); warm carriers are what makes connections cheap. Beyond the bound
 //! streams share, spread by load. A carrier that is full is passed over; if all are, there is one
-//! more, so that the number of connections is never limited here.
+//! more, so that the number of connections is never limited here. Streams that are here because
+//! they say little ([`Crowd::Together`]) go to as few carriers as they fit on: what they say at the
+//! same moment then goes in one record.
 //!
 //! A carrier enters the pool when its set-up begins: later connections see it, wait for it or make
 //! their own, and nothing is locked meanwhile.
@@ -53,6 +55,15 @@ pub(in crate::transport) enum Choice {
     Any,
     /// None that was established before now: one of those has just turned out dead.
     Fresh,
+}
+
+/// How streams are given to carriers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crowd {
+    /// Over as many as there may be.
+    Spread,
+    /// To as few as they fit on.
+    Together,
 }
 
 /// A carrier's place in the pool, from the beginning of its set-up.
@@ -159,7 +170,12 @@ impl Pool {
         key: &Key,
         svid: &Arc<Svid>,
         choice: Choice,
+        crowd: Crowd,
     ) -> (Lease, Option<Arc<Slot>>) {
+        let most = match crowd {
+            Crowd::Spread => self.config.max_carriers,
+            Crowd::Together => 1,
+        };
         let mut keys = self.slots.lock();
         let slots = keys.entry(key.clone()).or_default();
         // Carriers with an old certificate live as long as their streams, and no longer.
@@ -170,7 +186,7 @@ impl Pool {
             }
             current && !slot.retired.is_cancelled()
         });
-        if let Some(slot) = choose(slots, choice, self.config.max_carriers) {
+        if let Some(slot) = choose(slots, choice, most) {
             return (Lease::take(slot), None);
         }
         let slot = Slot::new(key.clone(), Arc::clone(svid), self.config.max_streams);

@@ -12,6 +12,7 @@
 //! * What was received and not yet released counts against the peer's window.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -20,11 +21,14 @@ use h2::Reason;
 use super::super::buffer::{Segment, Sizer};
 use super::super::error::{SessionError, StreamError};
 use super::super::exclusive::stream::ExclusiveStream;
+use super::super::grain::Grain;
 use super::Lease;
 
 /// One tunnelled connection.
 pub struct TunnelStream {
     pub(in crate::transport) kind: Kind,
+    /// Who wants to know how large its messages are.
+    pub(in crate::transport) grain: Option<Arc<Grain>>,
 }
 
 /// What the stream is a stream of.
@@ -70,6 +74,15 @@ impl TunnelStream {
                 lease,
                 early: 0,
             }),
+            grain: None,
+        }
+    }
+
+    /// Lets `grain` know how large its messages are.
+    pub(super) fn reporting_to(self, grain: Arc<Grain>) -> Self {
+        Self {
+            grain: Some(grain),
+            ..self
         }
     }
 
@@ -93,6 +106,7 @@ impl TunnelStream {
     pub(super) const fn exclusive(stream: ExclusiveStream) -> Self {
         Self {
             kind: Kind::Exclusive(stream),
+            grain: None,
         }
     }
 }

@@ -29,18 +29,19 @@ use super::super::exclusive::ExclusiveStream;
 use super::super::exclusive::carrier::{Carrier, Hearing, LoadError, Said, SessionFailure};
 use super::super::exclusive::socket::{read_once, write_pieces};
 use super::super::hbone::stream::{Abort, reset_error};
-use super::{By, Closed, Ends, ROUNDS, bytes_of, half_close};
-use crate::net::Traffic;
+use super::{By, Closed, Ends, Load, ROUNDS, half_close};
 
 /// Pieces of payload that are given to the application in one write.
 const PIECES: usize = 16;
 
 /// Carries bytes until both directions have ended, and sees to the stream's end.
-pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, traffic: &Traffic) -> Closed {
-    traffic.add_sent(bytes_of(stream.early));
+pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, mut load: Load<'_>) -> Closed {
+    if stream.early > 0 {
+        load.sent(stream.early);
+    }
     let mut flow = Flow {
         app,
-        traffic,
+        load,
         stream,
         sizer: Sizer::default(),
         pieces: Pieces::default(),
@@ -58,7 +59,7 @@ pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, traffic: &Tr
 
 struct Flow<'a> {
     app: &'a TcpStream,
-    traffic: &'a Traffic,
+    load: Load<'a>,
     stream: ExclusiveStream,
     /// How much is read from the application at once.
     sizer: Sizer,
@@ -197,7 +198,7 @@ impl Flow<'_> {
                 }
                 Ok(count) => {
                     self.sizer.read(count);
-                    self.traffic.add_sent(bytes_of(count));
+                    self.load.sent(count);
                 }
                 Err(LoadError::Read(error)) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(LoadError::Read(error)) => return Err(from_app(error)),
@@ -263,7 +264,7 @@ impl Flow<'_> {
             let slices = self.pieces.slices(received, &mut slices);
             match write_pieces(self.app, slices) {
                 Ok(written) => {
-                    self.traffic.add_received(bytes_of(written));
+                    self.load.received(written);
                     self.pieces.advance(written);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {

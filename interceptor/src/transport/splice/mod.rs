@@ -25,6 +25,7 @@ mod plain;
 mod tunnel;
 
 use std::io;
+use std::sync::Arc;
 
 pub use plain::plain;
 pub use tunnel::tunnel;
@@ -32,7 +33,8 @@ pub use tunnel::tunnel;
 use tokio::net::TcpStream;
 
 use super::error::StreamError;
-use crate::net::{close_in_order, reset_on_close};
+use super::grain::{Grain, Tally};
+use crate::net::{Traffic, close_in_order, reset_on_close};
 
 /// Rounds of reading and writing that one direction may do before the other gets its turn.
 const ROUNDS: usize = 4;
@@ -181,6 +183,35 @@ impl<'a> ResetUnlessDone<'a> {
         if self.done {
             let _gone = close_in_order(self.socket);
         }
+    }
+}
+
+/// What a connection carries, as it is counted.
+struct Load<'a> {
+    traffic: &'a Traffic,
+    tally: Tally,
+}
+
+impl<'a> Load<'a> {
+    const fn new(traffic: &'a Traffic, grain: Option<Arc<Grain>>) -> Self {
+        Self {
+            traffic,
+            tally: Tally::new(grain),
+        }
+    }
+
+    /// The application said so many bytes.
+    fn sent(&mut self, bytes: usize) {
+        let bytes = bytes_of(bytes);
+        self.traffic.add_sent(bytes);
+        self.tally.count(bytes);
+    }
+
+    /// It was given so many.
+    fn received(&mut self, bytes: usize) {
+        let bytes = bytes_of(bytes);
+        self.traffic.add_received(bytes);
+        self.tally.count(bytes);
     }
 }
 

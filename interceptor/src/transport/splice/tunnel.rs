@@ -14,7 +14,7 @@ use super::super::buffer::{Segment, Sizer};
 use super::super::exclusive::socket::{read_once, write_pieces};
 use super::super::hbone::TunnelStream;
 use super::super::hbone::stream::{Abort, Kind, ReceiveHalf, SendEvent, SendHalf, Shared};
-use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, bytes_of, exclusive, half_close};
+use super::{By, Closed, Ends, Load, ROUNDS, ResetUnlessDone, exclusive, half_close};
 use crate::net::Traffic;
 
 /// Frames that are gathered into one write.
@@ -37,19 +37,22 @@ pub fn tunnel(
     // At once: a future that is dropped before its first poll has cut the connection, too.
     let mut app_reset = ResetUnlessDone::new(app);
     async move {
+        let load = Load::new(&traffic, stream.grain);
         let closed = match stream.kind {
             // The two are large in different ways, and nobody shall have room for both.
-            Kind::Exclusive(stream) => Box::pin(exclusive::carry(app, stream, &traffic)).await,
-            Kind::Shared(stream) => Box::pin(shared(app, stream, &traffic)).await,
+            Kind::Exclusive(stream) => Box::pin(exclusive::carry(app, stream, load)).await,
+            Kind::Shared(stream) => Box::pin(shared(app, stream, load)).await,
         };
         app_reset.closed(&closed);
         closed
     }
 }
 
-async fn shared(app: &TcpStream, stream: Shared, traffic: &Traffic) -> Closed {
-    traffic.add_sent(bytes_of(stream.early));
-    let mut splice = Splice::new(app, stream, traffic);
+async fn shared(app: &TcpStream, stream: Shared, mut load: Load<'_>) -> Closed {
+    if stream.early > 0 {
+        load.sent(stream.early);
+    }
+    let mut splice = Splice::new(app, stream, load);
     let closed = splice.run().await;
     let in_order = matches!(closed.how, super::How::Eof);
     splice.abort = (!in_order).then_some(Abort::Reset);
@@ -58,7 +61,7 @@ async fn shared(app: &TcpStream, stream: Shared, traffic: &Traffic) -> Closed {
 
 struct Splice<'a> {
     app: &'a TcpStream,
-    traffic: &'a Traffic,
+    load: Load<'a>,
     send: SendHalf,
     receive: ReceiveHalf,
     /// Keeps the carrier counted as in use until the splice ends.
@@ -85,10 +88,10 @@ impl Drop for Splice<'_> {
 }
 
 impl<'a> Splice<'a> {
-    fn new(app: &'a TcpStream, stream: Shared, traffic: &'a Traffic) -> Self {
+    fn new(app: &'a TcpStream, stream: Shared, load: Load<'a>) -> Self {
         Self {
             app,
-            traffic,
+            load,
             send: stream.send,
             receive: stream.receive,
             _lease: stream.lease,
@@ -215,7 +218,7 @@ impl<'a> Splice<'a> {
                 Ok(count) => {
                     segment.wrote(count);
                     self.sizer.read(count);
-                    self.traffic.add_sent(bytes_of(count));
+                    self.load.sent(count);
                     self.send.send(segment).map_err(Closed::stream)?;
                     if count < most {
                         // The runtime has been told that there is nothing more.
@@ -276,7 +279,7 @@ impl<'a> Splice<'a> {
     }
 
     fn wrote(&mut self, written: usize) {
-        self.traffic.add_received(bytes_of(written));
+        self.load.received(written);
         self.receive.release(written);
         self.pending.advance(written);
     }

@@ -71,6 +71,45 @@ async fn connections_at_the_same_time_do_not_share_up_to_the_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_messages_are_small_all_but_the_first_few_are_together_until_bulk_comes() {
+    let world = World::with(Config {
+        max_carriers: 2,
+        ..Config::default()
+    });
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    once(&world, &client, &gateway).await;
+    let mut held = Vec::new();
+    // Two have one to themselves, the others have the third.
+    for expected in [1, 2, 3, 3, 3] {
+        held.push(Path::open(&world, &client, &gateway).await);
+        assert_eq!(client.carriers(), expected);
+    }
+    for path in &mut held {
+        path.client.write_all(b"x").await.unwrap();
+        soon(path.server.read_exact(&mut [0])).await.unwrap();
+    }
+    // Whatever carries it.
+    for _ in 0..2 {
+        let mut path = held.pop().unwrap();
+        let all = vec![7; 4 << 20];
+        let mut got = vec![0; all.len()];
+        let (written, read) = tokio::join!(
+            soon(path.client.write_all(&all)),
+            soon(path.server.read_exact(&mut got)),
+        );
+        written.unwrap();
+        read.unwrap();
+        drop(path.client);
+        drop(path.server);
+        soon(path.outbound).await.unwrap();
+    }
+    let before = client.carriers();
+    held.push(Path::open(&world, &client, &gateway).await);
+    assert_eq!(client.carriers(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_connections_is_served_whatever_has_to_be_made_for_it() {
     let world = World::with(Config {
         max_exclusive: 20,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::super::testing::{Carriers, Gateway, Path, Wire, World, app, id, open, soon};
 use super::super::super::{Client, Config, Tunnel};
-use super::super::pool::{Choice, Key, Pool, Slot};
+use super::super::pool::{Choice, Crowd, Key, Pool, Slot};
 use crate::identity::Ca;
 
 async fn tunnel(client: &Client, gateway: &Gateway, destination: std::net::SocketAddr) -> Tunnel {
@@ -219,9 +219,13 @@ fn fail(slot: &Slot) {
 async fn a_renewed_certificate_retires_the_carriers_of_the_old_one() {
     let bench = Bench::new();
     let (old, new) = (bench.svid(), bench.svid());
-    let (lease, first) = bench.pool.lease(&bench.key, &old, Choice::Any);
+    let (lease, first) = bench
+        .pool
+        .lease(&bench.key, &old, Choice::Any, Crowd::Spread);
     let first = first.unwrap();
-    let (_lease, second) = bench.pool.lease(&bench.key, &new, Choice::Any);
+    let (_lease, second) = bench
+        .pool
+        .lease(&bench.key, &new, Choice::Any, Crowd::Spread);
     assert!(second.is_some(), "a carrier of its own");
     assert!(first.retired.is_cancelled());
     assert!(
@@ -249,10 +253,18 @@ async fn carriers_are_not_shared_between_identities_peers_or_gateways() {
             ..bench.key.clone()
         },
     ];
-    drop(bench.pool.lease(&bench.key, &svid, Choice::Any));
+    drop(
+        bench
+            .pool
+            .lease(&bench.key, &svid, Choice::Any, Crowd::Spread),
+    );
     for key in others {
         assert!(
-            bench.pool.lease(&key, &svid, Choice::Any).1.is_some(),
+            bench
+                .pool
+                .lease(&key, &svid, Choice::Any, Crowd::Spread)
+                .1
+                .is_some(),
             "{key:?}"
         );
     }
@@ -263,9 +275,13 @@ async fn carriers_are_not_shared_between_identities_peers_or_gateways() {
 async fn a_retry_takes_no_carrier_that_was_established_before() {
     let bench = Bench::new();
     let svid = bench.svid();
-    let (_first, slot) = bench.pool.lease(&bench.key, &svid, Choice::Any);
+    let (_first, slot) = bench
+        .pool
+        .lease(&bench.key, &svid, Choice::Any, Crowd::Spread);
     fail(&slot.unwrap());
-    let (_second, slot) = bench.pool.lease(&bench.key, &svid, Choice::Fresh);
+    let (_second, slot) = bench
+        .pool
+        .lease(&bench.key, &svid, Choice::Fresh, Crowd::Spread);
     assert!(slot.is_some());
 }
 
@@ -273,7 +289,9 @@ async fn a_retry_takes_no_carrier_that_was_established_before() {
 async fn a_carrier_that_was_just_used_is_not_idle() {
     let bench = Bench::new();
     let timeout = bench.pool.config.idle_timeout;
-    let (lease, slot) = bench.pool.lease(&bench.key, &bench.svid(), Choice::Any);
+    let (lease, slot) = bench
+        .pool
+        .lease(&bench.key, &bench.svid(), Choice::Any, Crowd::Spread);
     let slot = slot.unwrap();
     tokio::time::advance(timeout * 2).await;
     bench.pool.retire_if_idle(&slot);
