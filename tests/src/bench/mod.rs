@@ -13,7 +13,7 @@
 //! so that none of them lives with another's `TIME_WAIT` sockets. The pods of `raw` and of the peers
 //! are in no manifest: the agents' connect hooks see their connections, too, and let them be (less
 //! than 2 µs each). Peers listen in the client's pod and are dialled there, which spares them the
-//! redirection that a mesh would need: the comparison favours them.
+//! redirection that a mesh would need.
 
 mod churn;
 mod congestion;
