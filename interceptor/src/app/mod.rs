@@ -75,21 +75,24 @@ pub fn run(config: Config, manner: Manner) -> anyhow::Result<Ended> {
     listen_to_signals()?;
     let control = control()?;
     let (lanes, threads) = Lanes::start(lanes()).context("cannot start the data plane")?;
-    let ended = control.block_on(async {
-        tokio::select! {
-            ended = serve(config, manner, lanes.clone()) => ended,
-            lost = lanes.lost() => Err(lost.into()),
-        }
-    });
+    let ended = control.block_on(serve(config, manner, &lanes));
     threads.end(CONTROL_DEADLINE);
     control.shutdown_timeout(CONTROL_DEADLINE);
     ended
 }
 
-async fn serve(config: Config, manner: Manner, lanes: Lanes) -> anyhow::Result<Ended> {
-    let agent = start::start(config, lanes, manner.take_over).await?;
-    let ended = agent.until_the_end().await?;
+async fn serve(config: Config, manner: Manner, lanes: &Lanes) -> anyhow::Result<Ended> {
+    let agent = tokio::select! {
+        agent = start::start(config, lanes.clone(), manner.take_over) => agent?,
+        lost = lanes.lost() => return Err(lost.into()),
+    };
+    let ended = tokio::select! {
+        ended = agent.until_the_end() => ended,
+        lost = lanes.lost() => Err(lost.into()),
+    };
+    // Whatever ended it: what has been recorded is what people will ask for.
     agent.flush();
+    let ended = ended?;
     if ended == Ended::Replaced && manner.wait_when_replaced {
         tracing::info!("replaced; waiting to be stopped");
         wait_for_signal().await?;
