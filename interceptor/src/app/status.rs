@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::connection::Plane;
 use crate::connection::registry::Live;
 use crate::telemetry::logging::Logging;
-use crate::telemetry::record::{Record, Reporter};
+use crate::telemetry::record::Record;
 use crate::telemetry::shadow::{self, Reporting};
 use crate::telemetry::status::{
     Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Prober, Program,
@@ -209,11 +209,8 @@ fn policies(mesh: &Mesh, workload: &Workload) -> Value {
 
 /// An open connection as it is now.
 fn view(live: &Live) -> ConnectionView {
-    let (sent, received) = (live.traffic.sent(), live.traffic.received());
-    let (bytes_sent, bytes_received) = match live.record.reporter {
-        Reporter::Source => (sent, received),
-        Reporter::Destination => (received, sent),
-    };
+    let by_local = (live.traffic.sent(), live.traffic.received());
+    let (bytes_sent, bytes_received) = live.record.reporter.turned(by_local);
     let now = Record {
         bytes_sent,
         bytes_received,

@@ -196,17 +196,13 @@ impl<'a> Story<'a> {
             open,
             ending,
         } = carried;
-        let (sent, received) = (entry.traffic.sent(), entry.traffic.received());
+        let by_local = (entry.traffic.sent(), entry.traffic.received());
         // With it goes the other reference to the record.
         drop(entry);
         let ending = ending.map_or_else(Ending::of_the_agent, |ending| *ending);
         let since = self.since;
         let facts = self.facts();
-        (facts.bytes_sent, facts.bytes_received) = match facts.reporter {
-            Reporter::Source => (sent, received),
-            // The local application is the server here.
-            Reporter::Destination => (received, sent),
-        };
+        (facts.bytes_sent, facts.bytes_received) = facts.reporter.turned(by_local);
         facts.outcome = ending.outcome;
         facts.flags = ending.flags;
         if let Some(reason) = ending.reason {

@@ -338,10 +338,8 @@ impl Side {
 
     /// Ends it, with everything that it has carried.
     fn close(self, plane: &Plane, ended: &Ended, totals: &Totals) {
-        let (sent, received) = match self.entry.record.reporter {
-            crate::telemetry::record::Reporter::Source => (totals.sent, totals.received),
-            crate::telemetry::record::Reporter::Destination => (totals.received, totals.sent),
-        };
+        let reporter = self.entry.record.reporter;
+        let (sent, received) = reporter.turned((totals.sent, totals.received));
         self.entry.traffic.add_sent(sent);
         self.entry.traffic.add_received(received);
         self.finish(plane, ended, totals);

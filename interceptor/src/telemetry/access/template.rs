@@ -97,11 +97,8 @@ impl Template {
         numbers: &Numbers,
     ) {
         out.reserve(self.longest());
-        let (by_client, by_server) = (numbers.bytes_sent, numbers.bytes_received);
-        let (by_local, to_local) = match self.reporter {
-            Reporter::Source => (by_client, by_server),
-            Reporter::Destination => (by_server, by_client),
-        };
+        let by_client = (numbers.bytes_sent, numbers.bytes_received);
+        let (by_local, to_local) = self.reporter.turned(by_client);
         let mut begin = 0;
         for hole in &self.holes {
             let part = self.text.get(begin..hole.at).unwrap_or_default();

@@ -51,10 +51,7 @@ impl Live {
         let by_local = now.0.saturating_sub(counted.0);
         let to_local = now.1.saturating_sub(counted.1);
         *counted = now;
-        let (by_server, by_client) = match self.reporter {
-            Reporter::Source => (to_local, by_local),
-            Reporter::Destination => (by_local, to_local),
-        };
+        let (by_client, by_server) = self.reporter.turned((by_local, to_local));
         self.cells.sent.fetch_add(by_server, Ordering::Relaxed);
         self.cells.received.fetch_add(by_client, Ordering::Relaxed);
     }

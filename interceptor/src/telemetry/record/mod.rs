@@ -64,6 +64,15 @@ impl Reporter {
             Self::Destination => "inbound",
         }
     }
+
+    /// Bytes that the local application sent and received, from those of the client; and back, which
+    /// is the same: at the destination the local application is the server.
+    pub const fn turned(self, (sent, received): (u64, u64)) -> (u64, u64) {
+        match self {
+            Self::Source => (sent, received),
+            Self::Destination => (received, sent),
+        }
+    }
 }
 
 /// What became of a connection.
@@ -272,24 +281,6 @@ pub struct Record {
     pub bytes_received: u64,
     /// From capture to close.
     pub duration: Duration,
-}
-
-impl Record {
-    /// Bytes that the local application sent: what ztunnel's lines call `bytes_sent`.
-    pub const fn sent_by_local(&self) -> u64 {
-        match self.reporter {
-            Reporter::Source => self.bytes_sent,
-            Reporter::Destination => self.bytes_received,
-        }
-    }
-
-    /// Bytes that the local application received: what ztunnel's lines call `bytes_recv`.
-    pub const fn received_by_local(&self) -> u64 {
-        match self.reporter {
-            Reporter::Source => self.bytes_received,
-            Reporter::Destination => self.bytes_sent,
-        }
-    }
 }
 
 #[cfg(test)]
