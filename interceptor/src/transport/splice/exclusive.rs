@@ -29,7 +29,7 @@ use super::super::exclusive::ExclusiveStream;
 use super::super::exclusive::carrier::{Carrier, Hearing, LoadError, Said, SessionFailure};
 use super::super::exclusive::socket::{read_once, write_pieces};
 use super::super::hbone::stream::{Abort, reset_error};
-use super::{By, Closed, Ends, Load, ROUNDS, half_close};
+use super::{By, Closed, Ends, Load, ROUNDS, error_of, half_close};
 
 /// Pieces of payload that are given to the application in one write.
 const PIECES: usize = 16;
@@ -113,14 +113,10 @@ impl Flow<'_> {
                     Turn::Ended(closed) => return closed,
                 },
                 ready = app.ready(Interest::ERROR), if deaf.to_app => {
-                    let error = ready.err().or_else(|| app.take_error().ok().flatten());
-                    return error.map_or_else(
-                        || Closed::reset(By::App),
-                        |error| Closed::socket(By::App, error),
-                    );
+                    return Closed::broken(By::App, app, ready);
                 }
                 ready = peer.ready(Interest::ERROR), if deaf.to_peer => {
-                    let error = ready.err().or_else(|| peer.take_error().ok().flatten());
+                    let error = error_of(&peer, ready);
                     let error = error.unwrap_or_else(|| ErrorKind::ConnectionReset.into());
                     return self.failed(error.into());
                 }

@@ -30,6 +30,7 @@ use std::sync::Arc;
 pub use plain::plain;
 pub use tunnel::tunnel;
 
+use tokio::io::Ready;
 use tokio::net::TcpStream;
 
 use super::error::StreamError;
@@ -118,6 +119,12 @@ impl Closed {
                 how: How::Error(error.into()),
             },
         }
+    }
+
+    /// The socket of this end has said that it is broken, while nobody read from it.
+    fn broken(by: By, socket: &TcpStream, ready: io::Result<Ready>) -> Self {
+        let error = error_of(socket, ready);
+        error.map_or_else(|| Self::reset(by), |error| Self::socket(by, error))
     }
 
     fn stream(error: StreamError) -> Self {
@@ -213,6 +220,11 @@ impl<'a> Load<'a> {
         self.traffic.add_received(bytes);
         self.tally.count(bytes);
     }
+}
+
+/// What a socket that is ready for an error has to tell, if it does.
+fn error_of(socket: &TcpStream, ready: io::Result<Ready>) -> Option<io::Error> {
+    ready.err().or_else(|| socket.take_error().ok().flatten())
 }
 
 /// Shuts a socket down for writing.

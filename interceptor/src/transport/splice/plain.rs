@@ -1,6 +1,6 @@
 //! The splice between two plain sockets: passthrough, and plaintext inbound.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Buf;
@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::super::buffer::{Segment, Sizer};
-use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, half_close};
+use super::{By, Closed, Ends, ROUNDS, ResetUnlessDone, bytes_of, half_close};
 use crate::net::Traffic;
 
 /// Carries bytes between the application and its peer until both directions have ended.
@@ -89,15 +89,7 @@ impl<'a> Direction<'a> {
     ///
     /// The reset of `from`, noticed while it is not being read.
     async fn ready(&self) -> Result<(), Closed> {
-        let broken = |ready: io::Result<_>| {
-            let error = ready
-                .err()
-                .or_else(|| self.from.take_error().ok().flatten());
-            Err(error.map_or_else(
-                || Closed::reset(self.by),
-                |error| Closed::socket(self.by, error),
-            ))
-        };
+        let broken = |ready| Err(Closed::broken(self.by, self.from, ready));
         if self.ended {
             broken(self.from.ready(Interest::ERROR).await)
         } else if self.pending.has_remaining() {
@@ -137,7 +129,7 @@ impl<'a> Direction<'a> {
                 match self.to.try_write(self.pending.chunk()) {
                     Ok(count) => {
                         self.pending.advance(count);
-                        moved(u64::try_from(count).unwrap_or(u64::MAX));
+                        moved(bytes_of(count));
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                     Err(error) => return Err(Closed::socket(self.other(), error)),

@@ -126,8 +126,7 @@ impl<'a> Splice<'a> {
             turn = poll_fn(|cx| self.poll_turn(cx)) => turn,
             // While nothing is read from the application, nothing else would tell of its reset.
             ready = app.ready(Interest::ERROR), if is_deaf => {
-                let error = ready.err().or_else(|| app.take_error().ok().flatten());
-                Err(error.map_or_else(|| Closed::reset(By::App), from_app))
+                Err(Closed::broken(By::App, app, ready))
             }
         }
     }
