@@ -1,5 +1,6 @@
 //! Faults: what each end sees, that it is bounded and explained, and that others are unharmed.
 
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::Duration;
@@ -25,6 +26,39 @@ fn impatient() -> Result<Option<World>> {
         ..Setup::default()
     };
     ground.start(&setup).map(Some)
+}
+
+/// Root can take the agent's pins away. Nothing ends by that, people are told, and the pins come
+/// back, for they are what keeps ports closed without an agent.
+#[test]
+fn pins_that_are_taken_away_come_back_and_people_are_told() -> Result<()> {
+    let Some(mut world) = World::with(&[])? else {
+        return Ok(());
+    };
+    let _server = world.server.serve(8080, apps::echo)?;
+    let pins = world.near.pins();
+    fs::remove_dir_all(&pins)?;
+    // Whoever has the node's folder has the node: nothing is put back beside them.
+    fs::create_dir_all(&pins)?;
+    let taken = File::open(&pins)?;
+    // The agent may have been there first.
+    let somebody_else = taken.try_lock().is_ok();
+    if somebody_else {
+        let said = wait::until("not ready", || {
+            let answer = world.near.get(15021, "/healthz/ready").ok()?;
+            (answer.status == 503).then_some(answer.body)
+        })?;
+        assert!(said.contains("the node's folder is not there"), "{said}");
+        world.caller.ask(world.server.at(8080), "still carried")?;
+    }
+    drop(taken);
+    let lost = "interceptor_kernel_losses_total";
+    (world.near).metric_reaches(lost, &[("what", "pin")], 20.0)?;
+    world.near.wait_ready()?;
+    world.near.kill()?;
+    let refused = world.caller.connect(world.server.at(8080));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    Ok(())
 }
 
 #[test]
@@ -255,7 +289,7 @@ fn an_application_takes_more_connections_than_there_are_local_ports() -> Result<
     // The caller closes first, so each call leaves a port of the last leg in TIME_WAIT.
     world
         .server
-        .run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003"))??;
+        .run(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003"))??;
     for _ in 0..12 {
         assert_eq!(world.caller.ask(world.server.at(8080), "hello")?, "hello");
     }

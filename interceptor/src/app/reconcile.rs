@@ -144,6 +144,7 @@ impl Reconciler {
         if let Err(error) = self.capture.follow_prober() {
             tracing::warn!(error = %chain(&error), "kubelet's probes are not recognised");
         }
+        self.look_after();
         let mesh = self.plane.mesh.load_full();
         if mesh.version() == 0 {
             // Nothing is known yet: what an earlier agent captured stays refused.
@@ -167,6 +168,25 @@ impl Reconciler {
             self.follow(&id, workload).await;
         }
         true
+    }
+
+    /// Sees to it that what captures stays in its place. Not while a successor is at work there.
+    fn look_after(&mut self) {
+        if self.unsettled || self.rejected.is_some() {
+            return;
+        }
+        for loss in self.capture.look_after() {
+            let (pin, what) = (loss.pin.display(), loss.lost.what());
+            let consequence = loss.lost.consequence();
+            match &loss.error {
+                None => {
+                    tracing::error!(%pin, what, "the kernel half was tampered with; put back. Find out who does that");
+                }
+                Some(error) => {
+                    tracing::error!(%pin, what, error, consequence, "the kernel half was tampered with and cannot be put back; trying again");
+                }
+            }
+        }
     }
 
     /// After the first complete pass: removes what an earlier agent enrolled and this

@@ -20,8 +20,8 @@ use crate::telemetry::logging::Logging;
 use crate::telemetry::record::Record;
 use crate::telemetry::shadow::{self, Reporting};
 use crate::telemetry::status::{
-    Certificate, Configuration, EnrolledWorkload, KernelCounter, MapFill, Prober, Program,
-    Readiness, SameNode, Unprotected,
+    Certificate, Configuration, EnrolledWorkload, KernelCounter, KernelLoss, MapFill, Prober,
+    Program, Readiness, SameNode, Unprotected,
 };
 use crate::telemetry::view::State as ConnectionState;
 use crate::telemetry::{ConnectionView, Status};
@@ -66,6 +66,8 @@ impl Watch {
     fn status(&self) -> Status {
         let kernel = self.observer.status();
         let mut unprotected = Unprotected::by_configuration(&self.published.mesh());
+        let losses = self.observer.losses();
+        unprotected.extend(Unprotected::by_loss(&losses));
         unprotected.extend(self.not_captured());
         unprotected.extend(kernel.workloads.iter().flat_map(Unprotected::by_interfaces));
         unprotected.extend(kernel.workloads.iter().filter_map(Unprotected::by_age));
@@ -83,6 +85,7 @@ impl Watch {
             programs: kernel.programs.iter().map(Program::from).collect(),
             counters: counters.iter().map(KernelCounter::from).collect(),
             maps: kernel.maps.iter().map(MapFill::from).collect(),
+            losses: KernelLoss::all(&losses),
             workloads: self.workloads(),
             certificates: (self.plane.identities.list().iter())
                 .map(Certificate::from)
@@ -120,6 +123,8 @@ impl Watch {
         } else if !*self.passed.borrow() {
             missing.push("workloads are being enrolled".to_owned());
         }
+        let losses = self.observer.losses();
+        missing.extend(losses.standing.iter().filter_map(KernelLoss::complaint));
         Readiness { missing }
     }
 

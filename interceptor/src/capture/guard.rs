@@ -8,12 +8,12 @@
 //! The guard comes last at enrolment and goes first at un-enrolment: while it is there, every
 //! connection of the workload has to be known.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::config::Pins;
-use super::links;
 use super::loader::{GUARD_PROGRAM, Loaded, Source};
 use crate::net::Namespace;
 use crate::net::netlink::{self, Link};
@@ -51,7 +51,7 @@ pub(super) fn attach(
         }
     };
     let (guardable, mut unguarded) = judge(&inside, &outside, id);
-    for (index, pin) in pinned(&loaded.pins, key) {
+    for (index, pin) in known(loaded, key) {
         if !guardable.iter().any(|(_, outer)| outer.index == index) {
             forget(loaded, key, index, &pin);
         }
@@ -74,8 +74,8 @@ pub(super) fn of_the_host() -> Vec<Unguarded> {
 
 /// Removes the guards of the workload with this key.
 pub(super) fn remove(loaded: &mut Loaded, key: u64) -> Result<(), Source> {
-    for (index, pin) in pinned(&loaded.pins, key) {
-        links::remove(&pin)?;
+    for (index, pin) in known(loaded, key) {
+        loaded.hooks.remove(&pin)?;
         loaded.maps.forget_interface(index, key)?;
     }
     Ok(())
@@ -133,12 +133,8 @@ fn guard(loaded: &mut Loaded, key: u64, outer: &Link) -> Result<(), Source> {
     // Without its owner's name the guard lets no SYN through, so that comes first.
     loaded.maps.name_interface(outer.index, key)?;
     let pin = loaded.pins.guard(key, outer.index);
-    let attached = links::attach_to_interface(
-        &mut loaded.object,
-        GUARD_PROGRAM,
-        (&outer.name, outer.index),
-        &pin,
-    );
+    let at = (&*outer.name, outer.index);
+    let attached = loaded.hooks.attach_to_interface(GUARD_PROGRAM, at, &pin);
     if attached.is_err() {
         loaded.maps.forget_interface(outer.index, key)?;
     }
@@ -147,24 +143,26 @@ fn guard(loaded: &mut Loaded, key: u64, outer: &Link) -> Result<(), Source> {
 
 /// Removes a guard whose interface is gone or is another's now.
 fn forget(loaded: &mut Loaded, key: u64, index: u32, pin: &Path) {
-    let removed = links::remove(pin).map_err(Source::from);
+    let removed = loaded.hooks.remove(pin).map_err(Source::from);
     let removed = removed.and_then(|()| Ok(loaded.maps.forget_interface(index, key)?));
     if let Err(error) = removed {
         tracing::warn!(workload = key, index, %error, "cannot remove a guard");
     }
 }
 
-/// The guards that are pinned for the workload with this key, by their interface.
-fn pinned(pins: &Pins, key: u64) -> Vec<(u32, PathBuf)> {
+/// The guards of the workload with this key, by their interface: those that are pinned, and those
+/// that were and are still held.
+fn known(loaded: &Loaded, key: u64) -> Vec<(u32, PathBuf)> {
     let prefix = Pins::guards_of(key);
-    let entries = fs::read_dir(pins.links()).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let index = name.to_str()?.strip_prefix(&prefix)?.parse().ok()?;
-            Some((index, entry.path()))
-        })
-        .collect()
+    let entries = fs::read_dir(loaded.pins.links()).into_iter().flatten();
+    let pinned = entries.flatten().map(|entry| entry.path());
+    let held = loaded.hooks.held.pins().map(Path::to_path_buf);
+    let all: BTreeSet<PathBuf> = pinned.chain(held).collect();
+    let guards = all.into_iter().filter_map(|pin| {
+        let name = pin.file_name()?.to_str()?;
+        Some((name.strip_prefix(&prefix)?.parse().ok()?, pin))
+    });
+    guards.collect()
 }
 
 #[cfg(test)]

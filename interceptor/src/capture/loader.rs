@@ -5,8 +5,8 @@
 //! An agent that starts again finds the maps by their pins and swaps each program in place
 //! (`BPF_LINK_UPDATE`); no connection sees neither the old nor the new one.
 //!
-//! The agent keeps no link open. A link lives exactly as long as its pin, which is what makes
-//! `uninstall` complete.
+//! What is pinned the agent also holds open ([`Held`]): pins that are taken away take nothing with
+//! them while it runs.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,7 +25,8 @@ use super::btf::SocketOffsets;
 use super::cgroup::Hierarchy;
 use super::config::{Config, Pins, layout_name};
 use super::error::CaptureError;
-use super::links::attach_to_cgroup;
+use super::held::Held;
+use super::links::Hooks;
 use super::lock::NodeLock;
 use super::maps::{Maps, SHAPES};
 use super::object::OBJECT;
@@ -78,8 +79,8 @@ pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// The programs and maps of a node, loaded, attached and pinned.
 pub(super) struct Loaded {
-    /// The object, which holds the programs.
-    pub(super) object: Ebpf,
+    /// The programs, and what attaches them.
+    pub(super) hooks: Hooks,
     /// The maps.
     pub(super) maps: Maps,
     /// Where they are pinned.
@@ -106,12 +107,16 @@ impl Loaded {
         create(&pins.links())?;
         let loaded = load(config, &pins).and_then(|mut object| {
             let maps = Maps::take(&mut object).map_err(|source| refused("the maps", source))?;
-            attach_all(&mut object, &hierarchy, &pins)?;
-            Ok((object, maps))
+            let mut hooks = Hooks {
+                object,
+                held: hold(&pins)?,
+            };
+            attach_all(&mut hooks, &hierarchy, &pins)?;
+            Ok((hooks, maps))
         });
         match loaded {
-            Ok((object, maps)) => Ok(Self {
-                object,
+            Ok((hooks, maps)) => Ok(Self {
+                hooks,
                 maps,
                 pins,
                 hierarchy,
@@ -130,8 +135,30 @@ impl Loaded {
 
     /// Puts our programs behind the links again, whatever somebody else has put there.
     pub(super) fn attach_again(&mut self) -> Result<(), CaptureError> {
-        attach_all(&mut self.object, &self.hierarchy, &self.pins)
+        attach_all(&mut self.hooks, &self.hierarchy, &self.pins)
     }
+}
+
+/// Holds every map, and every link that an earlier agent has left.
+fn hold(pins: &Pins) -> Result<Held, CaptureError> {
+    let mut held = Held::default();
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| CaptureError::Io {
+            doing: "hold",
+            path,
+            source,
+        }
+    };
+    for shape in SHAPES {
+        let pin = pins.map(shape.name);
+        held.map(&pin).map_err(io(&pin))?;
+    }
+    let links = fs::read_dir(pins.links()).map_err(io(&pins.links()))?;
+    for link in links.flatten() {
+        held.link(&link.path()).map_err(io(&link.path()))?;
+    }
+    Ok(held)
 }
 
 /// Loads the object into the kernel: maps by their pins, settings as constants.
@@ -196,7 +223,7 @@ fn load_once(program: &mut Program) -> Result<(), ProgramError> {
 }
 
 /// Attaches every program of the cgroup root, or puts it in the place of its predecessor.
-fn attach_all(object: &mut Ebpf, hierarchy: &Hierarchy, pins: &Pins) -> Result<(), CaptureError> {
+fn attach_all(hooks: &mut Hooks, hierarchy: &Hierarchy, pins: &Pins) -> Result<(), CaptureError> {
     let attach_error = |program, source| CaptureError::Attach {
         program,
         to: hierarchy.root.clone(),
@@ -205,7 +232,8 @@ fn attach_all(object: &mut Ebpf, hierarchy: &Hierarchy, pins: &Pins) -> Result<(
     let open = || Ok((File::open(&hierarchy.root)?, hierarchy.root_id()?));
     let (cgroup, id) = open().map_err(|error: io::Error| attach_error("anything", error.into()))?;
     for name in CGROUP_PROGRAMS {
-        attach_to_cgroup(object, name, &cgroup, &pins.link(name), Target::Cgroup(id))
+        hooks
+            .attach_to_cgroup(name, &cgroup, &pins.link(name), Target::Cgroup(id))
             .map_err(|source| attach_error(name, source))?;
     }
     Ok(())

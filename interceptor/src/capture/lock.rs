@@ -5,7 +5,7 @@
 //! released by closing only: unlocking it here would unlock it for the successor, too. Unshared, it
 //! is unlocked, because a child that is being forked has a copy of the open file for a moment.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::config::Config;
 use super::error::CaptureError;
+use super::held::file_id;
 use super::loader::{create, ensure_bpffs};
 
 /// The right to be this node's agent, for as long as it lives.
@@ -62,8 +63,8 @@ impl NodeLock {
         let folder = folder_of(config)?;
         let file = File::from(file);
         let same = || {
-            let (here, there) = (fs::metadata(&folder)?, file.metadata()?);
-            Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
+            let there = file.metadata()?;
+            Ok(file_id(&folder)? == (there.dev(), there.ino()))
         };
         match same() {
             Ok(true) => Ok(Self {
@@ -84,6 +85,24 @@ impl NodeLock {
     pub(super) fn share(&self) -> std::io::Result<OwnedFd> {
         self.shared.store(true, Ordering::Relaxed);
         Ok(OwnedFd::from(self.file.try_clone()?))
+    }
+
+    /// Whether what is locked is still what the node's folder is called. If not, somebody has
+    /// removed it or unmounted the file system, and another agent would find nothing locked.
+    pub(super) fn is_in_place(&self) -> bool {
+        let found = file_id(&self.folder);
+        let locked = self.file.metadata().map(|it| (it.dev(), it.ino()));
+        matches!((found, locked), (Ok(found), Ok(locked)) if found == locked)
+    }
+
+    /// Makes and locks the folder once more.
+    ///
+    /// # Errors
+    ///
+    /// As with [`NodeLock::acquire`].
+    pub(super) fn take_again(&mut self, config: &Config) -> Result<(), CaptureError> {
+        *self = Self::acquire(config)?;
+        Ok(())
     }
 
     /// The node's folder.

@@ -33,6 +33,7 @@ mod enrol;
 mod error;
 mod fill;
 mod guard;
+mod held;
 mod heritage;
 mod links;
 mod listeners;
@@ -48,6 +49,7 @@ mod rules;
 mod site;
 mod status;
 mod uninstall;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,7 +72,10 @@ pub use origin::Origin;
 pub use prober::{Prober, ProberStatus, USUAL_PROBERS};
 pub use rules::{Captured, Why, inbound_captured, outbound_captured};
 pub use status::{Counters, MapFill, Observer, ProgramStatus, Status, WorkloadStatus};
-pub use uninstall::{Leftover, Removed, UninstallError, still_held, uninstall, verify_removed};
+pub use uninstall::{
+    Leftover, Removed, UninstallError, still_held, uninstall, unpinned, verify_removed,
+};
+pub use watch::{Loss, Losses, Lost};
 
 pub(crate) use object::OBJECT;
 
@@ -255,7 +260,7 @@ impl Capture {
         if !self.config.debug_log {
             return Ok(None);
         }
-        let log = DebugLog::new(&mut self.loaded.object);
+        let log = DebugLog::new(&mut self.loaded.hooks.object);
         log.map(Some).map_err(|source| CaptureError::Load {
             what: "the debug log".to_owned(),
             source,
@@ -290,6 +295,13 @@ impl Capture {
     /// If an entry cannot be written or removed. That is tried again at the next call.
     pub fn follow_prober(&mut self) -> Result<(), EnrolError> {
         prober::follow(self)
+    }
+
+    /// Looks whether everything that keeps capture in force is in its place, now and when the agent
+    /// ends, and puts back what is not: call this every second or so. Returns what is found for the
+    /// first time; [`Observer::losses`] has the rest.
+    pub fn look_after(&mut self) -> Vec<Loss> {
+        watch::look(self)
     }
 
     /// Enrols `workload`: from here on its connections are captured.

@@ -19,6 +19,7 @@ use super::loader::Loaded;
 use super::maps::SHAPES;
 use super::older;
 use super::prober::ProberStatus;
+use super::watch::Losses;
 use crate::net::diag::Connection;
 use crate::net::{Namespace, bpf};
 use crate::workload::WorkloadId;
@@ -36,6 +37,7 @@ pub struct Observer {
     /// Connections from before the enrolment, where there are any.
     older: Arc<ArcSwap<Older>>,
     prober: Arc<ArcSwap<ProberStatus>>,
+    losses: Arc<ArcSwap<Losses>>,
 }
 
 /// Outcomes of the kernel programs since they were first loaded, summed over all CPUs.
@@ -125,7 +127,18 @@ impl Observer {
             workloads: Arc::default(),
             older: Arc::default(),
             prober: Arc::default(),
+            losses: Arc::default(),
         }
+    }
+
+    /// What keeps capture in force and was not in its place.
+    pub fn losses(&self) -> Losses {
+        self.losses.load().as_ref().clone()
+    }
+
+    /// They are these from now on.
+    pub(super) fn set_losses(&self, losses: Losses) {
+        self.losses.store(Arc::new(losses));
     }
 
     /// The prober is this from now on.
@@ -204,7 +217,7 @@ impl Observer {
             .flatten()
             .filter_map(|entry| {
                 let pinned = entry.path();
-                let link = bpf::open_pinned_link(&pinned).ok()?;
+                let link = bpf::open_pinned(&pinned).ok()?;
                 let link = bpf::link_info(link.as_fd()).ok()?;
                 let program = loaded.get(&link.program)?;
                 let run_count = program.run_count();

@@ -130,7 +130,7 @@ impl Ids {
     /// Notes everything that is pinned in this folder.
     fn note(&mut self, layout: &Path) {
         for pin in list(&layout.join("links")) {
-            let info = bpf::open_pinned_link(&pin).and_then(|link| bpf::link_info(link.as_fd()));
+            let info = bpf::open_pinned(&pin).and_then(|link| bpf::link_info(link.as_fd()));
             if let Ok(info) = info {
                 self.links.insert(info.id);
                 self.programs.insert(info.program);
@@ -188,6 +188,13 @@ fn leftovers(config: &Config, folder: &Path) -> Vec<Leftover> {
     if folder.exists() {
         left.push(Leftover::Pinned(folder.to_path_buf()));
     }
+    left.extend(unpinned(config));
+    left
+}
+
+/// Programs of ours, of whatever node, that are attached and not pinned: they go when whoever holds
+/// them goes.
+pub fn unpinned(config: &Config) -> Vec<Leftover> {
     let ours: HashMap<u32, String> = loaded_programs()
         .flatten()
         .filter_map(|program| {
@@ -197,16 +204,14 @@ fn leftovers(config: &Config, folder: &Path) -> Vec<Leftover> {
         .collect();
     let accounted = pinned_links(&config.nodes_folder());
     // A program without a link runs nowhere: another node's agent has it at hand.
-    for link in loaded_links().flatten() {
+    let links = loaded_links().flatten();
+    let links = links.filter(|link| !accounted.contains(&link.id()));
+    let programs = links.filter_map(|link| {
         let id = link.program_id();
-        if let Some(name) = ours.get(&id)
-            && !accounted.contains(&link.id())
-        {
-            let name = name.clone();
-            left.push(Leftover::Program { name, id });
-        }
-    }
-    left
+        let name = ours.get(&id)?.clone();
+        Some(Leftover::Program { name, id })
+    });
+    programs.collect()
 }
 
 /// Whether a program with this name is one of ours.
@@ -225,7 +230,7 @@ fn pinned_links(nodes: &Path) -> HashSet<u32> {
     let links = layouts.flat_map(|layout| list(&layout.join("links")));
     links
         .filter_map(|link| {
-            let link = bpf::open_pinned_link(&link).ok()?;
+            let link = bpf::open_pinned(&link).ok()?;
             Some(bpf::link_info(link.as_fd()).ok()?.id)
         })
         .collect()

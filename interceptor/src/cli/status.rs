@@ -9,7 +9,7 @@ use super::output::{Printer, Report, Style, Table, Tone, cell};
 use super::{Exit, Failure, certificates, client, human};
 use crate::telemetry::Status;
 use crate::telemetry::shadow::Summary;
-use crate::telemetry::status::{EnrolledWorkload, MapFill, Prober, SameNode, Severity};
+use crate::telemetry::status::{EnrolledWorkload, KernelLoss, MapFill, Prober, SameNode, Severity};
 
 /// Is this node well, and what is not protected?
 ///
@@ -152,6 +152,7 @@ impl Answer {
         let (text, tone) = same_node(&status.same_node);
         table.row([("same node".to_owned(), Tone::Strong), (text, tone)]);
         prober(&mut table, &status.prober);
+        losses(&mut table, &status.losses);
         table
     }
 }
@@ -183,6 +184,22 @@ impl Report for Answer {
         } else {
             Exit::No
         }
+    }
+}
+
+/// What somebody has taken away of the kernel half.
+fn losses(table: &mut Table, losses: &[KernelLoss]) {
+    let lost = losses.iter().filter(|it| it.count > 0);
+    let lost: Vec<_> = lost.map(|it| format!("{} {}", it.what, it.count)).collect();
+    if !lost.is_empty() {
+        let text = format!(
+            "found missing since the start: {}; the log says what",
+            lost.join(", ")
+        );
+        table.row([
+            ("tampering".to_owned(), Tone::Strong),
+            (text, Tone::Warning),
+        ]);
     }
 }
 

@@ -17,12 +17,17 @@ use tokio::io::unix::AsyncFd;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 /// `BPF_MAP_UPDATE_ELEM`.
 const MAP_UPDATE_ELEM: libc::c_int = 2;
+/// `BPF_OBJ_PIN`.
+const OBJ_PIN: libc::c_int = 6;
 /// `BPF_OBJ_GET`.
 const OBJ_GET: libc::c_int = 7;
 /// `BPF_OBJ_GET_INFO_BY_FD`.
 const OBJ_GET_INFO: libc::c_int = 15;
 /// `BPF_LINK_UPDATE`.
 const LINK_UPDATE: libc::c_int = 29;
+
+/// `BPF_LINK_TYPE_CGROUP`.
+const LINK_OF_CGROUP: u32 = 3;
 
 /// `BPF_LINK_DETACH`.
 const LINK_DETACH: libc::c_int = 34;
@@ -37,7 +42,7 @@ struct MapElement {
     flags: u64,
 }
 
-/// `union bpf_attr` of `BPF_OBJ_GET`.
+/// `union bpf_attr` of `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
 #[repr(C)]
 struct Object {
     path: u64,
@@ -148,8 +153,20 @@ pub(crate) fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapDat
     Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
 }
 
-/// Opens the link that is pinned at `path`.
-pub(crate) fn open_pinned_link(path: &Path) -> io::Result<OwnedFd> {
+/// Gives a link or map the name `path` in the BPF file system, where it lives on without us.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Object {
+        path: address(path.as_ptr()),
+        fd: u32::try_from(object.as_raw_fd()).map_err(io::Error::other)?,
+        flags: 0,
+    };
+    // SAFETY: the path is a NUL-terminated string that outlives the call.
+    unsafe { bpf(OBJ_PIN, &attributes) }.map(|_zero| ())
+}
+
+/// Opens the link or map that is pinned at `path`.
+pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attributes = Object {
         path: address(path.as_ptr()),
@@ -193,9 +210,11 @@ impl LinkInfo {
         }
     }
 
-    /// Whether the network namespace or interface that the link is attached to still exists.
+    /// Whether what the link is attached to still exists, and nobody has detached it.
     pub(crate) const fn has_target(&self) -> bool {
-        self.target[0] != 0
+        let [first, second] = self.target;
+        // Elsewhere than in a cgroup's the second half is something else.
+        first != 0 || (self.kind == LINK_OF_CGROUP && second != 0)
     }
 }
 

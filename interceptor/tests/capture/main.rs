@@ -37,6 +37,8 @@ mod older;
 #[cfg(test)]
 mod outbound;
 #[cfg(test)]
+mod pins;
+#[cfg(test)]
 mod probes;
 #[cfg(test)]
 mod support;

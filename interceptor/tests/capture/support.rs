@@ -186,6 +186,11 @@ impl Netns {
         }
     }
 
+    /// Takes its interface away.
+    pub(crate) fn disconnect(&self) {
+        ip(&format!("-n {} link del {}", self.name, self.interface()));
+    }
+
     /// Takes packets from wherever they come.
     pub(crate) fn accept_any_source(&self) {
         let write = || {

@@ -80,12 +80,12 @@ impl Grants {
     /// Takes the maps out of the object and reads what an earlier agent granted.
     pub(super) fn new(loaded: &mut Loaded) -> Result<Self, Source> {
         let inbound = Map::from_map_data(MapData::from_pin(loaded.pins.map("INBOUND"))?)?;
-        let Map::Array(generation) = take(&mut loaded.object, "GENERATION")? else {
+        let Map::Array(generation) = take(&mut loaded.hooks.object, "GENERATION")? else {
             return Err("GENERATION is not an array".into());
         };
         let generation = SharedNumber::new(generation.fd().as_fd())?;
         let mut grants = Self {
-            granted: take(&mut loaded.object, "GRANTS")?.try_into()?,
+            granted: take(&mut loaded.hooks.object, "GRANTS")?.try_into()?,
             generation,
             inbound: inbound.try_into()?,
             known: HashMap::new(),

@@ -18,7 +18,6 @@ use tokio::net::TcpListener;
 
 use super::error::EnrolError;
 use super::guard::{self, Unguarded};
-use super::links::attach_to_namespace;
 use super::listeners::{Known, Opened, PORTS_ON_THE_HOST, ports_of_a_namespace};
 use super::loader::{Loaded, Source, namespace_program};
 use super::maps::{Entries, WriteError};
@@ -242,6 +241,17 @@ pub(super) fn write_again(
     Ok(())
 }
 
+/// Attaches again the program that steers what arrives at an enrolled workload.
+pub(super) fn steer_again(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
+    let unknown = || EnrolError::Unknown { id: id.clone() };
+    let enrolment = capture.enrolled.get(id).ok_or_else(unknown)?;
+    let Site::Namespace { namespace, .. } = &enrolment.site else {
+        return Ok(());
+    };
+    steer(&mut capture.loaded, namespace, &enrolment.entries)
+        .map_err(|error| step(id, "steer the connections", error))
+}
+
 /// Un-enrols a workload.
 pub(super) fn unenrol(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
     let unknown = || EnrolError::Unknown { id: id.clone() };
@@ -391,12 +401,12 @@ fn write(
 fn steer(loaded: &mut Loaded, namespace: &Namespace, entries: &Entries) -> Result<(), Source> {
     let program = namespace_program(entries.workload.as_ref());
     let pin = loaded.pins.namespace_link(namespace.cookie());
-    attach_to_namespace(&mut loaded.object, program, namespace, &pin)
+    (loaded.hooks).attach_to_namespace(program, namespace, &pin)
 }
 
 /// Guards the interfaces of an enrolled workload. From here on its connections have to be known
 /// to leave, so this comes when all of them are.
-fn guard_interfaces(capture: &mut Capture, id: &WorkloadId) {
+pub(super) fn guard_interfaces(capture: &mut Capture, id: &WorkloadId) {
     if let Some(enrolment) = capture.enrolled.get_mut(id) {
         enrolment.unguarded = match &enrolment.site {
             Site::Namespace { namespace, .. } => {

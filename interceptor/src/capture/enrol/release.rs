@@ -7,7 +7,6 @@ use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, WorkloadEntry};
 
 use super::{nobody, step, write_failed};
 use crate::capture::error::EnrolError;
-use crate::capture::links::{self, attach_to_namespace};
 use crate::capture::listeners::all_keys;
 use crate::capture::loader::HOST_PROGRAM;
 use crate::capture::maps::Entries;
@@ -65,7 +64,8 @@ pub(in crate::capture) fn refresh_host(
     let loaded = &mut capture.loaded;
     let pin = loaded.pins.link(HOST_PROGRAM);
     if has_workloads {
-        attach_to_namespace(&mut loaded.object, HOST_PROGRAM, &capture.host, &pin)
+        (loaded.hooks)
+            .attach_to_namespace(HOST_PROGRAM, &capture.host, &pin)
             .map_err(|error| step(id, "steer the host's connections", error))?;
     }
     let new = Entries {
@@ -77,7 +77,9 @@ pub(in crate::capture) fn refresh_host(
         .replace_outbound(cookie, &Entries::default(), &new)
         .map_err(|error| write_failed(id, error))?;
     if !has_workloads {
-        links::remove(&pin).map_err(|error| step(id, "release the host's connections", error))?;
+        (loaded.hooks)
+            .remove(&pin)
+            .map_err(|error| step(id, "release the host's connections", error))?;
     }
     Ok(())
 }
@@ -115,7 +117,9 @@ pub(super) fn release(
         .map_err(|error| write_failed(id, error))?;
     capture.direct.forget(key);
     if key & CGROUP_BIT == 0 {
-        links::remove(&capture.loaded.pins.namespace_link(key))
+        let pin = capture.loaded.pins.namespace_link(key);
+        (capture.loaded.hooks)
+            .remove(&pin)
             .map_err(|error| step(id, "release the connections", error))?;
     } else {
         refresh_host(capture, id)?;

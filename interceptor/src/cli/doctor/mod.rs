@@ -13,6 +13,7 @@ mod diag;
 mod kernel;
 mod machine;
 mod neighbours;
+mod pins;
 
 /// Can this machine run the agent, and what would be missing?
 ///
@@ -97,6 +98,7 @@ impl Diagnosis {
         let mut checks = machine::checks();
         checks.extend(kernel::checks());
         checks.extend(neighbours::checks());
+        checks.push(pins::check());
         Self { checks }
     }
 

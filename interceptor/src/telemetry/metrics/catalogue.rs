@@ -119,8 +119,10 @@ catalogue! {
         "Entries that fit into a kernel map";
     PROGRAMS = Gauge "interceptor_kernel_programs", &["program"],
         "Attachments of a kernel program";
+    LOSSES = Counter "interceptor_kernel_losses", &["what"],
+        "Times that something of the kernel half was found missing, because somebody had taken it away: folder, pin (put back before it matters), attachment, program (capture was not in force until then)";
     READY = Gauge "interceptor_ready", &[],
-        "1 when programs are attached, listeners open and a configuration is in force";
+        "1 when programs are attached and pinned, listeners open and a configuration is in force";
     WORKLOADS = Gauge "interceptor_workloads", &["state"],
         "Workloads of this node: enrolled, or failed to enrol";
     CERTIFICATE_EXPIRY = Gauge "interceptor_certificate_expiry_timestamp_seconds", &["identity"],

@@ -186,7 +186,10 @@ fn kernel(out: &mut Out<'_>, status: &Status) -> fmt::Result {
         programs
             .into_iter()
             .map(|(name, count)| (vec![("program", name.into())], count)),
-    )
+    )?;
+    let losses = status.losses.iter();
+    let losses = losses.map(|loss| (vec![("what", loss.what.as_str().into())], loss.count));
+    out.family(&c::LOSSES, losses)
 }
 
 fn configuration(out: &mut Out<'_>, status: &Status) -> fmt::Result {

@@ -90,6 +90,7 @@ pub(crate) fn healthy() -> Status {
         },
         prober: prober(),
         unprotected: Vec::new(),
+        losses: KernelLoss::all(&crate::capture::Losses::default()),
         reporting: Vec::new(),
         connections_open: 2,
         same_node: same_node(),

@@ -31,6 +31,9 @@ pub struct Status {
     pub counters: Vec<KernelCounter>,
     /// How full the kernel's maps are.
     pub maps: Vec<MapFill>,
+    /// How often something of the kernel half was not in its place, by what it was.
+    #[serde(default)]
+    pub losses: Vec<KernelLoss>,
     /// Workloads of this node that are enrolled, or should be and could not.
     pub workloads: Vec<EnrolledWorkload>,
     /// Certificates of local identities.
@@ -121,6 +124,16 @@ pub struct MapFill {
     pub entries: u64,
     /// Entries that fit.
     pub capacity: u64,
+}
+
+/// Something of the kernel half that somebody has taken away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelLoss {
+    /// What it was: `folder`, `pin`, `attachment` or `program`.
+    pub what: String,
+    /// How often, since the agent started.
+    pub count: u64,
 }
 
 /// A workload of this node.

@@ -1,5 +1,7 @@
 //! Making the parts of a [`Status`](super::Status) from what the other modules know.
 
+mod losses;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
