@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Local, Plane, inbound, outbound};
 use crate::drain::Tasks;
-use crate::lanes::{Lane, Lanes, Load, Seat};
+use crate::lanes::{Lane, Lanes, Load, Seat, Seated};
 use crate::net::{accept_waiting, reset_on_close};
 
 /// Pause after an accept failed for want of resources.
@@ -119,19 +119,17 @@ fn begin(
         let _gone = reset_on_close(&stream);
     }
     match door {
-        Door::Outbound => tasks.spawn("outbound", async move {
-            let _seat = seat;
-            outbound::serve(&plane, &local, &stream, peer).await;
-        }),
-        Door::Plaintext => tasks.spawn("inbound plaintext", async move {
-            let _seat = seat;
-            inbound::plaintext(&plane, &local, stream, peer).await;
-        }),
+        Door::Outbound => {
+            let served = outbound::serve(plane, local, (stream, peer));
+            tasks.spawn("outbound", Seated::new(seat, served));
+        }
+        Door::Plaintext => {
+            let served = inbound::plaintext(plane, local, (stream, peer));
+            tasks.spawn("inbound plaintext", Seated::new(seat, served));
+        }
         Door::Hbone => {
-            let streams = tasks.clone();
-            tasks.spawn("inbound hbone", async move {
-                inbound::hbone(plane, local, (stream, peer, seat), streams).await;
-            });
+            let served = inbound::hbone(plane, local, (stream, peer, seat), tasks.clone());
+            tasks.spawn("inbound hbone", served);
         }
     }
 }

@@ -87,9 +87,9 @@ mod tests {
     use crate::drain::Tasks;
     use crate::telemetry::Record;
 
-    type Borrowed = (&'static Plane, &'static Local, &'static TcpStream);
+    type Ours = (Arc<Plane>, Arc<Local>);
+    type Captured = (TcpStream, SocketAddr);
     type Accepted = (TcpStream, SocketAddr, Option<crate::lanes::Seat>);
-    type Owned = (Arc<Plane>, Arc<Local>, Tasks);
 
     /// What a task that awaits this needs for it, besides what is boxed in it.
     fn size_of_future<A, F: Future>(_begin: impl FnOnce(A) -> F) -> usize {
@@ -98,14 +98,20 @@ mod tests {
 
     #[test]
     fn an_open_connection_costs_little_memory() {
-        let outbound = size_of_future(|((plane, local, app), client): (Borrowed, SocketAddr)| {
-            outbound::serve(plane, local, app, client)
+        let outbound = size_of_future(|((plane, local), captured): (Ours, Captured)| {
+            outbound::serve(plane, local, captured)
         });
-        assert!(outbound <= 640, "captured: {outbound} bytes");
-        let inbound = size_of_future(|((plane, local, tasks), accepted): (Owned, Accepted)| {
-            inbound::hbone(plane, local, accepted, tasks)
+        assert!(outbound <= 256, "captured: {outbound} bytes");
+        let plaintext = size_of_future(|((plane, local), captured): (Ours, Captured)| {
+            inbound::plaintext(plane, local, captured)
         });
-        assert!(inbound <= 2304, "a peer's carrier: {inbound} bytes");
+        assert!(plaintext <= 64, "in plaintext: {plaintext} bytes");
+        let inbound = size_of_future(
+            |((plane, local), accepted, tasks): (Ours, Accepted, Tasks)| {
+                inbound::hbone(plane, local, accepted, tasks)
+            },
+        );
+        assert!(inbound <= 1024, "a peer's carrier: {inbound} bytes");
         let (live, record) = (size_of::<registry::Live>(), size_of::<Record>());
         assert!(live + record <= 640, "told of: {live} and {record} bytes");
     }

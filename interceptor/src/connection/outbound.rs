@@ -23,32 +23,46 @@ use crate::transport::{TunnelError, splice};
 use crate::workload::{Route, Workload};
 
 /// Serves one captured connection until both directions have ended.
-pub(super) async fn serve(plane: &Plane, local: &Local, app: &TcpStream, client: SocketAddr) {
+///
+/// Not an `async fn`: what that is called with is kept until its end, needed or not.
+pub(super) fn serve(
+    plane: Arc<Plane>,
+    local: Arc<Local>,
+    (app, client): (TcpStream, SocketAddr),
+) -> impl Future<Output = ()> + Send {
     // What opening takes is large, and most of the time a connection is open.
-    match Box::pin(open(plane, local, app, client)).await {
-        Some(Opened::Tunnel(opened)) => opened.carry(app).await,
-        Some(Opened::Plain(opened)) => Box::pin(opened.carry(app)).await,
-        None => {}
+    let opening = Box::pin(open(plane, Arc::clone(&local), app, client));
+    async move {
+        // As long as it has connections, a workload has its tunnels.
+        let _local = local;
+        let Some((app, opened)) = opening.await else {
+            return;
+        };
+        match opened {
+            Opened::Tunnel(opened) => opened.carry(&app).await,
+            Opened::Plain(opened) => Box::pin(opened.carry(&app)).await,
+        }
     }
 }
 
 /// A connection whose other end was reached. Boxed: whoever takes it apart where it is awaited keeps
 /// room for it.
-enum Opened<'a> {
-    Tunnel(Box<Ready<'a, TunnelStream>>),
-    Plain(Box<Ready<'a, TcpStream>>),
+enum Opened {
+    Tunnel(Box<Ready<TunnelStream>>),
+    Plain(Box<Ready<TcpStream>>),
 }
 
 /// What is needed to carry it.
-struct Ready<'a, P> {
-    story: Story<'a>,
+struct Ready<P> {
+    story: Story,
     basis: Basis,
     allowed_by: Reason,
     peer: P,
 }
 
-impl<'a> Ready<'a, TunnelStream> {
-    fn carry(self, app: &'a TcpStream) -> impl Future<Output = ()> + Send {
+impl Ready<TunnelStream> {
+    /// The box is gone on return; who takes it apart where the rest is awaited keeps it until then.
+    fn carry(self: Box<Self>, app: &TcpStream) -> impl Future<Output = ()> + Send {
         let (story, stream) = (self.story, self.peer);
         story.carry(self.basis, self.allowed_by, |traffic| {
             splice::tunnel(app, stream, traffic)
@@ -56,8 +70,8 @@ impl<'a> Ready<'a, TunnelStream> {
     }
 }
 
-impl<'a> Ready<'a, TcpStream> {
-    fn carry(self, app: &'a TcpStream) -> impl Future<Output = ()> + Send {
+impl Ready<TcpStream> {
+    fn carry(self: Box<Self>, app: &TcpStream) -> impl Future<Output = ()> + Send {
         let (story, peer) = (self.story, self.peer);
         story.carry(self.basis, self.allowed_by, move |traffic| async move {
             splice::plain(app, &peer, traffic).await
@@ -66,12 +80,22 @@ impl<'a> Ready<'a, TcpStream> {
 }
 
 /// Finds out where a captured connection shall go, and reaches it; or tells why not.
-async fn open<'a>(
-    plane: &'a Plane,
+async fn open(
+    plane: Arc<Plane>,
+    local: Arc<Local>,
+    app: TcpStream,
+    client: SocketAddr,
+) -> Option<(TcpStream, Opened)> {
+    let opened = reach(&plane, &local, &app, client).await?;
+    Some((app, opened))
+}
+
+async fn reach(
+    plane: &Arc<Plane>,
     local: &Local,
     app: &TcpStream,
     client: SocketAddr,
-) -> Option<Opened<'a>> {
+) -> Option<Opened> {
     let mesh = plane.mesh.load_full();
     let source = mesh.workload(&local.id).cloned();
     let ends = (End::local(client, source.as_ref()), End::default());
@@ -134,7 +158,7 @@ async fn open<'a>(
 
 /// A captured connection whose source and original destination are known.
 struct Captured<'a> {
-    plane: &'a Plane,
+    plane: &'a Arc<Plane>,
     local: &'a Local,
     source: Arc<Workload>,
     client: SocketAddr,
@@ -143,12 +167,7 @@ struct Captured<'a> {
 
 impl Captured<'_> {
     /// Opens a tunnel: mutual TLS.
-    async fn tunnel<'s>(
-        &self,
-        mut story: Story<'s>,
-        app: &TcpStream,
-        route: Route,
-    ) -> Option<Opened<'s>> {
+    async fn tunnel(&self, mut story: Story, app: &TcpStream, route: Route) -> Option<Opened> {
         let facts = story.facts();
         facts.destination = End::unproven(route.gateway, Some(&route.destination));
         facts.hbone_address = Some(route.authority);
@@ -181,13 +200,13 @@ impl Captured<'_> {
     }
 
     /// Connects in plaintext, because the other end cannot prove an identity.
-    async fn passthrough<'s>(
+    async fn passthrough(
         &self,
-        story: Story<'s>,
+        story: Story,
         app: &TcpStream,
         to: SocketAddr,
         why: PassthroughReason,
-    ) -> Option<Opened<'s>> {
+    ) -> Option<Opened> {
         let limit = self.plane.connect_timeout;
         let dialling = self.local.dialer.connect(to, Purpose::Peer);
         let peer = match tokio::time::timeout(limit, dialling).await {

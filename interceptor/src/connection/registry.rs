@@ -8,7 +8,6 @@
 //! Not here: refusals and failures of the past (`telemetry::recent`).
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -87,17 +86,6 @@ impl Live {
         }
     }
 
-    /// Resolves with the reason when the connection is to be cut. One task at a time may wait: the
-    /// one that carries the connection, which looks with every message.
-    ///
-    /// # Cancel safety
-    ///
-    /// Safe to drop and call again.
-    pub fn cutting(&self) -> impl Future<Output = Reason> + Send + '_ {
-        let mut waits = 0;
-        poll_fn(move |cx| self.poll_cut(cx, &mut waits))
-    }
-
     /// `waits` is whose waker is kept already; 0 for nobody's.
     fn poll_cut(&self, cx: &Context<'_>, waits: &mut usize) -> Poll<Reason> {
         let reason = || self.cut_reason.get().map(|reason| Reason::clone(reason));
@@ -111,13 +99,36 @@ impl Live {
     }
 }
 
+/// Waits until a connection is to be cut, and why. One task at a time may wait for a connection: the
+/// one that carries it, which looks with every message.
+#[derive(Debug)]
+pub struct Cutting {
+    live: Arc<Live>,
+    waits: usize,
+}
+
+impl Cutting {
+    /// Of this connection.
+    pub const fn of(live: Arc<Live>) -> Self {
+        Self { live, waits: 0 }
+    }
+
+    /// Ready with the reason once there is one.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Reason> {
+        self.live.poll_cut(cx, &mut self.waits)
+    }
+}
+
 type Shard = Mutex<HashMap<u64, Arc<Live>>>;
 
 /// All open connections of this agent. Clones share the same table.
 #[derive(Clone, Debug, Default)]
-pub struct Registry {
-    shards: Arc<[Shard; SHARDS]>,
-    next: Arc<AtomicU64>,
+pub struct Registry(Arc<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    shards: [Shard; SHARDS],
+    next: AtomicU64,
 }
 
 impl Registry {
@@ -134,7 +145,7 @@ impl Registry {
             tcp: Mutex::default(),
             since,
             record: record.into(),
-            key: self.next.fetch_add(1, Ordering::Relaxed),
+            key: self.0.next.fetch_add(1, Ordering::Relaxed),
             cut_reason: OnceLock::new(),
             cutter: Mutex::new(None),
         });
@@ -150,7 +161,7 @@ impl Registry {
     /// The connections that are open now, in no order.
     pub fn snapshot(&self) -> Vec<Arc<Live>> {
         let mut all = Vec::new();
-        for shard in self.shards.iter() {
+        for shard in &self.0.shards {
             all.extend(shard.lock().values().cloned());
         }
         all
@@ -158,12 +169,12 @@ impl Registry {
 
     /// How many connections have been opened since the agent started.
     pub fn opened(&self) -> u64 {
-        self.next.load(Ordering::Relaxed)
+        self.0.next.load(Ordering::Relaxed)
     }
 
     /// How many connections are open now.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// True if no connection is open.
@@ -173,7 +184,7 @@ impl Registry {
 
     fn shard(&self, key: u64) -> Option<&Shard> {
         let shards = u64::try_from(SHARDS).ok()?;
-        self.shards.get(usize::try_from(key % shards).ok()?)
+        self.0.shards.get(usize::try_from(key % shards).ok()?)
     }
 }
 

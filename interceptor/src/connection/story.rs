@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use super::Plane;
 use super::recheck;
-use super::registry::{Basis, Entry};
+use super::registry::{Basis, Cutting, Entry};
 use crate::error::chain;
 use crate::net::{self, Traffic};
 use crate::telemetry::OpenMetrics;
@@ -28,8 +28,8 @@ use crate::telemetry::record::{
 use crate::transport::splice::{Closed, How};
 
 /// One connection on its way to its record.
-pub(super) struct Story<'a> {
-    plane: &'a Plane,
+pub(super) struct Story {
+    plane: Arc<Plane>,
     since: Instant,
     /// Nobody else's until the connection is carried, and after it was.
     record: Arc<Record>,
@@ -81,16 +81,16 @@ impl Stop {
     }
 }
 
-impl<'a> Story<'a> {
+impl Story {
     /// Begins with what is known at accept.
     pub(super) fn begin(
-        plane: &'a Plane,
+        plane: &Arc<Plane>,
         id: ConnectionId,
         reporter: Reporter,
         (source, destination): (End, End),
     ) -> Self {
         Self {
-            plane,
+            plane: Arc::clone(plane),
             since: Instant::now(),
             record: Arc::new(Record {
                 id,
@@ -152,7 +152,7 @@ impl<'a> Story<'a> {
         basis: Basis,
         allowed_by: Reason,
         work: W,
-    ) -> impl Future<Output = ()> + use<'a, W, F>
+    ) -> impl Future<Output = ()> + use<W, F>
     where
         W: FnOnce(Arc<Traffic>) -> F,
         F: Future<Output = Closed>,
@@ -173,7 +173,7 @@ impl<'a> Story<'a> {
         recheck::one(&live, &self.plane.mesh.load());
         Carrying {
             work: work(traffic),
-            cutting: async move { live.cutting().await },
+            cutting: Cutting::of(live),
             story: self,
         }
     }
@@ -213,7 +213,7 @@ impl<'a> Story<'a> {
     }
 }
 
-impl Drop for Story<'_> {
+impl Drop for Story {
     fn drop(&mut self) {
         if let Some(carried) = self.carried.take() {
             return self.close(carried);
@@ -238,20 +238,15 @@ impl Ending {
 pin_project! {
     /// A connection that is being carried. A type, because an `async` block would have room for `work`
     /// twice. In the order in which the parts are dropped: first the connection ends, then it is told.
-    struct Carrying<'a, C, F> {
+    struct Carrying<F> {
         #[pin]
         work: F,
-        #[pin]
-        cutting: C,
-        story: Story<'a>,
+        cutting: Cutting,
+        story: Story,
     }
 }
 
-impl<C, F> Future for Carrying<'_, C, F>
-where
-    C: Future<Output = Reason>,
-    F: Future<Output = Closed>,
-{
+impl<F: Future<Output = Closed>> Future for Carrying<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

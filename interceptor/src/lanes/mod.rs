@@ -24,9 +24,12 @@ mod place;
 mod thread;
 
 use std::cell::Cell;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
+use pin_project_lite::pin_project;
 use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::watch;
 
@@ -155,6 +158,32 @@ impl Seat {
     /// Where it is.
     pub const fn lane(&self) -> &Arc<Lane> {
         &self.lane
+    }
+}
+
+pin_project! {
+    /// A future that has a seat until it ends. A type, because an `async` block would have room for
+    /// both twice.
+    #[derive(Debug)]
+    pub struct Seated<F> {
+        #[pin]
+        future: F,
+        seat: Option<Seat>,
+    }
+}
+
+impl<F> Seated<F> {
+    /// `future`, counted as that seat says.
+    pub const fn new(seat: Option<Seat>, future: F) -> Self {
+        Self { future, seat }
+    }
+}
+
+impl<F: Future> Future for Seated<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
     }
 }
 

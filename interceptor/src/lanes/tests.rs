@@ -101,10 +101,10 @@ async fn lanes_that_end_when_asked_are_not_lost() {
 /// What [`Lanes::lost`] says now.
 fn lost_now(lanes: &Lanes) -> Option<LaneLost> {
     let lost = std::pin::pin!(lanes.lost());
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut cx = Context::from_waker(std::task::Waker::noop());
     match lost.poll(&mut cx) {
-        std::task::Poll::Ready(lost) => Some(lost),
-        std::task::Poll::Pending => None,
+        Poll::Ready(lost) => Some(lost),
+        Poll::Pending => None,
     }
 }
 

@@ -27,16 +27,30 @@ use crate::transport::splice;
 
 /// Serves one connection to the HBONE port until it ends: handshake, then each CONNECT as a
 /// connection of its own. It has `seat` where it is.
-pub(in crate::connection) async fn serve(
+///
+/// Not an `async fn`: what that is called with is kept until its end, needed or not.
+pub(in crate::connection) fn serve(
     plane: Arc<Plane>,
     local: Arc<Local>,
     (tcp, caller, seat): (TcpStream, SocketAddr, Option<Seat>),
     tasks: Tasks,
-) {
-    let Ok(gateway) = tcp.local_addr().map(canonical) else {
-        // Only a socket that is gone has no address: there is nobody left to serve.
-        return;
-    };
+) -> impl Future<Output = ()> + Send {
+    let accepting = Box::pin(accept(plane, local, (tcp, caller)));
+    async move {
+        if let Some((door, inbound)) = accepting.await {
+            session(door, inbound, seat, tasks).await;
+        }
+    }
+}
+
+/// The handshake, with a record if it fails.
+async fn accept(
+    plane: Arc<Plane>,
+    local: Arc<Local>,
+    (tcp, caller): (TcpStream, SocketAddr),
+) -> Option<(Arc<Door>, Inbound)> {
+    // Only a socket that is gone has no address: there is nobody left to serve.
+    let gateway = tcp.local_addr().map(canonical).ok()?;
     let door = Door {
         plane,
         local,
@@ -49,57 +63,59 @@ pub(in crate::connection) async fn serve(
         .map(|workload| workload.identity.clone());
     let Some(svid) = identity.and_then(|identity| door.plane.identities.current(&identity)) else {
         let detail = "there is no certificate for the workload yet";
-        return door.failed(
+        door.failed(
             None,
             ResponseFlags::IdentityError,
             "no_identity",
             detail.to_owned(),
         );
+        return None;
     };
-    let inbound = match door.plane.server.accept(tcp, &svid).await {
-        Ok(inbound) => inbound,
-        Err(error) => {
-            door.plane
-                .telemetry
-                .metrics
-                .handshake_failed(error.reason());
-            return door.failed(
-                None,
-                ResponseFlags::TlsFailure,
-                error.reason(),
-                chain(&error),
-            );
+    match door.plane.server.accept(tcp, &svid).await {
+        Ok(inbound) => {
+            let inbound = inbound.among(door.plane.lanes.clone());
+            Some((Arc::new(door), inbound))
         }
-    };
-    let inbound = inbound.among(door.plane.lanes.clone());
-    session(Arc::new(door), inbound, seat, tasks).await;
+        Err(error) => {
+            let reason = error.reason();
+            door.plane.telemetry.metrics.handshake_failed(reason);
+            door.failed(None, ResponseFlags::TlsFailure, reason, chain(&error));
+            None
+        }
+    }
 }
 
 /// Serves requests until the session is over, or goes on with it on another lane.
-async fn session(door: Arc<Door>, inbound: Inbound, seat: Option<Seat>, tasks: Tasks) {
-    let peer = inbound.peer().clone();
+fn session(
+    door: Arc<Door>,
+    inbound: Inbound,
+    seat: Option<Seat>,
+    tasks: Tasks,
+) -> impl Future<Output = ()> + Send {
     let requests = Arc::clone(&door);
-    let served = inbound
-        .serve(&tasks, move |request| {
-            let door = Arc::clone(&requests);
-            async move {
-                match request {
-                    Incoming::Connect(request) => door.connect(request).await,
-                    Incoming::Rejected(rejected) => door.rejected(rejected),
-                }
+    let handler = move |request| {
+        let door = Arc::clone(&requests);
+        async move {
+            match request {
+                Incoming::Connect(request) => door.connect(request).await,
+                Incoming::Rejected(rejected) => door.rejected(rejected),
             }
-        })
-        .await;
-    drop(seat);
-    match served {
-        Ok(Served::Over) => {}
-        Ok(Served::Elsewhere(lane, inbound)) => go_on(door, *inbound, &lane, tasks),
-        Err(error) => door.failed(
-            Some(peer),
-            ResponseFlags::H2HandshakeFailure,
-            error.reason(),
-            chain(&error),
-        ),
+        }
+    };
+    async move {
+        let peer = inbound.peer().clone();
+        let served = inbound.serve(&tasks, handler).await;
+        drop(seat);
+        match served {
+            Ok(Served::Over) => {}
+            Ok(Served::Elsewhere(lane, inbound)) => go_on(door, *inbound, &lane, tasks),
+            Err(error) => door.failed(
+                Some(peer),
+                ResponseFlags::H2HandshakeFailure,
+                error.reason(),
+                chain(&error),
+            ),
+        }
     }
 }
 
@@ -127,14 +143,14 @@ impl Door {
     /// Serves one CONNECT until the connection that it carries has ended.
     async fn connect(&self, request: Box<Request>) {
         // What judging takes is large, and most of the time a connection is open.
-        let admitted = Box::pin(self.admit(request)).await;
-        if let Some((app, admitted)) = admitted {
-            admitted.carry(&app).await;
-        }
+        let Some((app, admitted)) = Box::pin(self.admit(request)).await else {
+            return;
+        };
+        admitted.carry(&app).await;
     }
 
     /// Judges a CONNECT, connects to the application if it may go on, and answers.
-    async fn admit(&self, request: Box<Request>) -> Option<(TcpStream, Box<Admitted<'_>>)> {
+    async fn admit(&self, request: Box<Request>) -> Option<(TcpStream, Box<Admitted>)> {
         let request = *request;
         let arrival = Arrival {
             client: self.client(&request.headers),
@@ -198,7 +214,7 @@ impl Door {
             .end(Stop::failed(flags, because(label, detail)));
     }
 
-    fn story(&self, id: ConnectionId, peer: Option<SpiffeId>) -> Story<'_> {
+    fn story(&self, id: ConnectionId, peer: Option<SpiffeId>) -> Story {
         let mesh = self.plane.mesh.load();
         let source = End {
             identity: peer,
@@ -222,15 +238,16 @@ impl Door {
 }
 
 /// A connection that may go on. Boxed: whoever takes it apart where it is awaited keeps room for it.
-struct Admitted<'a> {
-    story: Story<'a>,
+struct Admitted {
+    story: Story,
     basis: Basis,
     allowed_by: Reason,
     stream: TunnelStream,
 }
 
-impl<'a> Admitted<'a> {
-    fn carry(self, app: &'a TcpStream) -> impl Future<Output = ()> + Send {
+impl Admitted {
+    /// The box is gone on return; who takes it apart where the rest is awaited keeps it until then.
+    fn carry(self: Box<Self>, app: &TcpStream) -> impl Future<Output = ()> + Send {
         let (story, stream) = (self.story, self.stream);
         story.carry(self.basis, self.allowed_by, |traffic| {
             splice::tunnel(app, stream, traffic)

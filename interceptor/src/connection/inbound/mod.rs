@@ -10,6 +10,7 @@ mod hbone;
 mod plaintext;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use interceptor_policy::{Attempt, SpiffeId, Verdict};
 use tokio::net::TcpStream;
@@ -67,13 +68,13 @@ pub(super) fn service_of<'m>(
 
 impl Arrival {
     /// Begins the story with what is known of both ends.
-    fn story<'a>(
+    fn story(
         &self,
-        plane: &'a Plane,
+        plane: &Arc<Plane>,
         local: &Local,
         id: ConnectionId,
         security: Security,
-    ) -> Story<'a> {
+    ) -> Story {
         let mesh = plane.mesh.load();
         // An address is no proof: the caller's workload lends its names only if its certificate
         // agrees, or if there is nothing better.
@@ -96,7 +97,7 @@ impl Arrival {
         &self,
         plane: &Plane,
         local: &Local,
-        story: &mut Story<'_>,
+        story: &mut Story,
     ) -> Result<(TcpStream, Reason), Box<Refused>> {
         let mesh = plane.mesh.load_full();
         let Some(destination) = mesh.workload(&local.id) else {

@@ -1,6 +1,8 @@
 //! A connection that arrived without HBONE: no identity, so only what policy lets anybody do.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
@@ -13,36 +15,55 @@ use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlag
 use crate::transport::splice;
 
 /// Serves one plaintext connection that arrived at a port of the workload.
-pub(in crate::connection) async fn serve(
-    plane: &Plane,
-    local: &Local,
-    caller: TcpStream,
-    client: SocketAddr,
-) {
+///
+/// Not an `async fn`: what that is called with is kept until its end, needed or not.
+pub(in crate::connection) fn serve(
+    plane: Arc<Plane>,
+    local: Arc<Local>,
+    (caller, client): (TcpStream, SocketAddr),
+) -> impl Future<Output = ()> + Send {
     // What judging takes is large, and most of the time a connection is open.
-    let admitted = Box::pin(admit(plane, local, &caller, client)).await;
-    if let Some((story, app, basis, allowed)) = admitted {
-        let carried = story.carry(basis, allowed, |traffic| {
-            splice::plain(&app, &caller, traffic)
+    let admitting = Box::pin(admit(plane, local, caller, client));
+    async move {
+        if let Some(admitted) = admitting.await {
+            admitted.carry().await;
+        }
+    }
+}
+
+/// A connection that may go on.
+struct Admitted {
+    story: Story,
+    basis: Basis,
+    allowed_by: Reason,
+    app: TcpStream,
+    caller: TcpStream,
+}
+
+impl Admitted {
+    fn carry(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let (story, app, caller) = (self.story, self.app, self.caller);
+        let carried = story.carry(self.basis, self.allowed_by, |traffic| async move {
+            splice::plain(&app, &caller, traffic).await
         });
-        carried.await;
+        Box::pin(carried)
     }
 }
 
 /// Judges a connection, and connects to the application if it may go on.
-async fn admit<'a>(
-    plane: &'a Plane,
-    local: &Local,
-    caller: &TcpStream,
+async fn admit(
+    plane: Arc<Plane>,
+    local: Arc<Local>,
+    caller: TcpStream,
     client: SocketAddr,
-) -> Option<(Story<'a>, TcpStream, Basis, Reason)> {
-    let target = match local.origin.inbound(caller) {
+) -> Option<Box<Admitted>> {
+    let target = match local.origin.inbound(&caller) {
         Ok(target) => target,
         Err(error) => {
             let ends = (End::unproven(client, None), End::default());
-            let story = Story::begin(plane, ConnectionId::random(), Reporter::Destination, ends);
+            let story = Story::begin(&plane, ConnectionId::random(), Reporter::Destination, ends);
             let reason = because(error.reason(), chain(&error));
-            return story.reset(caller, Stop::failed(ResponseFlags::None, reason));
+            return story.reset(&caller, Stop::failed(ResponseFlags::None, reason));
         }
     };
     let arrival = Arrival {
@@ -50,9 +71,15 @@ async fn admit<'a>(
         identity: None,
         target,
     };
-    let mut story = arrival.story(plane, local, ConnectionId::random(), Security::None);
-    match arrival.admit(plane, local, &mut story).await {
-        Err(refused) => story.reset(caller, refused.stop),
-        Ok((app, allowed)) => Some((story, app, arrival.basis(local), allowed)),
+    let mut story = arrival.story(&plane, &local, ConnectionId::random(), Security::None);
+    match arrival.admit(&plane, &local, &mut story).await {
+        Err(refused) => story.reset(&caller, refused.stop),
+        Ok((app, allowed_by)) => Some(Box::new(Admitted {
+            story,
+            basis: arrival.basis(&local),
+            allowed_by,
+            app,
+            caller,
+        })),
     }
 }

@@ -6,6 +6,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::connection::Registry;
+use crate::connection::registry::Cutting;
 use crate::telemetry::record::fixtures;
 use crate::workload::source::directory::load_mesh;
 use crate::workload::{MeshSettings, WorkloadId};
@@ -127,7 +128,9 @@ async fn the_first_reason_to_cut_stays_and_the_registry_forgets_what_ended() {
     assert!(one(&live[0], &mesh(MANIFESTS)));
     assert!(!one(&live[0], &forbidden));
     live[0].cut(because("something_else", ""));
-    assert_eq!(entry.cutting().await.label, "no_allow_matched");
+    let mut cutting = Cutting::of(entry.live());
+    let reason = std::future::poll_fn(|cx| cutting.poll(cx)).await;
+    assert_eq!(reason.label, "no_allow_matched");
     drop(entry);
     assert!(registry.is_empty());
 }

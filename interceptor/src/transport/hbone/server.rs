@@ -41,7 +41,7 @@ use super::request::{BadConnect, destination};
 use super::stream::session_error;
 use crate::drain::Tasks;
 use crate::identity::{Identities, Svid};
-use crate::lanes::{Lane, Lanes, Load};
+use crate::lanes::{Lane, Lanes, Load, Seated};
 use crate::net::Gate;
 
 /// Accepts HBONE connections for the workloads of this node. Clones share the limits.
@@ -155,9 +155,15 @@ struct End {
     facts: SessionFacts,
 }
 
-/// A connection whose peer has proven who it is.
+/// A connection whose peer has proven who it is. Small, because a future has room for it wherever it
+/// is handed on.
 pub struct Inbound {
     session: Session,
+    about: Box<About>,
+}
+
+/// What stays as it is while a connection is served.
+struct About {
     until: Instant,
     config: Arc<Config>,
     end: End,
@@ -227,8 +233,7 @@ impl Inbound {
             SessionFacts,
         ),
     ) -> Self {
-        Self {
-            session,
+        let about = About {
             until,
             config: Arc::clone(config),
             end: End {
@@ -238,23 +243,28 @@ impl Inbound {
                 facts,
             },
             lanes: Lanes::default(),
+        };
+        Self {
+            session,
+            about: Box::new(about),
         }
     }
 
     /// Its streams are counted on these lanes, and may move among them.
     #[must_use]
-    pub fn among(self, lanes: Lanes) -> Self {
-        Self { lanes, ..self }
+    pub fn among(mut self, lanes: Lanes) -> Self {
+        self.about.lanes = lanes;
+        self
     }
 
     /// Who is at the other end, proven by certificate.
     pub const fn peer(&self) -> &SpiffeId {
-        &self.end.peer
+        &self.about.end.peer
     }
 
     /// Where it comes from.
     pub const fn peer_address(&self) -> SocketAddr {
-        self.end.peer_address
+        self.about.end.peer_address
     }
 
     /// Serves requests until the connection has ended or moves. Each one is handed to `handler`,
@@ -269,44 +279,30 @@ impl Inbound {
         H: Fn(Incoming) -> F + Send + Sync,
         F: Future<Output = ()> + Send + 'static,
     {
-        let Self {
-            session,
-            until,
-            config,
-            end,
-            lanes,
-        } = self;
+        let Self { session, about } = self;
         // Kept as long as the connection; where it is pinned it would be held twice.
-        let over = Box::pin(over(tasks, until));
+        let over = Box::pin(over(tasks, about.until));
         match session {
             Session::Exclusive(serving) => {
-                let handle = |asked| handler(admit_exclusive(asked, &end, &config.own_ports));
-                match exclusive::serve(serving, &lanes, over, handle).await? {
+                let handle =
+                    |asked| handler(admit_exclusive(asked, &about.end, &about.config.own_ports));
+                match exclusive::serve(serving, &about.lanes, over, handle).await? {
                     Left::Over => Ok(Served::Over),
                     Left::For(lane, serving) => {
                         let session = Session::Exclusive(serving);
-                        let inbound = Self {
-                            session,
-                            until,
-                            config,
-                            end,
-                            lanes,
-                        };
+                        let inbound = Self { session, about };
                         Ok(Served::Elsewhere(lane, Box::new(inbound)))
                     }
                 }
             }
             Session::Shared(shared) => {
                 let handle = |(request, respond)| {
-                    let request = admit(request, respond, &end, &config.own_ports);
-                    let (seat, handled) = (lanes.here(Load::Stream), handler(request));
-                    tasks.spawn("inbound request", async move {
-                        let _seat = seat;
-                        handled.await;
-                    });
+                    let request = admit(request, respond, &about.end, &about.config.own_ports);
+                    let (seat, handled) = (about.lanes.here(Load::Stream), handler(request));
+                    tasks.spawn("inbound request", Seated::new(seat, handled));
                 };
                 // The state of a carrier with many streams shall not weigh on one with one.
-                Box::pin(serve_shared(*shared, over, (&config, handle))).await?;
+                Box::pin(serve_shared(*shared, over, (&about.config, handle))).await?;
                 Ok(Served::Over)
             }
         }

@@ -35,7 +35,7 @@ use super::{By, Closed, Ends, Load, ROUNDS, error_of, half_close};
 const PIECES: usize = 16;
 
 /// Carries bytes until both directions have ended, and sees to the stream's end.
-pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, mut load: Load<'_>) -> Closed {
+pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, mut load: Load) -> Closed {
     if stream.early > 0 {
         load.sent(stream.early);
     }
@@ -59,7 +59,7 @@ pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, mut load: Lo
 
 struct Flow<'a> {
     app: &'a TcpStream,
-    load: Load<'a>,
+    load: Load,
     stream: ExclusiveStream,
     /// How much is read from the application at once.
     sizer: Sizer,

@@ -194,13 +194,13 @@ impl<'a> ResetUnlessDone<'a> {
 }
 
 /// What a connection carries, as it is counted.
-struct Load<'a> {
-    traffic: &'a Traffic,
+struct Load {
+    traffic: Arc<Traffic>,
     tally: Tally,
 }
 
-impl<'a> Load<'a> {
-    const fn new(traffic: &'a Traffic, grain: Option<Arc<Grain>>) -> Self {
+impl Load {
+    const fn new(traffic: Arc<Traffic>, grain: Option<Arc<Grain>>) -> Self {
         Self {
             traffic,
             tally: Tally::new(grain),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -36,19 +37,20 @@ pub fn tunnel(
 ) -> impl Future<Output = Closed> + Send {
     // At once: a future that is dropped before its first poll has cut the connection, too.
     let mut app_reset = ResetUnlessDone::new(app);
+    let load = Load::new(traffic, stream.grain);
+    // The two are large in different ways, and nobody shall have room for both.
+    let carried: Pin<Box<dyn Future<Output = Closed> + Send + '_>> = match stream.kind {
+        Kind::Exclusive(stream) => Box::pin(exclusive::carry(app, stream, load)),
+        Kind::Shared(stream) => Box::pin(shared(app, stream, load)),
+    };
     async move {
-        let load = Load::new(&traffic, stream.grain);
-        let closed = match stream.kind {
-            // The two are large in different ways, and nobody shall have room for both.
-            Kind::Exclusive(stream) => Box::pin(exclusive::carry(app, stream, load)).await,
-            Kind::Shared(stream) => Box::pin(shared(app, stream, load)).await,
-        };
+        let closed = carried.await;
         app_reset.closed(&closed);
         closed
     }
 }
 
-async fn shared(app: &TcpStream, stream: Shared, mut load: Load<'_>) -> Closed {
+async fn shared(app: &TcpStream, stream: Shared, mut load: Load) -> Closed {
     if stream.early > 0 {
         load.sent(stream.early);
     }
@@ -61,7 +63,7 @@ async fn shared(app: &TcpStream, stream: Shared, mut load: Load<'_>) -> Closed {
 
 struct Splice<'a> {
     app: &'a TcpStream,
-    load: Load<'a>,
+    load: Load,
     send: SendHalf,
     receive: ReceiveHalf,
     /// Keeps the carrier counted as in use until the splice ends.
@@ -88,7 +90,7 @@ impl Drop for Splice<'_> {
 }
 
 impl<'a> Splice<'a> {
-    fn new(app: &'a TcpStream, stream: Shared, load: Load<'a>) -> Self {
+    fn new(app: &'a TcpStream, stream: Shared, load: Load) -> Self {
         Self {
             app,
             load,
