@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use interceptor_tests::access::Line;
-use interceptor_tests::agent::Setup;
+use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps;
 use interceptor_tests::wait;
 use interceptor_tests::world::{Ground, World};
@@ -59,6 +59,42 @@ fn pins_that_are_taken_away_come_back_and_people_are_told() -> Result<()> {
     let refused = world.caller.connect(world.server.at(8080));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     Ok(())
+}
+
+/// A workload that was never captured and does not fit into the kernel's maps is not left in
+/// plaintext, and does not keep the agent from being replaced.
+#[test]
+fn a_workload_that_has_no_room_is_refused_and_people_are_told() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let ports = (8080..8180).map(|port: u16| port.to_string());
+    let ports = ports.collect::<Vec<_>>().join(",");
+    let key = "traffic.sidecar.istio.io/excludeOutboundPorts";
+    let setup = Setup {
+        manifests: ground.manifests_as(|it| it.caller = it.caller.clone().annotation(key, &ports)),
+        capture: "  maxRules: 16\n".to_owned(),
+        ..Setup::default()
+    };
+    let _server = ground.server.serve(8080, apps::echo)?;
+    let mut agent = ground.a.agent_unready(&setup)?;
+    let is_refused = |agent: &Agent| {
+        let said = wait::until("the reason", || {
+            let answer = agent.get(15021, "/healthz/ready").ok()?;
+            answer.body.contains("no room").then_some(answer)
+        })?;
+        assert_eq!(said.status, 503);
+        let expected = "demo/caller has no room and is refused: the map of outbound rules is full";
+        assert!(said.body.contains(expected), "{}", said.body);
+        let refused = ground.caller.connect(ground.server.at(8080)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        agent.metric_reaches("interceptor_workloads", &[("state", "failed")], 1.0)
+    };
+    is_refused(&agent)?;
+    agent.take_over()?;
+    is_refused(&agent)?;
+    agent.write_mesh(&ground.manifests(&[]))?;
+    agent.wait_ready()
 }
 
 #[test]

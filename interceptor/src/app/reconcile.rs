@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::succession::{Predecessor, Succession};
 use super::take_over::Petition;
-use crate::capture::{Capture, Listeners};
+use crate::capture::{Capture, EnrolError, Listeners};
 use crate::connection::accept::{self, Door};
 use crate::connection::{Local, Plane};
 use crate::drain::Tasks;
@@ -86,8 +86,11 @@ pub(super) enum State {
     Failed {
         /// Why, with all sources.
         error: String,
-        /// Whether its ports refuse meanwhile, because an earlier agent had captured them.
+        /// Whether its ports refuse meanwhile, because an earlier agent had captured them or there
+        /// is no room for it in the kernel's maps.
         closed: bool,
+        /// Whether it is the lack of room.
+        full: bool,
         /// How often it was tried.
         attempts: u32,
         /// When to try again.
@@ -230,7 +233,7 @@ impl Reconciler {
     async fn enrol(&mut self, workload: Arc<Workload>, attempts: u32) {
         let id = workload.id.clone();
         if let Err(error) = self.plane.identities.ensure(&workload.identity).await {
-            return self.failed(&workload, &error, attempts);
+            return self.failed(&workload, &error, (attempts, false));
         }
         // Listeners belong to the lane on which they are made; those of a workload are on one.
         let lane = self.next_lane();
@@ -239,7 +242,10 @@ impl Reconciler {
             self.capture.enrol(&workload)
         };
         match enrolled {
-            Err(error) => self.failed(&workload, &error, attempts),
+            Err(error) => {
+                let full = matches!(error, EnrolError::Full { .. });
+                self.failed(&workload, &error, (attempts, full));
+            }
             Ok(enrolled) => {
                 tracing::info!(workload = %id, identity = %workload.identity, "enrolled");
                 let (tasks, carriers) = (self.tasks.child(), self.tunnels.child());
@@ -350,7 +356,12 @@ impl Reconciler {
         self.enrolled.0.lock().remove(id);
     }
 
-    fn failed(&mut self, workload: &Workload, error: &dyn std::error::Error, attempts: u32) {
+    fn failed(
+        &mut self,
+        workload: &Workload,
+        error: &dyn std::error::Error,
+        (attempts, full): (u32, bool),
+    ) {
         let id = workload.id.clone();
         let error = chain(error);
         let pause = INTERVAL.saturating_mul(1 << attempts.min(5)).min(MAX_PAUSE);
@@ -367,6 +378,7 @@ impl Reconciler {
             State::Failed {
                 error,
                 closed,
+                full,
                 attempts,
                 retry_at,
             },

@@ -123,6 +123,7 @@ impl Watch {
         } else if !*self.passed.borrow() {
             missing.push("workloads are being enrolled".to_owned());
         }
+        missing.extend(self.without_room());
         let losses = self.observer.losses();
         missing.extend(losses.standing.iter().filter_map(KernelLoss::complaint));
         Readiness { missing }
@@ -141,6 +142,30 @@ impl Watch {
                 EnrolledWorkload::new(workload, state)
             })
             .collect()
+    }
+
+    /// Workloads for which there is no room in the kernel's maps.
+    fn without_room(&self) -> Vec<String> {
+        let states = self.enrolled.snapshot().into_iter();
+        let full = states.filter_map(|(id, state)| match state {
+            State::Failed {
+                error,
+                closed,
+                full: true,
+                ..
+            } => {
+                let becomes = if closed {
+                    "is refused"
+                } else {
+                    "passes in plaintext, as its owner prefers"
+                };
+                Some(format!("{id} has no room and {becomes}: {error}"))
+            }
+            State::Failed { .. } | State::Enrolled { .. } => None,
+        });
+        let mut full: Vec<_> = full.collect();
+        full.sort();
+        full
     }
 
     /// Workloads that should be captured and are open instead.

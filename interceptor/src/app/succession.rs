@@ -87,7 +87,7 @@ impl Reconciler {
         goes_on
     }
 
-    /// A workload that was captured and could not be enrolled here.
+    /// A workload that the predecessor serves and that could not be enrolled here.
     fn not_served(&self) -> Option<String> {
         let mut states = self.enrolled.snapshot().into_iter();
         states.find_map(|(id, state)| match state {
@@ -95,7 +95,9 @@ impl Reconciler {
                 error,
                 closed: true,
                 ..
-            } => Some(format!("{id} could not be served: {error}")),
+            } if self.capture.is_served_elsewhere(&id) => {
+                Some(format!("{id} could not be served: {error}"))
+            }
             State::Failed { .. } | State::Enrolled { .. } => None,
         })
     }

@@ -27,13 +27,22 @@ pub struct Unguarded {
     pub why: &'static str,
 }
 
+/// Whether a guard is any good whose workload there is no room to name. It lets no SYN through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// It would cut the workload off.
+    Needed,
+    /// That is what it is for.
+    IfThereIsRoom,
+}
+
 /// Guards every interface of the workload with this `key` that can be guarded, and tells which
 /// cannot. A workload without a guard is still captured, so nothing here fails an enrolment.
 pub(super) fn attach(
     loaded: &mut Loaded,
     host: &Namespace,
-    workload: &Namespace,
-    key: u64,
+    (workload, key): (&Namespace, u64),
+    naming: Naming,
 ) -> Vec<Unguarded> {
     let look = || {
         let inside = workload.enter(netlink::links)?;
@@ -57,7 +66,7 @@ pub(super) fn attach(
         }
     }
     for (inner, outer) in guardable {
-        let guarded = host.enter(|| Ok(guard(loaded, key, outer)));
+        let guarded = host.enter(|| Ok(guard(loaded, key, outer, naming)));
         if let Err(error) = guarded.map_err(Source::from).flatten() {
             let interface = &outer.name;
             tracing::warn!(workload = key, interface, %error, "cannot guard an interface");
@@ -129,9 +138,12 @@ fn judge<'a>(
 }
 
 /// Guards one interface of the calling thread's namespace.
-fn guard(loaded: &mut Loaded, key: u64, outer: &Link) -> Result<(), Source> {
+fn guard(loaded: &mut Loaded, key: u64, outer: &Link, naming: Naming) -> Result<(), Source> {
     // Without its owner's name the guard lets no SYN through, so that comes first.
-    loaded.maps.name_interface(outer.index, key)?;
+    let named = loaded.maps.name_interface(outer.index, key);
+    if naming == Naming::Needed {
+        named?;
+    }
     let pin = loaded.pins.guard(key, outer.index);
     let at = (&*outer.name, outer.index);
     let attached = loaded.hooks.attach_to_interface(GUARD_PROGRAM, at, &pin);

@@ -11,7 +11,7 @@
 //!
 //! Not here: how the two talk (`app::take_over`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -45,7 +45,11 @@ pub struct Heritage {
 
 /// Listeners that wait for the enrolment of their workload.
 #[derive(Debug, Default)]
-pub(super) struct Inherited(HashMap<ListenerKey, TcpListener>);
+pub(super) struct Inherited {
+    waiting: HashMap<ListenerKey, TcpListener>,
+    /// The workloads that the predecessor serves.
+    served: HashSet<u64>,
+}
 
 impl Heritage {
     /// Checks that it is this node's.
@@ -53,7 +57,9 @@ impl Heritage {
         let lock = NodeLock::inherit(self.lock, config)?;
         let listeners = self.listeners.into_iter();
         let listeners = listeners.map(|(key, socket)| (key, TcpListener::from(socket)));
-        Ok((lock, Inherited(listeners.collect())))
+        let waiting: HashMap<_, _> = listeners.collect();
+        let served = waiting.keys().map(|key| key.workload).collect();
+        Ok((lock, Inherited { waiting, served }))
     }
 }
 
@@ -61,15 +67,20 @@ impl Inherited {
     /// Takes the listener for this key, if there is one and it listens where it is wanted: the
     /// configuration may name other ports by now.
     pub(super) fn take(&mut self, key: ListenerKey, wanted: SocketAddr) -> Option<TcpListener> {
-        let listener = self.0.remove(&key)?;
+        let listener = self.waiting.remove(&key)?;
         let found = listener.local_addr().ok()?;
         let same_port = wanted.port() == 0 || wanted.port() == found.port();
         (same_port && wanted.ip() == found.ip()).then_some(listener)
     }
 
+    /// Whether the predecessor serves the workload with this key.
+    pub(super) fn serves(&self, key: u64) -> bool {
+        self.served.contains(&key)
+    }
+
     /// Closes those that nobody claimed.
     pub(super) fn close(&mut self) {
-        self.0.clear();
+        self.waiting.clear();
     }
 }
 

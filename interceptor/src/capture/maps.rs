@@ -64,8 +64,10 @@ pub(super) const SHAPES: &[Shape] = &[
         kind: MapType::Hash,
         key_bytes: size_of::<u64>(),
         value_bytes: size_of::<WorkloadEntry>(),
-        // One more for the host's namespace.
-        capacity: Some(|sizes| sizes.workloads.saturating_add(1 + MOST_PROBERS)),
+        // As many again to refuse those that do not fit, and one for the host's namespace.
+        capacity: Some(|sizes| {
+            (sizes.workloads.saturating_mul(2)).saturating_add(1 + MOST_PROBERS)
+        }),
         holds: "workloads",
     },
     Shape {

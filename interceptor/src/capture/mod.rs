@@ -309,7 +309,8 @@ impl Capture {
     /// # Errors
     ///
     /// If a step fails; what was done before it is undone. A workload that an earlier agent had
-    /// captured stays refused ([`Capture::keep_closed`]).
+    /// captured stays refused ([`Capture::keep_closed`]), and one for which there is no room in
+    /// the maps is refused from then on, unless its owner lets it pass without an agent.
     ///
     /// # Panics
     ///
@@ -344,6 +345,12 @@ impl Capture {
     /// or [`Capture::open_closed`]. Returns whether that is so.
     pub fn keep_closed(&mut self, workload: &Workload) -> bool {
         enrol::keep_closed(self, workload)
+    }
+
+    /// Whether the agent that this one takes over from serves a workload that this one keeps closed.
+    pub fn is_served_elsewhere(&self, id: &WorkloadId) -> bool {
+        let site = self.closed.get(id);
+        site.is_some_and(|site| self.inherited.serves(site.key()))
     }
 
     /// Lets a workload go that was kept closed; nothing if it was not.

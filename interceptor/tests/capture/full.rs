@@ -3,10 +3,12 @@
 //! Grants: `direct::grants`. Workloads and listeners: `lifecycle`.
 
 use interceptor::capture::{Capture, Counter, EnrolError, Enrolled};
-use interceptor::workload::{OutboundPort, PortSelection, Workload};
+use interceptor::workload::{OnAgentDown, OutboundPort, PortSelection, Workload};
 use rstest::rstest;
 
-use crate::support::{Netns, Node, V4, accept, connected, may_run, workload};
+use crate::support::{
+    Netns, Node, PEER_V4, V4, V6, accept, close, connected, is_refused, may_run, workload,
+};
 
 /// Sizes so small that a few entries fill them.
 fn small() -> Node {
@@ -69,6 +71,8 @@ async fn an_enrolment_that_does_not_fit_is_refused_and_named(
         "{error}"
     );
     assert_eq!(fill(&capture, holds).0, before, "all of it was taken back");
+    capture.enrol(&crowded).unwrap_err();
+    assert_eq!(fill(&capture, holds).0, before, "at every attempt");
     is_captured(&pod, &enrolled).await;
 
     // Growing an enrolled workload beyond the map is refused just so, and it stays captured.
@@ -110,4 +114,145 @@ async fn a_flow_that_was_displaced_never_opens_a_door() {
     let counters = capture.counters();
     assert_eq!(counters.of(Counter::DirectPass), 0);
     assert_eq!(counters.of(Counter::InboundPassedByRule), 0);
+}
+
+/// A node with room for a single workload, which it has.
+fn crowded() -> (Node, Netns, Workload) {
+    let mut node = Node::new();
+    node.config.sizes.workloads = 1;
+    let first = Netns::new("first");
+    let workload = workload(&first, &["10.77.8.2"]);
+    (node, first, workload)
+}
+
+/// A connection out of the workload and one to it, which nobody stops.
+fn is_open(pod: &Netns, peer: &Netns) {
+    let (server, app) = (
+        peer.listen(&format!("{PEER_V4}:9000")),
+        pod.listen("[::]:9000"),
+    );
+    let _out = pod.dial(&format!("{PEER_V4}:9000")).unwrap();
+    server.accept().unwrap();
+    let _in = peer.dial(&format!("{V4}:9000")).unwrap();
+    app.accept().unwrap();
+}
+
+fn is_shut(pod: &Netns, peer: &Netns) {
+    let (_server, _app) = (
+        peer.listen(&format!("{PEER_V4}:9000")),
+        pod.listen("[::]:9000"),
+    );
+    assert!(is_refused(pod.dial(&format!("{PEER_V4}:9000"))));
+    assert!(is_refused(pod.dial("[fd77::1]:9000")));
+    assert!(is_refused(peer.dial(&format!("{V4}:9000"))));
+    assert!(is_refused(peer.dial(&format!("[{V6}]:9000"))));
+    assert!(is_refused(peer.dial(&format!("{V4}:15008"))));
+}
+
+/// Whoever has no room is not left in plaintext.
+#[tokio::test]
+async fn a_workload_that_does_not_fit_is_refused_until_it_does() {
+    if !may_run() {
+        return;
+    }
+    let (node, _first, first) = crowded();
+    let (pod, peer) = connected();
+    let mut late = workload(&pod, &[V4, V6]);
+    // What is excluded is not known either.
+    late.capture.excluded_outbound_ports = vec![OutboundPort::Number(9000)];
+    let mut capture = node.start_in(&peer);
+    let _enrolled = capture.enrol(&first).unwrap();
+    is_open(&pod, &peer);
+    let error = capture.enrol(&late).unwrap_err();
+    assert_eq!(error.reason(), "map_full", "{error}");
+    assert!(capture.keep_closed(&late));
+    is_shut(&pod, &peer);
+    // Trying again opens nothing, nor does settling or the agent's end.
+    capture.enrol(&late).unwrap_err();
+    assert_eq!(capture.retire_unclaimed().unwrap(), 0);
+    is_shut(&pod, &peer);
+    close((capture, _enrolled));
+    is_shut(&pod, &peer);
+
+    let mut capture = node.start_in(&peer);
+    is_shut(&pod, &peer);
+    late.capture.excluded_outbound_ports.clear();
+    let enrolled = capture.enrol(&late).unwrap();
+    capture.retire_unclaimed().unwrap();
+    is_captured(&pod, &enrolled).await;
+    capture.unenrol(&late.id).unwrap();
+    close(enrolled);
+    is_open(&pod, &peer);
+}
+
+#[tokio::test]
+async fn a_workload_that_did_not_fit_and_goes_leaves_no_trace() {
+    if !may_run() {
+        return;
+    }
+    let (node, _first, first) = crowded();
+    let (pod, peer) = connected();
+    let late = workload(&pod, &[V4, V6]);
+    let mut capture = node.start_in(&peer);
+    let _enrolled = capture.enrol(&first).unwrap();
+    let before = (
+        fill(&capture, "workloads"),
+        fill(&capture, "guarded interfaces"),
+    );
+    let programs = capture.status().programs.len();
+    capture.enrol(&late).unwrap_err();
+    is_shut(&pod, &peer);
+    capture.open_closed(&late.id).unwrap();
+    is_open(&pod, &peer);
+    let after = (
+        fill(&capture, "workloads"),
+        fill(&capture, "guarded interfaces"),
+    );
+    assert_eq!(after, before);
+    assert_eq!(capture.status().programs.len(), programs);
+}
+
+/// Programs need no room.
+#[tokio::test]
+async fn many_workloads_that_do_not_fit_are_refused_all() {
+    if !may_run() {
+        return;
+    }
+    let (node, _first, first) = crowded();
+    let (pod, peer) = connected();
+    let mut capture = node.start_in(&peer);
+    let _enrolled = capture.enrol(&first).unwrap();
+    let others: Vec<_> = (0..24).map(|_| Netns::new("other")).collect();
+    for other in &others {
+        let error = capture.enrol(&workload(other, &[])).unwrap_err();
+        assert_eq!(error.reason(), "map_full", "{error}");
+    }
+    let (used, capacity) = fill(&capture, "workloads");
+    assert_eq!(u32::try_from(used).unwrap(), capacity);
+    capture.enrol(&workload(&pod, &[V4, V6])).unwrap_err();
+    let server = peer.listen(&format!("{PEER_V4}:9000"));
+    let blocked = pod.namespace.enter(|| {
+        let to = format!("{PEER_V4}:9000").parse().unwrap();
+        std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(300))
+    });
+    assert!(blocked.is_err(), "its SYN does not leave");
+    let _app = pod.listen("[::]:9000");
+    assert!(is_refused(peer.dial(&format!("{V4}:9000"))));
+    drop(server);
+}
+
+#[tokio::test]
+async fn an_owner_who_prefers_plaintext_keeps_it() {
+    if !may_run() {
+        return;
+    }
+    let (node, _first, first) = crowded();
+    let (pod, peer) = connected();
+    let mut late = workload(&pod, &[V4, V6]);
+    late.capture.on_agent_down = OnAgentDown::AllowPlaintext;
+    let mut capture = node.start_in(&peer);
+    let _enrolled = capture.enrol(&first).unwrap();
+    capture.enrol(&late).unwrap_err();
+    assert!(!capture.keep_closed(&late));
+    is_open(&pod, &peer);
 }

@@ -41,6 +41,8 @@ pub struct Setup {
     pub prober: Option<PathBuf>,
     /// More lines for the end of its configuration file.
     pub extra: String,
+    /// More lines of its `capture:`, two blanks before each.
+    pub capture: String,
 }
 
 impl Setup {
@@ -440,7 +442,7 @@ fn configuration(agent: &Agent, ca: &Path, cgroup: &Path, setup: &Setup) -> Stri
          manifests: {manifests}\n\
          runFolder: {run}\n\
          identity:\n  caDirectory: {ca}\n{lifetime}\
-         capture:\n  cgroupRoot: {cgroup}\n{prober}\
+         capture:\n  cgroupRoot: {cgroup}\n{prober}{capture}\
          telemetry:\n  accessLog:\n    format: json\n    file: {access}\n\
          {extra}\n",
         name = agent.name,
@@ -449,6 +451,7 @@ fn configuration(agent: &Agent, ca: &Path, cgroup: &Path, setup: &Setup) -> Stri
         ca = ca.display(),
         cgroup = cgroup.display(),
         access = agent.folder.join("access.log").display(),
+        capture = setup.capture,
         extra = setup.extra,
     )
 }

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod release;
+mod shut;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use interceptor_common::{Address, ListenerKey};
 use tokio::net::TcpListener;
 
 use super::error::EnrolError;
-use super::guard::{self, Unguarded};
+use super::guard::{self, Naming, Unguarded};
 use super::listeners::{Known, Opened, PORTS_ON_THE_HOST, ports_of_a_namespace};
 use super::loader::{Loaded, Source, namespace_program};
 use super::maps::{Entries, WriteError};
@@ -90,10 +91,16 @@ pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enroll
     }
     let site = locate(capture, workload)?;
     let enrolled = enrol_at(capture, workload, site.clone());
-    if enrolled.is_ok() {
-        capture.closed.remove(id);
-    } else {
-        close(capture, id, site);
+    match &enrolled {
+        Ok(_enrolled) => {
+            capture.closed.remove(id);
+        }
+        Err(error) => {
+            close(capture, id, site.clone());
+            if shut::is_left_open(capture, id, error) {
+                shut::shut(capture, workload, site);
+            }
+        }
     }
     publish(capture);
     enrolled
@@ -411,7 +418,8 @@ pub(super) fn guard_interfaces(capture: &mut Capture, id: &WorkloadId) {
         enrolment.unguarded = match &enrolment.site {
             Site::Namespace { namespace, .. } => {
                 let key = namespace.cookie();
-                guard::attach(&mut capture.loaded, &capture.host, namespace, key)
+                let workload = (namespace, key);
+                guard::attach(&mut capture.loaded, &capture.host, workload, Naming::Needed)
             }
             Site::Cgroup { .. } => guard::of_the_host(),
         };

@@ -90,14 +90,19 @@ pub(super) fn undo(capture: &mut Capture, id: &WorkloadId, old: Entries) {
     let Some(enrolment) = capture.enrolled.remove(id) else {
         return;
     };
-    let was_captured = old.workload.is_some();
-    let mut entries = old;
+    let key = enrolment.key();
+    let mut entries = old.clone();
     entries.absorb(&enrolment.entries);
-    if was_captured {
-        capture.adopted.insert(enrolment.key(), entries);
+    if old.workload.is_some() {
+        let maps = &mut capture.loaded.maps;
+        // The room that it took in vain is others'.
+        let restored = (maps.replace_outbound(key, &entries, &old))
+            .and_then(|()| maps.replace_inbound(&entries, &old));
+        let left = restored.map_or(entries, |()| old);
+        capture.adopted.insert(key, left);
         return;
     }
-    if let Err(error) = release(capture, id, enrolment.key(), &entries) {
+    if let Err(error) = release(capture, id, key, &entries) {
         tracing::error!(workload = %id, %error, "a failed enrolment could not be undone");
     }
 }
