@@ -12,7 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::connection::{Plane, Registry};
 use crate::drain::Tasks;
-use crate::net::{give_back_memory, let_go_of_code};
+use crate::net::{give_back_memory, let_go_of_code, let_go_of_stack};
+use crate::transport::let_go_of_buffers;
 
 /// How often it is looked whether there is time.
 const LOOK: Duration = Duration::from_secs(1);
@@ -35,11 +36,21 @@ pub(super) async fn run(plane: Arc<Plane>, tasks: Tasks) {
         }
         let seen = Seen::of(&plane.registry, plane.mesh.load().version() > 0);
         if leisure.look(seen) == Todo::GiveBack {
+            tokio::select! {
+                () = tasks.stopping() => return,
+                () = plane.lanes.each(let_go_of_lane) => {}
+            }
             give_back_memory();
             // Of starting, or of opening connections. What carries them comes back by itself.
             let_go_of_code();
         }
     }
+}
+
+/// What only a lane's own thread can let go of.
+fn let_go_of_lane() {
+    let_go_of_buffers();
+    let_go_of_stack();
 }
 
 /// What a look shows.

@@ -113,6 +113,25 @@ impl Lanes {
     }
 }
 
+impl Lanes {
+    /// Has `work` done on every lane, as soon as each has time; here, if there are none.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has begun goes on.
+    pub async fn each(&self, work: fn()) {
+        if self.is_empty() {
+            return work();
+        }
+        let begin = |lane: &Arc<Lane>| lane.handle.spawn(async move { work() });
+        let begun: Vec<_> = self.all.iter().map(begin).collect();
+        for done in begun {
+            // A lane that ends is noticed elsewhere.
+            let _ended = done.await;
+        }
+    }
+}
+
 impl Lane {
     /// Whatever is spawned, and every socket and timer that is made as long as the guard lives,
     /// belongs to this lane.

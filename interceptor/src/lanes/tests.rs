@@ -1,5 +1,7 @@
 //! Placement of connections on lanes, the bounds they share, and lanes that are lost.
 
+use std::time::Duration;
+
 use rstest::rstest;
 
 use super::place::{Open, best};
@@ -120,4 +122,20 @@ async fn a_lane_that_stands_still_is_given_up() {
     assert!(matches!(lanes.lost().await, LaneLost::Stalled { lane: 0 }));
     drop(go_on);
     threads.end(std::time::Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn every_lane_does_what_all_are_asked_to() {
+    thread_local! {
+        static ASKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+    let (lanes, threads) = Lanes::start(3).unwrap();
+    lanes.each(|| ASKED.set(true)).await;
+    for number in 0..3 {
+        let lane = lanes.turn(number).unwrap();
+        let asked = lane.handle.spawn(async { ASKED.get() }).await;
+        assert!(asked.unwrap());
+    }
+    assert!(!ASKED.get());
+    threads.end(Duration::from_secs(1));
 }

@@ -66,6 +66,53 @@ fn let_go_of(address: u64, length: u64) {
     }
 }
 
+/// Lets go of what this thread's stack has held below where it stands now: handshakes and manifests
+/// need a lot of it, idle connections none. For threads whose stack is their own, which `main`'s is
+/// not: it grows.
+pub fn let_go_of_stack() {
+    /// What this function and those that it calls stand on, with much room to spare.
+    const KEPT: usize = 16 << 10;
+    /// As above.
+    const PAGE: usize = 4096;
+    let mark = 0_u8;
+    let here = (&raw const mark).addr();
+    let Some((lowest, _)) = own_stack() else {
+        return;
+    };
+    let end = here.saturating_sub(KEPT) & !(PAGE - 1);
+    let Some(length) = end.checked_sub(lowest.addr()) else {
+        return;
+    };
+    // SAFETY: the range is of this thread's own stack and below all of its frames, so that nothing in
+    // it is alive; and nobody but this thread, which is here, writes there. Its pages come back
+    // when they are needed, as zeros. An error changes nothing.
+    unsafe {
+        libc::madvise(lowest, length, libc::MADV_DONTNEED);
+    }
+}
+
+/// Where this thread's stack begins, and how long it is.
+fn own_stack() -> Option<(*mut libc::c_void, usize)> {
+    let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: always valid.
+    let this = unsafe { libc::pthread_self() };
+    // SAFETY: `this` is a thread that runs, and the attributes are written to only.
+    let error = unsafe { libc::pthread_getattr_np(this, attributes.as_mut_ptr()) };
+    if error != 0 {
+        return None;
+    }
+    let (mut lowest, mut length) = (std::ptr::null_mut(), 0);
+    // SAFETY: without an error the attributes are initialised.
+    let error = unsafe {
+        libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut lowest, &raw mut length)
+    };
+    // SAFETY: the same, and nobody uses them from here on.
+    unsafe {
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+    }
+    (error == 0 && !lowest.is_null()).then_some((lowest, length))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +133,41 @@ mod tests {
             }
         }
         sum
+    }
+
+    /// Uses so many times 8 KiB of the stack.
+    #[inline(never)]
+    fn go_deep(times: usize) -> usize {
+        let deep = [1_u8; 8 << 10];
+        let here = usize::from(std::hint::black_box(&deep)[1]);
+        if times == 1 {
+            here
+        } else {
+            here + go_deep(times - 1)
+        }
+    }
+
+    #[test]
+    fn what_a_stack_has_held_is_let_go_of_and_what_it_holds_is_not() {
+        let thread = std::thread::spawn(|| {
+            let kept = std::hint::black_box([7_u8; 4096]);
+            let resident = || {
+                let (lowest, length) = own_stack().unwrap();
+                let mut pages = vec![0_u8; length.div_ceil(4096)];
+                // SAFETY: the range is mapped, and there is a byte for each page of it.
+                let error = unsafe { libc::mincore(lowest, length, pages.as_mut_ptr()) };
+                assert_eq!(error, 0);
+                pages.iter().filter(|page| **page & 1 == 1).count()
+            };
+            assert_eq!(go_deep(64), 64);
+            let before = resident();
+            let_go_of_stack();
+            let after = resident();
+            assert!(before >= 128 && after + 96 <= before, "{before} {after}");
+            assert_eq!(go_deep(64), 64);
+            assert_eq!(kept, [7; 4096]);
+        });
+        thread.join().unwrap();
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) use dial::Mark;
 pub use dial::{Dialer, Purpose};
 pub(crate) use gate::Gate;
 pub use listen::{accept_waiting, listen};
-pub use memory::{give_back_memory, let_go_of_code};
+pub use memory::{give_back_memory, let_go_of_code, let_go_of_stack};
 pub use namespace::Namespace;
 pub(crate) use number::SharedNumber;
 pub use socket::{close_in_order, raise_file_limit, reset_on_close};

@@ -170,6 +170,16 @@ fn give_back(bytes: Vec<u8>) {
     }
 }
 
+/// Frees the buffers that this thread keeps for what comes next, and those that all threads share.
+pub fn let_go_of_buffers() {
+    // While a thread ends its list is gone already.
+    let _ended = FREE.try_with(|free| std::mem::take(&mut *free.borrow_mut()));
+    for shared in &SHARED_FREE {
+        let freed = std::mem::take(&mut *shared.lock());
+        drop(freed);
+    }
+}
+
 /// How much one direction of a connection should read at once: more while reads fill the buffer,
 /// less when they have become small.
 #[derive(Clone, Copy, Debug, Default)]

@@ -32,6 +32,7 @@ pub mod record;
 pub mod splice;
 mod tls;
 
+pub use buffer::let_go_of_buffers;
 pub use config::Config;
 pub use error::{HandshakeError, SessionError, Stage, StreamError, TunnelError};
 pub use hbone::{Client, ConnectHeaders, Server, Tunnel, TunnelStream};
