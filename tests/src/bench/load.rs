@@ -312,7 +312,7 @@ fn connects(run: &Run<'_>, latencies: &mut Vec<u64>) -> io::Result<()> {
 }
 
 /// One connection and its answer.
-fn once(target: SocketAddr) -> io::Result<()> {
+pub(super) fn once(target: SocketAddr) -> io::Result<()> {
     open(target, b'c')?.read_exact(&mut [0])
 }
 

@@ -36,6 +36,7 @@ mod scale;
 pub mod soak;
 mod svg;
 mod table;
+mod twin;
 mod verdict;
 
 pub use figure::{Figure, Variant};

@@ -58,6 +58,8 @@ pub enum Step {
     Nodes(usize),
     /// This many open connections, and how one more fares.
     Held(usize),
+    /// This many peers that something was carried to, and nothing more.
+    Peers(usize),
     /// This many policies for one workload.
     Policies(usize),
 }
@@ -74,6 +76,7 @@ impl fmt::Display for Step {
             Self::Mesh(workloads) => write!(f, "mesh_{workloads}"),
             Self::Nodes(nodes) => write!(f, "nodes_{nodes}"),
             Self::Held(count) => write!(f, "held_{count}"),
+            Self::Peers(count) => write!(f, "peers_{count}"),
             Self::Policies(count) => write!(f, "policies_{count}"),
         }
     }
@@ -126,6 +129,7 @@ impl Plan {
         all.extend([1, 10, 100, 1000, 5000].map(Step::Policies));
         let held = [0, 10, 100, 1000, 3000, 5000, 7500, 10_000].into_iter();
         all.extend(held.filter(|it| *it <= idle_limit()).map(Step::Held));
+        all.extend([0, 1, 16, 64, 128, 256].map(Step::Peers));
         all.extend([1, 10, 100, 1000, 10_000].map(Step::Nodes));
         all.extend([1000, 10_000, 25_000, 50_000].map(Step::Mesh));
         Self {
@@ -156,6 +160,15 @@ impl Plan {
             Step::Churn | Step::Mesh(_) => round == 1 || self.churn_every_round,
             _ => true,
         })
+    }
+
+    /// How many peers there are to be at most.
+    pub(super) fn most_peers(&self) -> usize {
+        let peers = self.all.iter().map(|step| match step {
+            Step::Peers(count) => *count,
+            _ => 0,
+        });
+        peers.max().unwrap_or(0)
     }
 
     /// With how many idle connections memory is measured, and why not with more.
@@ -191,7 +204,8 @@ impl Plan {
             Step::Http(_) => times(sample.max(second), variants),
             Step::Churn => times(times(self.churn.1, self.churn.0), variants),
             Step::Policy | Step::Policies(_) => second,
-            Step::Mesh(_) => 4 * sample * 5 / 4 + 12 * second,
+            Step::Mesh(_) => 13 * sample.max(second * 3 / 5) * 5 / 4 + 15 * second,
+            Step::Peers(_) => 17 * second,
             Step::Nodes(_) => 3 * second,
             Step::Held(count) => second + times(Duration::from_micros(300), count),
         }

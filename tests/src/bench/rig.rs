@@ -12,7 +12,8 @@ use super::peer::Kind;
 use super::plan::{Plan, Step, Work};
 use super::processes::resident_mib;
 use super::report::Report;
-use super::{churn, congestion, hold, http, mesh, policy, scale};
+use super::twin::{Place, Twin};
+use super::{churn, congestion, hold, http, mesh, policy, scale, twin};
 use crate::agent::{Agent, Setup};
 use crate::fabric::Fabric;
 use crate::manifests::large::{LargeMesh, NODES};
@@ -30,6 +31,8 @@ pub struct Rig {
     lanes: Vec<Lane>,
     /// Has no pods: agents come and go there to load large meshes.
     spare: Node,
+    /// Its agents run only while they are needed.
+    place: Place,
     _nodes: [Node; 2],
     fabric: Fabric,
     manifests: String,
@@ -105,6 +108,7 @@ impl Rig {
             far,
             lanes,
             spare: fabric.node("c")?,
+            place: Place::new(&fabric, plan.most_peers())?,
             _nodes: [a, b],
             fabric,
             manifests,
@@ -166,6 +170,9 @@ impl Rig {
                 };
                 mesh::load(&self.spare, self.fabric.folder(), mesh, ("nodes", nodes))
             }
+            Step::Peers(count) if *variant == Variant::CrossNode => {
+                Twin::start(&self.place)?.peers(count)
+            }
             Step::Held(count) if *variant == Variant::CrossNode => held(lane, count, self.sample),
             Step::Policies(count) if *variant == Variant::CrossNode => scale::verdict(count),
             _ => Ok(Vec::new()),
@@ -179,31 +186,26 @@ impl Rig {
             nodes: NODES,
         };
         let mut figures = mesh::load(&self.spare, self.fabric.folder(), mesh, ("mesh", workloads))?;
-        let connect = Work::Connect(64);
-        let rate = || -> Result<f64> {
-            let sample = load(lane, connect, (1, self.sample))?;
-            Ok(sample.windows.first().context("no window")?.rate())
-        };
+        let twin = Twin::start(&self.place)?;
         let agents = [&self.near, &self.far];
-        // Twice each in turns: the machine's other work is in both.
-        let (mut small, mut large, mut changes) = (0.0, 0.0, Vec::new());
-        for _ in 0..2 {
-            small += rate()?;
-            let loaded = mesh::Loaded::into(&agents, workloads)?;
-            large += rate()?;
-            for _ in 0..3 {
+        // Shorter than others: there are many of them.
+        let length = (self.sample / 2).max(Duration::from_millis(300));
+        let mut changes = Vec::new();
+        let kept = twin::kept(&twin, (lane, agents), (workloads, length), || {
+            for _ in 0..6 {
                 changes.push(self.policy(lane)?);
             }
-            loaded.remove()?;
-        }
+            Ok(())
+        })?;
         let change = median(&changes).context("no changes")?;
+        let connect = Work::Connect(64);
         figures.extend([
             Figure::new(format!("mesh_policy_ms_{workloads}"), "ms", change),
-            Figure::new(format!("mesh_{connect}_{workloads}"), "1/s", large / 2.0),
+            Figure::new(format!("mesh_{connect}_{workloads}"), "1/s", kept.rate),
             Figure::new(
                 format!("mesh_connect_kept_{workloads}"),
                 "large/small",
-                large / small,
+                kept.ratio,
             ),
         ]);
         Ok(figures)
@@ -317,6 +319,12 @@ fn load(lane: &Lane, work: Work, windows: (usize, Duration)) -> Result<Sample> {
         carriers: &carriers,
     };
     measure(&lane.client, &lane.load, &load)
+}
+
+/// Operations per second in one window.
+pub(super) fn rate(lane: &Lane, work: Work, length: Duration) -> Result<f64> {
+    let sample = load(lane, work, (1, length))?;
+    Ok(sample.windows.first().context("no window")?.rate())
 }
 
 /// How long memory may take to come to rest. What a program needed to start, or to open connections,

@@ -86,7 +86,7 @@ fn nanoseconds(mut call: impl FnMut()) -> Option<f64> {
 }
 
 /// What is drawn: a file and its title, the title of what grows, and what that changes.
-const CHARTS: [Chart; 4] = [
+const CHARTS: [Chart; 5] = [
     Chart {
         file: "workloads",
         title: "A mesh of more workloads",
@@ -140,6 +140,26 @@ const CHARTS: [Chart; 4] = [
             Panel {
                 title: "ping-pong on one more, µs",
                 series: &[("median", "held_p50_us_"), ("p99", "held_p99_us_")],
+            },
+        ],
+    },
+    Chart {
+        file: "peers",
+        title: "More peers that something was carried to",
+        subtitle: "a warm carrier to each, idle",
+        grows: "peers",
+        axis: Axis::Linear,
+        panels: &[
+            Panel {
+                title: "memory of an agent, MiB",
+                series: &[
+                    ("caller’s", "peers_near_mb_"),
+                    ("server’s", "peers_far_mb_"),
+                ],
+            },
+            Panel {
+                title: "CPU of both agents, s per minute",
+                series: &[("", "peers_cpu_s_")],
             },
         ],
     },

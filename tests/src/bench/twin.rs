@@ -1,0 +1,200 @@
+//! Two more nodes, beside those on which everything else is measured.
+//!
+//! They are for what cannot be measured on those: a large mesh against a small one in short turns
+//! (loading one takes longer than a turn), and a pod with many addresses, each of which is a peer of
+//! its own to whoever dials it. Their agents run only meanwhile: every agent of a machine has hooks
+//! that each connection passes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::figure::{Figure, median, to_float};
+use super::lane::{Lane, PORT, easy_ports};
+use super::load::{Load, LoadServer, measure, once};
+use super::mesh::Loaded;
+use super::plan::Work;
+use super::processes::{cpu_seconds, resident_mib};
+use crate::agent::{Agent, Setup};
+use crate::fabric::Fabric;
+use crate::manifests::{self, NAMESPACE, Namespace};
+use crate::node::Node;
+use crate::pod::Pod;
+
+/// The nodes and their pods.
+#[derive(Debug)]
+pub(super) struct Place {
+    // Field order is drop order.
+    client: Pod,
+    server: Pod,
+    near: Node,
+    far: Node,
+}
+
+/// The same with agents, while something is measured.
+#[derive(Debug)]
+pub(super) struct Twin<'p> {
+    near: Agent,
+    far: Agent,
+    load: LoadServer,
+    place: &'p Place,
+}
+
+impl Place {
+    /// Makes them; the server's pod has that many addresses.
+    pub(super) fn new(fabric: &Fabric, addresses: usize) -> Result<Self> {
+        let (near, far) = (fabric.node("twin-a")?, fabric.node("twin-b")?);
+        let client = near.pod("twin-caller")?;
+        let server = match addresses {
+            0 | 1 => far.pod("twin-server")?,
+            many => far.pod_at("twin-server", &beyond_all_others(many))?,
+        };
+        for pod in [&client, &server] {
+            easy_ports(pod)?;
+        }
+        Ok(Self {
+            client,
+            server,
+            near,
+            far,
+        })
+    }
+}
+
+/// Addresses that nothing else in a benchmark has.
+fn beyond_all_others(count: usize) -> Vec<IpAddr> {
+    let first = u32::from(Ipv4Addr::new(100, 127, 0, 1));
+    (first..)
+        .take(count)
+        .map(|address| Ipv4Addr::from_bits(address).into())
+        .collect()
+}
+
+impl<'p> Twin<'p> {
+    /// Starts the agents.
+    pub(super) fn start(place: &'p Place) -> Result<Self> {
+        let namespace = Namespace::enrolled(NAMESPACE);
+        let (client, server) = (place.client.manifest(), place.server.manifest());
+        let setup = Setup {
+            manifests: manifests::yaml(&[&namespace, &client, &server]),
+            ..Setup::default()
+        };
+        let mut agents = [
+            place.near.agent_unready(&setup)?,
+            place.far.agent_unready(&setup)?,
+        ];
+        agents.iter_mut().try_for_each(Agent::wait_ready)?;
+        let [near, far] = agents;
+        Ok(Self {
+            near,
+            far,
+            load: LoadServer::start(place.server.namespace(), PORT)?,
+            place,
+        })
+    }
+
+    pub(super) const fn agents(&self) -> [&Agent; 2] {
+        [&self.near, &self.far]
+    }
+
+    /// Operations per second.
+    fn rate(&self, work: Work, length: Duration) -> Result<f64> {
+        let load = Load {
+            work,
+            target: self.place.server.at(PORT),
+            windows: (1, length),
+            carriers: &[],
+        };
+        let sample = measure(&self.place.client, &self.load, &load)?;
+        Ok(sample.windows.first().context("no window")?.rate())
+    }
+
+    /// What it costs to have carried something to that many peers: memory of both agents, and CPU
+    /// time of both together while all of that is idle.
+    pub(super) fn peers(&self, count: usize) -> Result<Vec<Figure>> {
+        /// Memory comes to rest.
+        const REST: Duration = Duration::from_secs(4);
+        const WATCHED: Duration = Duration::from_secs(10);
+        let addresses = self.place.server.addresses();
+        let chosen = addresses.get(..count).context("fewer addresses")?;
+        self.place.client.run(|| {
+            chosen
+                .iter()
+                .try_for_each(|address| once((*address, PORT).into()))
+        })??;
+        thread::sleep(REST);
+        let ids = self.agents().map(Agent::process);
+        let ids: Vec<u32> = ids.into_iter().flatten().collect();
+        let before = cpu_seconds(&ids)?;
+        thread::sleep(WATCHED);
+        let used = cpu_seconds(&ids)? - before;
+        let [near, far] = self.agents();
+        let memory = |agent: &Agent| resident_mib(&[agent.process().context("an agent ended")?]);
+        let per_minute = used * 60.0 / WATCHED.as_secs_f64();
+        Ok(vec![
+            Figure::new(format!("peers_near_mb_{count}"), "MiB", memory(near)?),
+            Figure::new(format!("peers_far_mb_{count}"), "MiB", memory(far)?),
+            Figure::new(format!("peers_cpu_s_{count}"), "s", per_minute),
+        ])
+    }
+}
+
+/// Connections per second with a large mesh, and with it to without it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) rate: f64,
+    pub(super) ratio: f64,
+}
+
+/// How often the two take turns, with the mesh at the one and at the other.
+const TURNS: usize = 6;
+
+/// Measures two pairs of agents in short turns, of which one has a large mesh, and then the other;
+/// so that neither the machine's other work nor a difference between the pairs is in the ratio.
+/// `meanwhile` is done while the lane has it.
+pub(super) fn kept(
+    twin: &Twin<'_>,
+    (lane, agents): (&Lane, [&Agent; 2]),
+    (workloads, length): (usize, Duration),
+    mut meanwhile: impl FnMut() -> Result<()>,
+) -> Result<Kept> {
+    let work = Work::Connect(64);
+    let own = || super::rig::rate(lane, work, length);
+    let other = || twin.rate(work, length);
+    // Nobody has carriers yet, or all that it needs.
+    own()?;
+    other()?;
+    let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+    for at_lane in [true, false] {
+        let with = if at_lane { agents } else { twin.agents() };
+        let loaded = Loaded::into(&with, workloads)?;
+        for turn in 0..TURNS {
+            // Nobody always comes after the other.
+            let (own, other) = if turn % 2 == 0 {
+                let own = own()?;
+                (own, other()?)
+            } else {
+                let other = other()?;
+                (own()?, other)
+            };
+            let (large, small) = if at_lane { (own, other) } else { (other, own) };
+            rates.push(large);
+            ratios.push(large / small);
+        }
+        if at_lane {
+            meanwhile()?;
+        }
+        loaded.remove()?;
+    }
+    let half = to_float(2).recip();
+    let (first, second) = ratios.split_at(TURNS);
+    let ratio = median(first).zip(median(second));
+    // What one pair does better than the other is in one of them as much as in the other's inverse.
+    let ratio = ratio.map(|(first, second)| (first * second).powf(half));
+    Ok(Kept {
+        rate: median(&rates).context("no turns")?,
+        ratio: ratio.context("no turns")?,
+    })
+}
