@@ -28,7 +28,8 @@ pub use direct::{
 pub use flow::{Flow, FlowKey, FlowKind};
 pub use key::{CGROUP_BIT, ListenerKey, Role, cgroup_key, is_cgroup_key};
 pub use rule::{
-    Action, ExpectedKey, Inbound, InboundPortKey, RuleKey, TCP, Udp, Unserved, WorkloadEntry,
+    Action, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Inbound, InboundPortKey, RuleKey, TCP, Udp,
+    Unserved, WorkloadEntry,
 };
 
 /// Version of everything in this crate. Raise it with any change to a type, to a map's key or to

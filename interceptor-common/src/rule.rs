@@ -106,6 +106,23 @@ pub struct ExpectedKey {
 
 const _: () = assert!(size_of::<ExpectedKey>() == 32);
 
+/// How many datagrams a workload may expect at a time. Its own oldest give way to more.
+pub const EXPECTED_EACH: u32 = 256;
+
+/// The place of one datagram that a workload expects, among its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ExpectedPlace {
+    /// The workload's key.
+    pub workload: u64,
+    /// Below [`EXPECTED_EACH`].
+    pub place: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<ExpectedPlace>() == 16);
+
 /// A workload, by its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -198,3 +215,7 @@ unsafe impl aya::Pod for InboundPortKey {}
 // SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for ExpectedKey {}
+
+// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ExpectedPlace {}

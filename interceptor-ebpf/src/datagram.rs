@@ -15,11 +15,14 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use interceptor_common::{Address, Counter, ExpectedKey, FAMILY_IPV4, FAMILY_IPV6, FlowKey, Udp};
+use interceptor_common::{
+    Address, Counter, EXPECTED_EACH, ExpectedKey, ExpectedPlace, FAMILY_IPV4, FAMILY_IPV6, FlowKey,
+    Udp,
+};
 
 use crate::connect::is_own_address;
 use crate::field::low_half;
-use crate::maps::{EXPECTED, INBOUND, count};
+use crate::maps::{EXPECTED, EXPECTED_PLACES, EXPECTED_TURNS, INBOUND, count};
 use crate::sock_addr::{bound_to, endpoint};
 use crate::who::workload_of;
 
@@ -90,10 +93,43 @@ pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
 }
 
 /// Remembers that a datagram from there may arrive at this port.
+///
+/// A workload that asks and asks displaces what it has asked itself, or it could have the answers
+/// to all others refused.
 #[inline]
 fn expect(workload: u64, from: Address, port_be: u16) {
+    let key = expected(workload, from, port_be);
+    // SAFETY: the entry is only asked for.
+    if unsafe { EXPECTED.get(key) }.is_some() {
+        return;
+    }
+    let place = ExpectedPlace {
+        workload,
+        place: turn(workload) % EXPECTED_EACH,
+        reserved: 0,
+    };
+    // SAFETY: the key is copied at once.
+    if let Some(oldest) = unsafe { EXPECTED_PLACES.get(place) }.copied() {
+        let _gone_already = EXPECTED.remove(oldest);
+    }
     // What cannot be remembered is refused when it arrives.
-    let _forgotten = EXPECTED.insert(expected(workload, from, port_be), 1, 0);
+    let _forgotten = EXPECTED_PLACES.insert(place, key, 0);
+    let _forgotten = EXPECTED.insert(key, 1, 0);
+}
+
+/// How often the workload has asked before. Two processors may get the same turn; then one of the
+/// two questions is forgotten when the map is full, and not when its turn comes again.
+#[inline]
+fn turn(workload: u64) -> u32 {
+    let Some(turn) = EXPECTED_TURNS.get_ptr_mut(workload) else {
+        let _forgotten = EXPECTED_TURNS.insert(workload, 1, 0);
+        return 0;
+    };
+    // SAFETY: the number lives as long as the program runs.
+    let before = unsafe { *turn };
+    // SAFETY: the same.
+    unsafe { *turn = before.wrapping_add(1) };
+    before
 }
 
 /// The key of an expected datagram.

@@ -10,8 +10,8 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use interceptor_common::{
-    Address, COUNTERS, Counter, DirectEvent, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound,
-    InboundPortKey, ListenerKey, RuleKey, Unserved, WorkloadEntry,
+    Address, COUNTERS, Counter, DirectEvent, ExpectedKey, ExpectedPlace, Flow, FlowKey, Grant,
+    GrantKey, Inbound, InboundPortKey, ListenerKey, RuleKey, Unserved, WorkloadEntry,
 };
 
 /// Workloads by key. Written by the agent; an entry appears last at enrolment and goes first.
@@ -50,9 +50,18 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
 /// Datagrams that workloads expect although their owners want none. Written by the kernel.
 ///
 /// Least recently used entries give way: an answer that nobody remembers is refused, and asked for
-/// again.
+/// again. No workload has more than its share of them, see [`EXPECTED_PLACES`].
 #[btf_map]
-pub(crate) static EXPECTED: LruHashMap<ExpectedKey, u32, 8192> = LruHashMap::new();
+pub(crate) static EXPECTED: LruHashMap<ExpectedKey, u32, 16_384> = LruHashMap::new();
+
+/// What each workload expects, in the order in which it asked. Written by the kernel.
+#[btf_map]
+pub(crate) static EXPECTED_PLACES: LruHashMap<ExpectedPlace, ExpectedKey, 16_384> =
+    LruHashMap::new();
+
+/// How often each workload has asked. Written by the kernel.
+#[btf_map]
+pub(crate) static EXPECTED_TURNS: LruHashMap<u64, u32, 1024> = LruHashMap::new();
 
 /// Which workload is behind an interface of the host's, by its index. Written by the agent.
 #[btf_map]

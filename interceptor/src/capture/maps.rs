@@ -16,8 +16,8 @@ use aya::maps::{
 };
 use aya::util::nr_cpus;
 use interceptor_common::{
-    Address, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey,
-    PLAINTEXT_WITHOUT_AGENT, PROBER, RuleKey, Unserved, WorkloadEntry,
+    Address, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Flow, FlowKey, Grant, GrantKey, Inbound,
+    InboundPortKey, ListenerKey, PLAINTEXT_WITHOUT_AGENT, PROBER, RuleKey, Unserved, WorkloadEntry,
 };
 
 use super::config::Sizes;
@@ -48,8 +48,9 @@ const LISTENERS_EACH: u32 = 6;
 /// Addresses of a workload that may be on a node: two families, a second interface.
 const ADDRESSES_EACH: u32 = 4;
 
-/// Questions of a workload that may be open at a time.
-const EXPECTED_EACH: u32 = 16;
+/// Questions that may be open at a time, for each workload that fits. One alone may have eight times
+/// as many.
+const EXPECTED_ON_AVERAGE: u32 = EXPECTED_EACH / 8;
 
 /// The map of workloads in messages.
 const WORKLOADS: &str = "workloads";
@@ -123,8 +124,24 @@ pub(super) const SHAPES: &[Shape] = &[
         kind: MapType::LruHash,
         key_bytes: size_of::<ExpectedKey>(),
         value_bytes: size_of::<u32>(),
-        capacity: Some(|sizes| sizes.workloads.saturating_mul(EXPECTED_EACH)),
+        capacity: Some(|sizes| sizes.workloads.saturating_mul(EXPECTED_ON_AVERAGE)),
         holds: "expected datagrams",
+    },
+    Shape {
+        name: "EXPECTED_PLACES",
+        kind: MapType::LruHash,
+        key_bytes: size_of::<ExpectedPlace>(),
+        value_bytes: size_of::<ExpectedKey>(),
+        capacity: Some(|sizes| sizes.workloads.saturating_mul(EXPECTED_ON_AVERAGE)),
+        holds: "the order of expected datagrams",
+    },
+    Shape {
+        name: "EXPECTED_TURNS",
+        kind: MapType::LruHash,
+        key_bytes: size_of::<u64>(),
+        value_bytes: size_of::<u32>(),
+        capacity: Some(|sizes| sizes.workloads),
+        holds: "workloads that expect datagrams",
     },
     Shape {
         name: "GUARDED",

@@ -26,8 +26,11 @@ struct Cell {
 
 impl Cell {
     fn new(rule: UdpRule) -> Self {
+        Self::at(Node::new(), rule)
+    }
+
+    fn at(node: Node, rule: UdpRule) -> Self {
         let (pod, peer) = connected();
-        let node = Node::new();
         let mut capture = node.start();
         let mut workload = workload(&pod, &[V4, V6]);
         workload.capture.udp = rule;
@@ -173,6 +176,44 @@ async fn answers_to_dns_arrive_and_nothing_that_looks_like_them() {
     connected.connect("[fd77::1]:53").unwrap();
     connected.send(b"?").unwrap();
     assert!(cell.arrives(&connected, || to(6_002)));
+}
+
+/// A workload's questions displace its own answers, never those to others.
+#[tokio::test]
+async fn a_workload_that_asks_and_asks_is_heard_at_its_own_cost() {
+    if !may_run() {
+        return;
+    }
+    let mut node = Node::new();
+    // Room for 512 answers.
+    node.config.sizes.workloads = 16;
+    let mut cell = Cell::at(node, UdpRule::DenyExceptDns);
+    let noisy = Netns::new("noisy");
+    noisy.connect(&["fd79::2/64"], &cell.peer, &["fd79::1/64"]);
+    let mut other = workload(&noisy, &["fd79::2"]);
+    other.capture.udp = UdpRule::DenyExceptDns;
+    let _enrolled = cell.capture.enrol(&other).unwrap();
+
+    let (server, app) = (socket(&cell.peer, 53), socket(&cell.pod, 6_000));
+    app.send_to(b"?", "[fd77::1]:53").unwrap();
+    let asked = socket(&noisy, 6_000);
+    for number in 0..4_000_u32 {
+        let unheard = format!("[fd79::1:{number:x}]:53");
+        // Nobody answers, and the queue for unknown neighbours may be full.
+        let _unsent = asked.send_to(b"?", unheard);
+    }
+    asked.send_to(b"?", "[fd79::1]:53").unwrap();
+    let answer = |to: &'static str| {
+        let server = &server;
+        move || {
+            server.send_to(b"!", to).unwrap();
+        }
+    };
+    assert!(
+        cell.arrives(&app, answer("[fd77::2]:6000")),
+        "the quiet one's"
+    );
+    assert!(cell.arrives(&asked, answer("[fd79::2]:6000")), "the newest");
 }
 
 #[rstest]
