@@ -97,6 +97,69 @@ fn a_workload_that_has_no_room_is_refused_and_people_are_told() -> Result<()> {
     agent.wait_ready()
 }
 
+/// One workload cannot use up what all of the node share. What is too much is refused with a reason
+/// at both ends, others are served, and what ends makes room.
+#[test]
+fn a_workload_with_too_many_connections_gets_no_more() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let setup = Setup {
+        manifests: ground.manifests(&[]),
+        extra: "maxConnectionsPerWorkload: 8\n".to_owned(),
+        ..Setup::default()
+    };
+    let world = ground.start_each(
+        &setup,
+        &Setup {
+            extra: String::new(),
+            ..setup.clone()
+        },
+    )?;
+    let _server = world.server.serve(8080, apps::echo)?;
+    let _back = world.caller.serve(8081, apps::echo)?;
+    let to = world.server.at(8080);
+    let open = |count: usize| -> Result<Vec<_>> {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            let mut stream = world.caller.connect(to)?;
+            stream.write_all(b"x")?;
+            stream.read_exact(&mut [0])?;
+            all.push(stream);
+        }
+        Ok(all)
+    };
+    let held = open(8)?;
+    let mut refused = world.caller.connect(to)?;
+    let error = refused.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let too_many = |line: &Line| line.reason.as_deref() == Some("too_many_connections");
+    let line = world.near.access_line("the refusal", too_many)?;
+    assert!(
+        line.error
+            .unwrap_or_default()
+            .contains("maxConnectionsPerWorkload")
+    );
+    // To it is as many as from it.
+    let inbound = world
+        .server
+        .connect(world.caller.at(8081))
+        .and_then(|mut stream| {
+            stream.write_all(b"x")?;
+            stream.read(&mut [0])
+        });
+    assert_eq!(inbound.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let failed = "interceptor_connections_failed_total";
+    let labels = [("reason", "too_many_connections")];
+    world.near.metric_reaches(failed, &labels, 2.0)?;
+
+    drop(held);
+    wait::so("room", || open(1).is_ok())?;
+    wait::so("room inbound", || {
+        world.server.ask(world.caller.at(8081), "hello").is_ok()
+    })
+}
+
 #[test]
 fn either_end_may_close_its_direction_and_go_on_reading() -> Result<()> {
     let Some(world) = World::with(&[])? else {

@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -23,7 +24,7 @@ use super::succession::{Predecessor, Succession};
 use super::take_over::Petition;
 use crate::capture::{Capture, EnrolError, Listeners};
 use crate::connection::accept::{self, Door};
-use crate::connection::{Local, Plane};
+use crate::connection::{Bounds, Local, Plane};
 use crate::drain::Tasks;
 use crate::error::chain;
 use crate::lanes::Lane;
@@ -43,6 +44,8 @@ pub(super) struct Reconciler {
     pub(super) plane: Arc<Plane>,
     /// Limits of the tunnels.
     pub(super) transport: Arc<transport::Config>,
+    /// How many connections each workload may have open.
+    pub(super) bounds: Bounds,
     /// The kernel programs.
     pub(super) capture: Capture,
     /// How many workloads have been given a lane for their listeners.
@@ -264,6 +267,8 @@ impl Reconciler {
                     dialer: enrolled.dialer,
                     origin: enrolled.origin,
                     tunnels,
+                    open: AtomicUsize::new(0),
+                    bounds: self.bounds,
                 });
                 let _lane = lane.as_deref().map(Lane::enter);
                 self.open(&local, enrolled.listeners, &tasks);

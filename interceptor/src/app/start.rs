@@ -28,10 +28,11 @@ use super::{Agent, Ended, ports};
 use crate::admin;
 use crate::capture::{Capture, DebugLog, Events, Heritage, NodeLock};
 use crate::config::Config;
-use crate::connection::{DirectPath, Plane, Registry, direct, recheck};
+use crate::connection::{Bounds, DirectPath, Plane, Registry, direct, recheck};
 use crate::drain::Tasks;
 use crate::identity::{Ca, Identities};
 use crate::lanes::Lanes;
+use crate::net::file_limit;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::{AccessLog, Telemetry};
 use crate::transport;
@@ -142,6 +143,7 @@ fn wire(
     let reconciler = Reconciler {
         plane,
         transport,
+        bounds: Bounds::new(config.max_connections, file_limit()),
         capture,
         turn: 0,
         tasks: connections.clone(),

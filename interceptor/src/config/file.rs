@@ -44,12 +44,7 @@ pub(super) fn visit<V: Visit>(v: &mut V, config: &mut Config) {
         &mut config.run_folder,
         (),
     );
-    v.field(
-        "drainDeadline",
-        "How long open connections may take to end when the agent stops; then they are cut.",
-        &mut config.drain_deadline,
-        Duration::ZERO..=HOUR,
-    );
+    connections(v, config);
     let identity = &mut config.identity;
     v.section("identity", "Where certificates come from.", &mut |v| {
         v.field(
@@ -93,6 +88,24 @@ pub(super) fn visit<V: Visit>(v: &mut V, config: &mut Config) {
         transport(v, section);
     });
     telemetry(v, config);
+}
+
+fn connections<V: Visit>(v: &mut V, config: &mut Config) {
+    v.field(
+        "drainDeadline",
+        "How long open connections may take to end when the agent stops; then they are cut.",
+        &mut config.drain_deadline,
+        Duration::ZERO..=HOUR,
+    );
+    v.field(
+        "maxConnectionsPerWorkload",
+        "Connections of one workload, from it and to it, that may be open at this agent at once; TLS \
+         connections of peers count as well. More are refused (`too_many_connections`). 0: no bound, \
+         until three quarters of the agent's file descriptors are in use; then workloads with more \
+         connections than a sixteenth of the descriptors get no more.",
+        &mut config.max_connections,
+        0..=16 * 1024 * 1024,
+    );
 }
 
 fn mesh<V: Visit>(v: &mut V, config: &mut Config) {

@@ -61,6 +61,8 @@ pub struct Config {
     pub access_log: access::Config,
     /// The agent's own log.
     pub log: logging::Config,
+    /// Connections that one workload may have open at this agent; 0 for no bound of its own.
+    pub max_connections: usize,
     /// How long open connections may take to end when the agent stops.
     pub drain_deadline: Duration,
 }
@@ -114,6 +116,8 @@ impl Config {
             node_ports: NodePorts::default(),
             access_log: access::Config::default(),
             log: logging::Config::default(),
+            // Nobody knows better than the limit of descriptors what is too many.
+            max_connections: 0,
             // Below the 30 s after which Kubernetes kills a Pod, with time left to detach.
             drain_deadline: Duration::from_secs(25),
         };

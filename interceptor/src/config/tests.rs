@@ -51,6 +51,7 @@ fn what_is_in_force_is_shown_with_every_key() {
       caDirectory: "/var/lib/interceptor/ca"
       svidLifetime: "1h"
     manifests: "/etc/interceptor/manifests"
+    maxConnectionsPerWorkload: 0
     node: "one"
     onUnsupported: "widen"
     ports:

@@ -20,6 +20,7 @@
 //! (`telemetry`), who opens the listeners (`app`).
 
 pub mod accept;
+mod bound;
 pub mod direct;
 mod inbound;
 mod outbound;
@@ -28,6 +29,7 @@ pub mod registry;
 mod story;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use crate::capture::Origin;
@@ -39,6 +41,7 @@ use crate::transport;
 use crate::workload::WorkloadId;
 use crate::workload::source::SharedMesh;
 
+pub use bound::Bounds;
 pub use direct::DirectPath;
 pub use registry::Registry;
 
@@ -74,6 +77,10 @@ pub struct Local {
     pub origin: Origin,
     /// Its tunnels to peers, those of each lane apart.
     pub tunnels: PerLane<transport::Client>,
+    /// How many connections it has open.
+    pub open: AtomicUsize,
+    /// How many it may have.
+    pub bounds: Bounds,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 
+use super::bound::{Guest, TooMany};
 use super::direct;
 use super::registry::Basis;
 use super::story::{Stop, Story, because};
@@ -30,11 +31,13 @@ pub(super) fn serve(
     local: Arc<Local>,
     (app, client): (TcpStream, SocketAddr),
 ) -> impl Future<Output = ()> + Send {
+    let guest = Guest::enter(&local);
+    let too_many = guest.objection_to(&app);
     // What opening takes is large, and most of the time a connection is open.
-    let opening = Box::pin(open(plane, Arc::clone(&local), app, client));
+    let opening = Box::pin(open(plane, local, (app, client), too_many));
     async move {
         // As long as it has connections, a workload has its tunnels.
-        let _local = local;
+        let _guest = guest;
         let Some((app, opened)) = opening.await else {
             return;
         };
@@ -83,18 +86,18 @@ impl Ready<TcpStream> {
 async fn open(
     plane: Arc<Plane>,
     local: Arc<Local>,
-    app: TcpStream,
-    client: SocketAddr,
+    (app, client): (TcpStream, SocketAddr),
+    too_many: Option<TooMany>,
 ) -> Option<(TcpStream, Opened)> {
-    let opened = reach(&plane, &local, &app, client).await?;
+    let opened = reach(&plane, &local, (&app, client), too_many).await?;
     Some((app, opened))
 }
 
 async fn reach(
     plane: &Arc<Plane>,
     local: &Local,
-    app: &TcpStream,
-    client: SocketAddr,
+    (app, client): (&TcpStream, SocketAddr),
+    too_many: Option<TooMany>,
 ) -> Option<Opened> {
     let mesh = plane.mesh.load_full();
     let source = mesh.workload(&local.id).cloned();
@@ -116,6 +119,9 @@ async fn reach(
         );
         return story.reset(app, Stop::denied(reason));
     };
+    if let Some(too_many) = too_many {
+        return story.reset(app, Stop::failed(ResponseFlags::None, too_many.reason()));
+    }
 
     let captured = Captured {
         plane,

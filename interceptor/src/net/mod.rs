@@ -27,7 +27,7 @@ pub use listen::{accept_waiting, listen};
 pub use memory::{give_back_memory, let_go_of_code, let_go_of_stack};
 pub use namespace::Namespace;
 pub(crate) use number::SharedNumber;
-pub use socket::{close_in_order, raise_file_limit, reset_on_close};
+pub use socket::{close_in_order, file_limit, raise_file_limit, reset_on_close};
 pub use traffic::Traffic;
 
 /// `address` as the kernel programs write it: 16 bytes, IPv4 mapped.

@@ -34,3 +34,10 @@ pub fn raise_file_limit() {
         let _unchanged = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
+
+/// How many files this process may have open.
+pub fn file_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _hard)| soft);
+    usize::try_from(soft).unwrap_or(usize::MAX)
+}

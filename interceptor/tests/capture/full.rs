@@ -161,7 +161,7 @@ async fn a_workload_that_does_not_fit_is_refused_until_it_does() {
     // What is excluded is not known either.
     late.capture.excluded_outbound_ports = vec![OutboundPort::Number(9000)];
     let mut capture = node.start_in(&peer);
-    let _enrolled = capture.enrol(&first).unwrap();
+    let occupant = capture.enrol(&first).unwrap();
     is_open(&pod, &peer);
     let error = capture.enrol(&late).unwrap_err();
     assert_eq!(error.reason(), "map_full", "{error}");
@@ -171,7 +171,7 @@ async fn a_workload_that_does_not_fit_is_refused_until_it_does() {
     capture.enrol(&late).unwrap_err();
     assert_eq!(capture.retire_unclaimed().unwrap(), 0);
     is_shut(&pod, &peer);
-    close((capture, _enrolled));
+    close((capture, occupant));
     is_shut(&pod, &peer);
 
     let mut capture = node.start_in(&peer);

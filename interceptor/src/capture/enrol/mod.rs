@@ -98,7 +98,7 @@ pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enroll
         Err(error) => {
             close(capture, id, site.clone());
             if shut::is_left_open(capture, id, error) {
-                shut::shut(capture, workload, site);
+                shut::shut(capture, workload, &site);
             }
         }
     }

@@ -25,12 +25,12 @@ use crate::capture::{Capture, WorkloadId};
 use crate::workload::{OnAgentDown, Workload};
 
 /// Shuts `workload`, unless its owner prefers plaintext to refusal.
-pub(super) fn shut(capture: &mut Capture, workload: &Workload, site: Site) {
+pub(super) fn shut(capture: &mut Capture, workload: &Workload, site: &Site) {
     let id = &workload.id;
     if workload.capture.on_agent_down == OnAgentDown::AllowPlaintext {
         return;
     }
-    let entry = match place(capture, workload, &site) {
+    let entry = match place(capture, workload, site) {
         Ok(place) => place.entries(workload).workload.unwrap_or_default(),
         Err(error) => {
             tracing::error!(workload = %id, %error, "does not fit into the maps and cannot be shut; its ports are not captured");
@@ -48,7 +48,7 @@ pub(super) fn shut(capture: &mut Capture, workload: &Workload, site: Site) {
     let key = site.key();
     capture.adopted.insert(key, entries.clone());
     capture.closed.insert(id.clone(), site.clone());
-    if let Err(error) = close(capture, id, &site, &entries) {
+    if let Err(error) = close(capture, id, site, &entries) {
         tracing::error!(workload = %id, %error, "does not fit into the maps and could not be shut entirely");
     }
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 
+use super::super::bound::Guest;
 use super::super::registry::Basis;
 use super::super::story::{Stop, Story, because};
 use super::super::{Local, Plane};
@@ -21,7 +22,7 @@ use crate::error::chain;
 use crate::lanes::{Lane, Load, Seat};
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
 use crate::transport::hbone::{
-    ConnectHeaders, Inbound, Incoming, Rejected, Request, Served, TunnelStream,
+    ConnectHeaders, Inbound, Incoming, Refusal, Rejected, Request, Served, TunnelStream,
 };
 use crate::transport::splice;
 
@@ -51,24 +52,29 @@ async fn accept(
 ) -> Option<(Arc<Door>, Inbound)> {
     // Only a socket that is gone has no address: there is nobody left to serve.
     let gateway = tcp.local_addr().map(canonical).ok()?;
+    let guest = Guest::enter(&local);
+    let too_many = guest.objection_to(&tcp);
     let door = Door {
         plane,
         local,
         caller,
         gateway,
         since: Instant::now(),
+        _guest: guest,
     };
+    if let Some(too_many) = too_many {
+        let reason = too_many.reason();
+        door.plane.telemetry.metrics.handshake_failed(reason.label);
+        door.failed(None, ResponseFlags::None, reason);
+        return None;
+    }
     let identity = (door.plane.mesh.load())
         .workload(&door.local.id)
         .map(|workload| workload.identity.clone());
     let Some(svid) = identity.and_then(|identity| door.plane.identities.current(&identity)) else {
         let detail = "there is no certificate for the workload yet";
-        door.failed(
-            None,
-            ResponseFlags::IdentityError,
-            "no_identity",
-            detail.to_owned(),
-        );
+        let reason = because("no_identity", detail);
+        door.failed(None, ResponseFlags::IdentityError, reason);
         return None;
     };
     match door.plane.server.accept(tcp, &svid).await {
@@ -79,7 +85,8 @@ async fn accept(
         Err(error) => {
             let reason = error.reason();
             door.plane.telemetry.metrics.handshake_failed(reason);
-            door.failed(None, ResponseFlags::TlsFailure, reason, chain(&error));
+            let reason = because(reason, chain(&error));
+            door.failed(None, ResponseFlags::TlsFailure, reason);
             None
         }
     }
@@ -109,12 +116,10 @@ fn session(
         match served {
             Ok(Served::Over) => {}
             Ok(Served::Elsewhere(lane, inbound)) => go_on(door, *inbound, &lane, tasks),
-            Err(error) => door.failed(
-                Some(peer),
-                ResponseFlags::H2HandshakeFailure,
-                error.reason(),
-                chain(&error),
-            ),
+            Err(error) => {
+                let reason = because(error.reason(), chain(&error));
+                door.failed(Some(peer), ResponseFlags::H2HandshakeFailure, reason);
+            }
         }
     }
 }
@@ -137,20 +142,23 @@ struct Door {
     caller: SocketAddr,
     gateway: SocketAddr,
     since: Instant,
+    /// As a connection of the workload's.
+    _guest: Guest,
 }
 
 impl Door {
     /// Serves one CONNECT until the connection that it carries has ended.
     async fn connect(&self, request: Box<Request>) {
         // What judging takes is large, and most of the time a connection is open.
-        let Some((app, admitted)) = Box::pin(self.admit(request)).await else {
+        let Some((app, admitted, guest)) = Box::pin(self.admit(request)).await else {
             return;
         };
         admitted.carry(&app).await;
+        drop(guest);
     }
 
     /// Judges a CONNECT, connects to the application if it may go on, and answers.
-    async fn admit(&self, request: Box<Request>) -> Option<(TcpStream, Box<Admitted>)> {
+    async fn admit(&self, request: Box<Request>) -> Option<(TcpStream, Box<Admitted>, Guest)> {
         let request = *request;
         let arrival = Arrival {
             client: self.client(&request.headers),
@@ -168,6 +176,12 @@ impl Door {
         facts.destination.address = Some(self.gateway);
         facts.hbone_address = Some(request.destination);
 
+        let guest = Guest::enter(&self.local);
+        if let Some(too_many) = guest.objection() {
+            (request.answer).refuse(&Refusal::unavailable(too_many.to_string()));
+            story.end(Stop::failed(ResponseFlags::None, too_many.reason()));
+            return None;
+        }
         let (app, allowed) = match arrival.admit(&self.plane, &self.local, &mut story).await {
             Ok(admitted) => admitted,
             Err(refused) => {
@@ -176,6 +190,11 @@ impl Door {
                 return None;
             }
         };
+        if let Some(too_many) = guest.objection_to(&app) {
+            let reason = too_many.reason();
+            (request.answer).refuse(&Refusal::unavailable(too_many.to_string()));
+            return story.reset(&app, Stop::failed(ResponseFlags::None, reason));
+        }
         let stream = match request.answer.accept(&ConnectHeaders::default()) {
             Ok(stream) => stream,
             Err(error) => {
@@ -189,7 +208,7 @@ impl Door {
             allowed_by: allowed,
             stream,
         };
-        Some((app, Box::new(admitted)))
+        Some((app, Box::new(admitted), guest))
     }
 
     /// Records a request that made no sense; the transport has refused it already.
@@ -201,17 +220,9 @@ impl Door {
     }
 
     /// Records a connection on which nothing could be asked, or that broke as a whole.
-    fn failed(
-        &self,
-        peer: Option<SpiffeId>,
-        flags: ResponseFlags,
-        label: &'static str,
-        detail: String,
-    ) {
+    fn failed(&self, peer: Option<SpiffeId>, flags: ResponseFlags, reason: Reason) {
         let story = self.story(ConnectionId::random(), peer);
-        story
-            .since(self.since)
-            .end(Stop::failed(flags, because(label, detail)));
+        story.since(self.since).end(Stop::failed(flags, reason));
     }
 
     fn story(&self, id: ConnectionId, peer: Option<SpiffeId>) -> Story {

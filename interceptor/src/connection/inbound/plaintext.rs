@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
+use super::super::bound::Guest;
 use super::super::registry::Basis;
 use super::super::story::{Stop, Story, because};
 use super::super::{Local, Plane};
@@ -22,8 +23,9 @@ pub(in crate::connection) fn serve(
     local: Arc<Local>,
     (caller, client): (TcpStream, SocketAddr),
 ) -> impl Future<Output = ()> + Send {
+    let guest = Guest::enter(&local);
     // What judging takes is large, and most of the time a connection is open.
-    let admitting = Box::pin(admit(plane, local, caller, client));
+    let admitting = Box::pin(admit(plane, local, (caller, client), guest));
     async move {
         if let Some(admitted) = admitting.await {
             admitted.carry().await;
@@ -38,12 +40,14 @@ struct Admitted {
     allowed_by: Reason,
     app: TcpStream,
     caller: TcpStream,
+    guest: Guest,
 }
 
 impl Admitted {
     fn carry(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let (story, app, caller) = (self.story, self.app, self.caller);
+        let (story, app, caller, guest) = (self.story, self.app, self.caller, self.guest);
         let carried = story.carry(self.basis, self.allowed_by, |traffic| async move {
+            let _guest = guest;
             splice::plain(&app, &caller, traffic).await
         });
         Box::pin(carried)
@@ -54,8 +58,8 @@ impl Admitted {
 async fn admit(
     plane: Arc<Plane>,
     local: Arc<Local>,
-    caller: TcpStream,
-    client: SocketAddr,
+    (caller, client): (TcpStream, SocketAddr),
+    guest: Guest,
 ) -> Option<Box<Admitted>> {
     let target = match local.origin.inbound(&caller) {
         Ok(target) => target,
@@ -72,6 +76,12 @@ async fn admit(
         target,
     };
     let mut story = arrival.story(&plane, &local, ConnectionId::random(), Security::None);
+    if let Some(too_many) = guest.objection_to(&caller) {
+        return story.reset(
+            &caller,
+            Stop::failed(ResponseFlags::None, too_many.reason()),
+        );
+    }
     match arrival.admit(&plane, &local, &mut story).await {
         Err(refused) => story.reset(&caller, refused.stop),
         Ok((app, allowed_by)) => Some(Box::new(Admitted {
@@ -80,6 +90,7 @@ async fn admit(
             allowed_by,
             app,
             caller,
+            guest,
         })),
     }
 }
