@@ -49,7 +49,7 @@ struct Arguments {
     /// Measure nothing, but show, judge and plot what an earlier run wrote with `--json`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "only", "json"])]
     from: Option<PathBuf>,
-    /// Measure what more workloads, policies, connections and nodes cost, without peers; `--plots`
+    /// Measure what more workloads, policies, connections, peers and nodes cost; `--plots`
     /// then draws `docs/scale/*.svg` and writes the results into `docs/scale.md`.
     #[arg(long, conflicts_with = "quick")]
     scale: bool,
