@@ -226,7 +226,7 @@ impl Reconciler {
                 if old.binding != workload.binding {
                     self.release(id, state, "it moved to another namespace or cgroup");
                     self.enrol(workload, 0).await;
-                } else if *old != workload {
+                } else if *old != workload || self.capture.may_take_more(id) {
                     self.update(workload, state).await;
                 }
             }

@@ -330,6 +330,12 @@ impl Capture {
         enrol::update(self, workload)
     }
 
+    /// Whether [`Capture::update`] would capture more of an enrolled workload, though nothing about
+    /// it has changed: an address that was another one's has become free. Cheap, so ask every second.
+    pub fn may_take_more(&self, id: &WorkloadId) -> bool {
+        enrol::may_take_more(self, id)
+    }
+
     /// Un-enrols a workload: its new connections are left alone from here on. The owner of its
     /// listeners closes them.
     ///

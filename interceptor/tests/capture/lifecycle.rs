@@ -252,6 +252,7 @@ async fn an_address_goes_to_the_workload_to_which_the_mesh_gives_it() {
     steered(inbound).await;
     // Nor does it come back with a change, or go with the one that had it.
     capture.update(&first).unwrap();
+    assert!(!capture.may_take_more(&first.id));
     steered(inbound).await;
     capture.unenrol(&first.id).unwrap();
     close(greedy_enrolled);
@@ -261,6 +262,41 @@ async fn an_address_goes_to_the_workload_to_which_the_mesh_gives_it() {
     server.set_nonblocking(true).unwrap();
     assert!(server.accept().is_err());
     drop(again);
+}
+
+/// What was left to another one is taken when that one goes: it would be refused otherwise.
+#[tokio::test]
+async fn an_address_that_becomes_free_is_taken() {
+    if !may_run() {
+        return;
+    }
+    let (pod, _peer) = connected();
+    let (second, outside) = (Netns::new("second"), Netns::new("outside"));
+    second.connect(
+        &["10.77.9.2/24", "10.77.0.2/32"],
+        &outside,
+        &["10.77.9.1/24"],
+    );
+    let node = Node::new();
+    let (mut capture, enrolled) = enrol(&node, &workload(&pod, &[V4]));
+    let theirs = workload(&second, &["10.77.9.2"]);
+    let second_enrolled = capture.enrol(&theirs).unwrap();
+    assert!(!capture.may_take_more(&theirs.id));
+    let first = capture.status().workloads;
+    let first = first
+        .iter()
+        .find(|it| it.id != theirs.id)
+        .unwrap()
+        .id
+        .clone();
+    capture.unenrol(&first).unwrap();
+    close(enrolled);
+    assert!(capture.may_take_more(&theirs.id));
+    capture.update(&theirs).unwrap();
+    assert!(!capture.may_take_more(&theirs.id));
+    outside.route("10.77.0.2", "10.77.9.2");
+    let client = outside.dial(&format!("{V4}:9000")).unwrap();
+    ping(client, accept(&second_enrolled.listeners.inbound).await.0).await;
 }
 
 #[tokio::test]
@@ -381,7 +417,7 @@ async fn an_uninstalled_node_leaves_plain_networking() {
     let pinned = |left: &Leftover| matches!(left, Leftover::Pinned(_));
     assert!(verify_removed(&node.config).unwrap().iter().any(pinned));
     let removed = uninstall(&node.config).unwrap();
-    assert_eq!((removed.links, removed.maps), (11, 14));
+    assert_eq!((removed.links, removed.maps), (11, 16));
     assert_eq!(still_held(&removed), vec![]);
     // Other tests run beside this one: what matters is that nothing of this node is left.
     let left = verify_removed(&node.config).unwrap();

@@ -241,6 +241,11 @@ impl Netns {
         ip(&format!("-n {} route add default via {via}", self.name));
     }
 
+    /// Sends what is for this address by way of that one.
+    pub(crate) fn route(&self, to: &str, via: &str) {
+        ip(&format!("-n {} route add {to} via {via}", self.name));
+    }
+
     /// Waits until the kernel has made a route to an address that was just given; it does so a
     /// moment later for IPv6.
     fn wait_for(&self, address: &str) {

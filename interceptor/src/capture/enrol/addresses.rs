@@ -33,16 +33,18 @@ pub(super) fn given(workload: &Workload) -> HashSet<Address> {
 /// Leaves out of `place` what the workload's interfaces have and the mesh does not give to it, if
 /// somebody else has it.
 pub(super) fn leave_to_others(capture: &Capture, workload: &Workload, place: &mut Place) {
+    let mut left = Vec::new();
     let (id, key) = (&workload.id, place.key);
     let given = given(workload);
     place.local.retain(|ip| {
         let address = mapped(*ip);
         let free = given.contains(&address) || !is_anothers(capture, (id, key), address);
         if !free {
-            tracing::warn!(workload = %id, address = %ip, "an interface has the address of another workload; it is left to that one");
+            left.push(address);
         }
         free
     });
+    place.left = left;
     let found = |ip: &IpAddr| !given.contains(&mapped(*ip));
     let left_out = place.local.iter().copied().filter(found).skip(MOST_FOUND);
     let left_out: HashSet<IpAddr> = left_out.collect();
@@ -51,6 +53,23 @@ pub(super) fn leave_to_others(capture: &Capture, workload: &Workload, place: &mu
         tracing::warn!(workload = %id, addresses, "its interfaces have more addresses than can be captured; connections to these are refused");
         place.local.retain(|ip| !left_out.contains(ip));
     }
+}
+
+/// Tells of addresses that are left to others, when they have not been told of `before`.
+pub(super) fn tell(id: &WorkloadId, before: &[Address], left: &[Address]) {
+    for address in left.iter().filter(|it| !before.contains(it)) {
+        let address = unmapped(*address);
+        tracing::warn!(workload = %id, %address, "an interface has the address of another workload; it is left to that one until it is free");
+    }
+}
+
+/// Whether one of the addresses that were left to others is nobody's any more.
+pub(super) fn has_become_free(
+    capture: &Capture,
+    asked: (&WorkloadId, u64),
+    left: &[Address],
+) -> bool {
+    left.iter().any(|it| !is_anothers(capture, asked, *it))
 }
 
 /// Whether another workload has this address, one of an earlier agent that still exists included.
@@ -81,6 +100,7 @@ pub(super) fn take_from_others(capture: &mut Capture, workload: &Workload) -> En
         for (address, inbound) in inbound {
             let ip = unmapped(address);
             tracing::warn!(workload = %workload.id, from = %other, address = %ip, "another workload's interface has its address; it is not steered there any more");
+            enrolment.left.push(address);
             taken.inbound.insert(address, inbound);
         }
         let ports = entries.ports.extract_if(|port, _| unclaimed(&port.address));

@@ -40,6 +40,8 @@ pub(super) struct Enrolment {
     entries: Entries,
     /// Of its addresses, those that the mesh gives to it.
     given: HashSet<Address>,
+    /// What its interfaces have and another workload has, too.
+    left: Vec<Address>,
     origin: Origin,
     listeners: Known,
     unguarded: Vec<Unguarded>,
@@ -153,6 +155,7 @@ fn enrol_at(
         place.addresses(workload),
         Arc::clone(&capture.loaded.maps.storage),
     );
+    addresses::tell(id, &[], &place.left);
     let mut old = claim(&mut capture.adopted, place.key, &entries);
     old.ports
         .extend(addresses::take_from_others(capture, workload).ports);
@@ -160,6 +163,7 @@ fn enrol_at(
         site,
         entries,
         given: addresses::given(workload),
+        left: place.left.clone(),
         origin: origin.clone(),
         listeners: Known::default(),
         unguarded: Vec::new(),
@@ -205,6 +209,8 @@ pub(super) fn update(capture: &mut Capture, workload: &Workload) -> Result<(), E
     let taken = addresses::take_from_others(capture, workload);
     let enrolment = capture.enrolled.get_mut(id).ok_or_else(unknown)?;
     enrolment.given = addresses::given(workload);
+    addresses::tell(id, &enrolment.left, &place.left);
+    enrolment.left.clone_from(&place.left);
     // What another one's rules say of an address goes with it.
     enrolment.entries.ports.extend(taken.ports);
     let old = enrolment.entries.clone();
@@ -259,6 +265,13 @@ pub(super) fn steer_again(capture: &mut Capture, id: &WorkloadId) -> Result<(), 
         .map_err(|error| step(id, "steer the connections", error))
 }
 
+/// Whether an update of an enrolled workload would capture more, though nothing about it has
+/// changed: an address of its interfaces was another workload's, and is not any more.
+pub(super) fn may_take_more(capture: &Capture, id: &WorkloadId) -> bool {
+    let enrolment = capture.enrolled.get(id);
+    enrolment.is_some_and(|it| addresses::has_become_free(capture, (id, it.key()), &it.left))
+}
+
 /// Un-enrols a workload.
 pub(super) fn unenrol(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
     let unknown = || EnrolError::Unknown { id: id.clone() };
@@ -309,6 +322,7 @@ fn place(capture: &Capture, workload: &Workload, site: &Site) -> Result<Place, E
     let mut place = Place {
         key: site.key(),
         local: interfaces.addresses,
+        left: Vec::new(),
         steered,
     };
     if steered {

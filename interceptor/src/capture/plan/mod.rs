@@ -22,6 +22,8 @@ pub(super) struct Place {
     pub(super) key: u64,
     /// Addresses of the interfaces in its namespace, without loopback and link-local ones.
     pub(super) local: Vec<IpAddr>,
+    /// Of those, the ones that another workload has, and that are left out therefore.
+    pub(super) left: Vec<Address>,
     /// Whether connections to it are steered: true in a namespace of its own.
     pub(super) steered: bool,
 }

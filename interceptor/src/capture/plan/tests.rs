@@ -40,6 +40,7 @@ fn place(local: &[&str]) -> Place {
     Place {
         key: 42,
         local: local.iter().map(|text| ip(text)).collect(),
+        left: Vec::new(),
         steered: true,
     }
 }
