@@ -107,6 +107,7 @@ impl Watch {
         SameNode {
             granted: counts.granted,
             unpublished: counts.unpublished,
+            displaced: counts.displaced,
             open: counts.open,
             events_lost: self.observer.counters().of(Counter::DirectEventLost),
             ends_unseen: counts.unseen,

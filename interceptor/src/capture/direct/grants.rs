@@ -10,7 +10,11 @@ use interceptor_common::{Address, GrantKey, GrantTarget, Inbound, MAX_TARGETS};
 
 use crate::capture::loader::{Loaded, Source};
 use crate::capture::maps::{WriteError, failed, gone, take};
-use crate::net::{SharedNumber, mapped};
+use crate::net::{SharedNumber, mapped, unmapped};
+
+/// The part of the map that one workload may have: a quarter. One that connects to everything there
+/// is displaces its own grants, not those of others.
+const SHARE: usize = 4;
 
 /// The map in messages.
 const GRANTS: &str = "grants";
@@ -73,7 +77,44 @@ pub(super) struct Grants {
     granted: KernelMap<MapData, GrantKey, interceptor_common::Grant>,
     generation: SharedNumber,
     inbound: KernelMap<MapData, Address, Inbound>,
-    known: HashMap<GrantKey, Known>,
+    known: Index,
+    /// How many a workload may have.
+    share: usize,
+}
+
+/// What is in the map, by source workload.
+#[derive(Default)]
+struct Index(HashMap<u64, HashMap<GrantKey, Known>>);
+
+impl Index {
+    fn insert(&mut self, key: GrantKey, known: Known) {
+        self.0.entry(key.workload).or_default().insert(key, known);
+    }
+
+    fn remove(&mut self, key: &GrantKey) {
+        if let Some(of_source) = self.0.get_mut(&key.workload) {
+            of_source.remove(key);
+            if of_source.is_empty() {
+                self.0.remove(&key.workload);
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&GrantKey, &Known)> {
+        self.0.values().flatten()
+    }
+
+    fn len(&self) -> usize {
+        self.0.values().map(HashMap::len).sum()
+    }
+
+    /// Which of its source's grants gives way to a new one with this key, if the source has so many.
+    fn displaced_by(&self, key: &GrantKey, share: usize) -> Option<GrantKey> {
+        let of_source = self.0.get(&key.workload)?;
+        let is_full = of_source.len() >= share && !of_source.contains_key(key);
+        // Any of them: one that is in use is granted anew by its next connection.
+        of_source.keys().next().filter(|_| is_full).copied()
+    }
 }
 
 impl Grants {
@@ -84,11 +125,16 @@ impl Grants {
             return Err("GENERATION is not an array".into());
         };
         let generation = SharedNumber::new(generation.fd().as_fd())?;
+        let granted = take(&mut loaded.hooks.object, "GRANTS")?;
+        let capacity = MapData::from_pin(loaded.pins.map("GRANTS"))?
+            .info()?
+            .max_entries();
         let mut grants = Self {
-            granted: take(&mut loaded.hooks.object, "GRANTS")?.try_into()?,
+            granted: granted.try_into()?,
             generation,
             inbound: inbound.try_into()?,
-            known: HashMap::new(),
+            known: Index::default(),
+            share: usize::try_from(capacity)?.div_ceil(SHARE),
         };
         grants.read()?;
         // Zero means no grant.
@@ -100,9 +146,12 @@ impl Grants {
 
     /// Learns what is in the map: another agent of the node may have written it.
     fn read(&mut self) -> Result<(), MapError> {
-        let all = self.granted.iter();
-        let all = all.map(|entry| entry.map(|(key, grant)| (key, Known::new(&grant))));
-        self.known = all.collect::<Result<_, _>>()?;
+        let mut found = Index::default();
+        for entry in self.granted.iter() {
+            let (key, grant) = entry?;
+            found.insert(key, Known::new(&grant));
+        }
+        self.known = found;
         Ok(())
     }
 
@@ -116,9 +165,14 @@ impl Grants {
         self.generation.increment()
     }
 
-    /// Publishes a grant.
-    pub(super) fn publish(&mut self, grant: &Grant) -> Result<(), GrantError> {
+    /// Publishes a grant. Returns the address of another grant of the same source, if it had to give
+    /// way.
+    pub(super) fn publish(&mut self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError> {
         let (key, value) = (grant.key(), self.value(grant)?);
+        let displaced = self.known.displaced_by(&key, self.share);
+        if let Some(displaced) = &displaced {
+            self.remove(displaced)?;
+        }
         match self.granted.insert(key, value, 0) {
             Err(error) if is_full(&error) && self.sweep()? => {
                 self.granted.insert(key, value, 0).map_err(refused)?;
@@ -126,7 +180,9 @@ impl Grants {
             written => written.map_err(refused)?,
         }
         self.known.insert(key, Known::new(&value));
-        Ok(())
+        let address =
+            |it: GrantKey| SocketAddr::new(unmapped(it.address), u16::from_be(it.port_be));
+        Ok(displaced.map(address))
     }
 
     /// The grant as the kernel wants it.

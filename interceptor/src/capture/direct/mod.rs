@@ -18,8 +18,8 @@
 //! # Fail closed
 //!
 //! * The kernel applies a grant only if the workload that it was given for still has the address.
-//! * A full map refuses the grant and never gives one up for it. Without a grant, a connection
-//!   takes the agent's path.
+//! * A full map refuses the grant and never gives up another workload's for it. Without a grant, a
+//!   connection takes the agent's path.
 //! * While no agent runs, grants hold and open connections go on. What ended meanwhile waits in
 //!   the buffer for the next agent.
 //!
@@ -163,13 +163,14 @@ impl Direct {
         self.shared.grants.lock().advance()
     }
 
-    /// Publishes a grant, in the place of an earlier one for the same source and address.
+    /// Publishes a grant, in the place of an earlier one for the same source and address. A source
+    /// that has its share of the map gives up another one; that one's address is returned.
     ///
     /// # Errors
     ///
     /// If a target is not an address of a workload that is enrolled on this node, or there is no
     /// room. Then connections take the agent's path.
-    pub fn publish(&self, grant: &Grant) -> Result<(), GrantError> {
+    pub fn publish(&self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError> {
         self.shared.grants.lock().publish(grant)
     }
 

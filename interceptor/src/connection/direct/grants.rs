@@ -43,6 +43,8 @@ pub(super) struct Grants {
     /// Counts what is no change of the mesh and may change an answer all the same.
     epoch: AtomicU64,
     pairs: Mutex<HashMap<Key, Pair>>,
+    /// Pairs whose grant gave way to another of the same source.
+    displaced: AtomicU64,
 }
 
 /// What is known of one pair.
@@ -98,6 +100,11 @@ impl Grants {
         (granted, without)
     }
 
+    /// Pairs whose grant gave way to another of the same source, so far.
+    pub(super) fn displaced(&self) -> u64 {
+        self.displaced.load(Ordering::Relaxed)
+    }
+
     /// See [`super::DirectPath::choice`].
     pub(super) fn choice(&self, captured: &Captured<'_>) -> u64 {
         let choice = rand::random();
@@ -126,7 +133,8 @@ impl Grants {
         let mesh = plane.mesh.load_full();
         let answer = answer(&*path.kernel, &mesh, &plane.identities, (id, key, moment));
         drop(left);
-        if let Some(answer) = answer {
+        if let Some((answer, displaced)) = answer {
+            self.displace(key, displaced);
             self.keep(key, id.clone(), moment, answer);
         }
     }
@@ -155,7 +163,8 @@ impl Grants {
             let asked = (&pair.source, key, moment);
             let answer = is_used.then(|| answer(kernel, mesh, identities, asked));
             match answer.flatten() {
-                Some(answer @ Answer::Granted(_)) => {
+                Some((answer @ Answer::Granted(_), displaced)) => {
+                    self.displace(key, displaced);
                     let renewed = Pair {
                         moment,
                         answer,
@@ -210,6 +219,15 @@ impl Grants {
         pairs.get(key).is_some_and(|pair| pair.moment == moment)
     }
 
+    /// Forgets a pair whose grant had to give way to another one's of the same source: its next
+    /// connection asks again.
+    fn displace(&self, (source, _): Key, displaced: Option<SocketAddr>) {
+        if let Some(address) = displaced {
+            self.displaced.fetch_add(1, Ordering::Relaxed);
+            self.pairs.lock().remove(&(source, address));
+        }
+    }
+
     fn keep(&self, key: Key, source: WorkloadId, moment: Moment, answer: Answer) {
         let mut pairs = self.pairs.lock();
         if pairs.len() >= PAIRS && !pairs.contains_key(&key) {
@@ -229,17 +247,18 @@ impl Grants {
     }
 }
 
-/// Decides a pair and tells the kernel. Nothing to be remembered if that may change at any time.
+/// Decides a pair and tells the kernel; also which other pair of the source gave way. Nothing to be
+/// remembered if that may change at any time.
 fn answer(
     kernel: &dyn Kernel,
     mesh: &Mesh,
     identities: &Identities,
     (id, key, moment): (&WorkloadId, Key, Moment),
-) -> Option<Answer> {
+) -> Option<(Answer, Option<SocketAddr>)> {
     let (key, address) = key;
     let source = mesh.workload(id)?;
     if !outbound_captured(&source.capture, address).captured {
-        return Some(Answer::Agent);
+        return Some((Answer::Agent, None));
     }
     let ways = decide::ways(mesh, source, address);
     if !are_certified(identities, source, &ways) {
@@ -247,7 +266,7 @@ fn answer(
     }
     let targets = decide::slots(&ways, rand::random());
     if targets.is_empty() {
-        return Some(Answer::Agent);
+        return Some((Answer::Agent, None));
     }
     let grant = Grant {
         source: key,
@@ -257,14 +276,14 @@ fn answer(
         tag: 0,
     };
     match kernel.publish(&grant) {
-        Ok(()) => Some(Answer::Granted(ways.into())),
+        Ok(displaced) => Some((Answer::Granted(ways.into()), displaced)),
         Err(GrantError::Full) => {
             tracing::warn!(workload = %id, %address, "the kernel has no room for another pair of this node; it takes the agent's path");
-            Some(Answer::NoRoom)
+            Some((Answer::NoRoom, None))
         }
         Err(error) => {
             tracing::debug!(workload = %id, %address, reason = error.reason(), "a pair of this node takes the agent's path");
-            Some(Answer::Agent)
+            Some((Answer::Agent, None))
         }
     }
 }

@@ -179,8 +179,11 @@ async fn a_full_map_refuses_a_grant_and_gives_none_up() {
         let address = format!("10.96.1.{number}:80");
         cell.direct.publish(&cell.grant(&address, &[Some(APP)]))
     };
-    for number in 2..16 {
-        publish(&cell, number).unwrap();
+    for number in 2..16_u64 {
+        // None of these workloads has more than its share.
+        let mut grant = cell.grant(&format!("10.96.1.{number}:80"), &[Some(APP)]);
+        grant.source = 1_000 + number / 4;
+        assert_eq!(cell.direct.publish(&grant).unwrap(), None);
     }
     assert!(matches!(publish(&cell, 16), Err(GrantError::Full)));
     cell.is_the_agents("10.96.1.16:80").await;
@@ -195,6 +198,37 @@ async fn a_full_map_refuses_a_grant_and_gives_none_up() {
     close(cell.pair("10.96.1.16:80"));
     cell.ended().await;
     cell.leaves_nothing().await;
+}
+
+/// One workload that connects to everything there is costs others nothing.
+#[tokio::test]
+async fn a_workload_that_has_its_share_gives_up_grants_of_its_own() {
+    if !may_run() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.sizes.grants = 16;
+    let mut cell = Cell::with(node);
+    let mut others = cell.grant("10.96.2.1:80", &[Some(APP)]);
+    others.source = 1_000;
+    cell.direct.publish(&others).unwrap();
+    let mut gave_way = Vec::new();
+    for number in 1..=40 {
+        let address = format!("10.96.1.{number}:80");
+        let grant = cell.grant(&address, &[Some(APP)]);
+        gave_way.extend(cell.direct.publish(&grant).unwrap());
+        // Publishing it again needs no more room.
+        assert_eq!(cell.direct.publish(&grant).unwrap(), None);
+    }
+    assert_eq!(cell.direct.grants(), 1 + 4);
+    assert_eq!(gave_way.len(), 36);
+    gave_way.dedup();
+    assert_eq!(gave_way.len(), 36);
+    // The newest one holds, those that gave way do not.
+    close(cell.pair("10.96.1.40:80"));
+    cell.ended().await;
+    cell.is_the_agents(&gave_way[0].to_string()).await;
+    cell.direct.withdraw(1_000, others.address).unwrap();
 }
 
 #[tokio::test]

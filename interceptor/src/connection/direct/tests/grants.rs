@@ -51,6 +51,19 @@ async fn before_the_first_mesh_and_without_room_nothing_is_granted() {
 }
 
 #[tokio::test]
+async fn a_pair_that_gave_way_to_another_asks_again() {
+    let agent = Agent::new(DEMO).await;
+    agent.offer("10.0.0.2:8080");
+    *agent.kernel.displaces.lock() = "10.0.0.2:8080".parse().ok();
+    agent.offer("10.0.0.2:8081");
+    assert_eq!(agent.path().counts().displaced, 1);
+    assert_eq!(agent.path().counts().granted, 1);
+    agent.offer("10.0.0.2:8080");
+    assert!(agent.granted("10.0.0.2:8080").is_some());
+    assert_eq!(agent.path().counts().granted, 2);
+}
+
+#[tokio::test]
 async fn a_change_renews_what_still_holds_and_withdraws_the_rest() {
     let agent = Agent::new(DEMO).await;
     agent.offer("10.0.0.2:8080");

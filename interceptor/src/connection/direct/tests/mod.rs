@@ -74,6 +74,8 @@ struct Fake {
     cut: Mutex<Vec<u64>>,
     cannot_cut: AtomicBool,
     is_full: AtomicBool,
+    /// What gives way to the next grant.
+    displaces: Mutex<Option<SocketAddr>>,
 }
 
 impl Kernel for Fake {
@@ -81,14 +83,18 @@ impl Kernel for Fake {
         Ok(self.generation.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    fn publish(&self, grant: &Grant) -> Result<(), GrantError> {
+    fn publish(&self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError> {
         if self.is_full.load(Ordering::Relaxed) {
             return Err(GrantError::Full);
         }
         self.published.fetch_add(1, Ordering::Relaxed);
         let key = (grant.source, grant.address);
         self.grants.lock().insert(key, grant.clone());
-        Ok(())
+        let displaced = self.displaces.lock().take();
+        if let Some(address) = displaced {
+            self.grants.lock().remove(&(grant.source, address));
+        }
+        Ok(displaced)
     }
 
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError> {
