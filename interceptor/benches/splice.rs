@@ -118,6 +118,7 @@ async fn tunnel(tasks: &Tasks, config: Config) -> (TcpStream, TcpStream) {
     let (tunnel, far) = (tunnel.expect("a tunnel"), accepted.expect("a connection").0);
     far.set_nodelay(true).expect("no delay");
     let (near, app) = pair().await;
+    let app = Arc::new(app);
     tasks.spawn("outbound", async move {
         splice::tunnel(&app, tunnel.stream, Arc::default()).await;
         drop(client);
@@ -130,6 +131,7 @@ async fn deliver(incoming: Incoming) {
         let app = TcpStream::connect(request.destination).await;
         let app = app.expect("the application");
         app.set_nodelay(true).expect("no delay");
+        let app = Arc::new(app);
         let stream = request.answer.accept(&ConnectHeaders::default());
         splice::tunnel(&app, stream.expect("a stream"), Arc::default()).await;
     }

@@ -65,7 +65,7 @@ struct Ready<P> {
 
 impl Ready<TunnelStream> {
     /// The box is gone on return; who takes it apart where the rest is awaited keeps it until then.
-    fn carry(self: Box<Self>, app: &TcpStream) -> impl Future<Output = ()> + Send {
+    fn carry(self: Box<Self>, app: &Arc<TcpStream>) -> impl Future<Output = ()> + Send {
         let (story, stream) = (self.story, self.peer);
         story.carry(self.basis, self.allowed_by, |traffic| {
             splice::tunnel(app, stream, traffic)
@@ -88,9 +88,9 @@ async fn open(
     local: Arc<Local>,
     (app, client): (TcpStream, SocketAddr),
     too_many: Option<TooMany>,
-) -> Option<(TcpStream, Opened)> {
+) -> Option<(Arc<TcpStream>, Opened)> {
     let opened = reach(&plane, &local, (&app, client), too_many).await?;
-    Some((app, opened))
+    Some((Arc::new(app), opened))
 }
 
 async fn reach(

@@ -9,16 +9,17 @@
 //!
 //! What a connection will carry is not known when it begins; what those before it carried is. So
 //! each stream reports what it moved, and large messages are remembered for longer than small ones:
-//! a pair that does both is taken for bulk.
+//! a pair that does both is taken for bulk. A pair of which nothing is known is not: most connections
+//! say little, and bulk that is together with others is noticed within 32 reads.
 //!
 //! Not here: what follows from it (`exclusive/warm.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Messages are small if they have at most this many bytes on average. Measured: 64 bytes are faster
-/// together, HTTP's 500 apart, by a tenth each (docs/decisions/transport.md).
-const SMALL: u32 = 256;
+/// Messages are large if they have more than this many bytes on average: beyond, a record is not
+/// filled with those of many streams any more (docs/decisions/transport.md).
+const SMALL: u32 = 4096;
 /// No average is taken for more than this, so that bulk can be forgotten.
 const LARGEST: u32 = 64 << 10;
 /// Messages of one stream that are reported together.
@@ -39,9 +40,10 @@ impl Default for Grain {
 }
 
 impl Grain {
-    /// Whether messages are known to be small.
-    pub(in crate::transport) fn is_small(&self) -> bool {
-        self.0.load(Ordering::Relaxed) <= SMALL
+    /// Whether messages are known to be large.
+    pub(in crate::transport) fn is_large(&self) -> bool {
+        let known = self.0.load(Ordering::Relaxed);
+        known != UNKNOWN && known > SMALL
     }
 
     /// Takes in what a stream reports. Reports that meet may be lost: there are more to come.
@@ -113,18 +115,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_small_before_anything_was_carried() {
+    fn nothing_is_large_before_anything_was_carried() {
         let grain = Arc::new(Grain::default());
-        assert!(!grain.is_small());
+        assert!(!grain.is_large());
         carried(&grain, &[]);
-        assert!(!grain.is_small());
+        assert!(!grain.is_large());
     }
 
     #[test]
-    fn one_short_stream_is_enough_to_know() {
+    fn one_stream_is_enough_to_know() {
         let grain = Arc::new(Grain::default());
-        carried(&grain, &[1, 1]);
-        assert!(grain.is_small());
+        carried(&grain, &[u64::from(SMALL) + 1]);
+        assert!(grain.is_large());
     }
 
     #[test]
@@ -132,13 +134,13 @@ mod tests {
         let grain = Arc::new(Grain::default());
         carried(&grain, &[100; 1000]);
         carried(&grain, &[u64::from(LARGEST); 32]);
-        assert!(!grain.is_small());
+        assert!(grain.is_large());
         carried(&grain, &[100; 32]);
-        assert!(!grain.is_small());
+        assert!(grain.is_large());
         for _ in 0..100 {
             carried(&grain, &[100; 32]);
         }
-        assert!(grain.is_small());
+        assert!(!grain.is_large());
     }
 
     #[test]
@@ -148,11 +150,11 @@ mod tests {
         for _ in 0..32 {
             tally.count(u64::from(SMALL));
         }
-        assert!(grain.is_small());
+        assert!(!grain.is_large());
         for _ in 0..32 {
             tally.count(u64::from(SMALL) + 1);
         }
-        assert!(!grain.is_small());
+        assert!(grain.is_large());
     }
 
     #[test]

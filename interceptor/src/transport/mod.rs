@@ -9,8 +9,9 @@
 //! HBONE is one HTTP/2 CONNECT stream per connection, over mutual TLS 1.3 to port 15008 of the
 //! workload's own address; ztunnel and Envoy speak it, too. A *carrier* is such a TLS connection.
 //! Carriers are kept warm and reused. Between two of our agents each stream has one to itself
-//! (`exclusive`), unless there are many and they say little (`grain`); with other peers they carry one stream at a time as long as there are few: a shared
-//! carrier lets one bulk stream hold up everybody else's (`hbone`).
+//! (`exclusive`), unless there are many and they say little (`grain`): then they are together on one
+//! of ours (`mux`). With other peers they carry one stream at a time as long as there are few: a
+//! shared carrier lets one bulk stream hold up everybody else's (`hbone`).
 //!
 //! # Invariants
 //!
@@ -28,6 +29,7 @@ mod error;
 mod exclusive;
 mod grain;
 pub mod hbone;
+mod mux;
 pub mod record;
 pub mod splice;
 mod tls;

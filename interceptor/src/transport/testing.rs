@@ -48,6 +48,8 @@ pub(super) async fn open(client: &Client, route: &Route) -> Result<Tunnel, Tunne
 pub(super) enum Carriers {
     /// Each stream has one to itself.
     Exclusive,
+    /// Streams share them, as our agents do.
+    Mux,
     /// Streams share them, as with other implementations.
     Shared,
 }
@@ -57,11 +59,27 @@ impl Carriers {
     pub(super) fn config(self) -> Config {
         let default = Config::default();
         Config {
+            max_carriers: match self {
+                // All of them are beyond the first few.
+                Self::Mux => 0,
+                Self::Exclusive | Self::Shared => default.max_carriers,
+            },
             max_exclusive: match self {
-                Self::Exclusive => default.max_exclusive,
+                Self::Exclusive | Self::Mux => default.max_exclusive,
                 Self::Shared => 0,
             },
             ..default
+        }
+    }
+}
+
+impl Carriers {
+    /// As few as they can do with.
+    pub(super) fn single(self) -> Config {
+        let config = self.config();
+        Config {
+            max_carriers: config.max_carriers.min(1),
+            ..config
         }
     }
 }
@@ -209,6 +227,7 @@ pub(super) async fn carry(
             let Ok(stream) = request.answer.accept(&ConnectHeaders::default()) else {
                 return;
             };
+            let app = Arc::new(app);
             let carried = splice::tunnel(&app, stream, Arc::default());
             let closed = cut.run_until_cancelled(carried).await;
             drop(app);
@@ -307,6 +326,7 @@ impl Path {
         let (ended, outbound) = oneshot::channel();
         let traffic = Arc::new(Traffic::default());
         let counted = Arc::clone(&traffic);
+        let captured = Arc::new(captured);
         world.tasks.spawn("outbound", async move {
             let closed = splice::tunnel(&captured, tunnel.stream, counted).await;
             drop(captured);

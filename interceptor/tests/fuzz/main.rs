@@ -61,3 +61,13 @@ fn any_client_of_a_carrier_reaches_what_it_asked_for_or_nothing() {
 fn any_server_of_a_carrier_is_heard_on_its_stream_or_refused() {
     engine::fuzz(&carriers::client::TARGET, carriers::client::seeds());
 }
+
+#[test]
+fn any_client_of_a_shared_carrier_reaches_what_it_asked_for_or_nothing() {
+    engine::fuzz(&carriers::server::SHARED_TARGET, carriers::server::seeds());
+}
+
+#[test]
+fn any_server_of_a_shared_carrier_is_heard_on_its_stream_or_refused() {
+    engine::fuzz(&carriers::client::SHARED_TARGET, carriers::client::seeds());
+}

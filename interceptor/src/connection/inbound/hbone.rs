@@ -158,7 +158,7 @@ impl Door {
     }
 
     /// Judges a CONNECT, connects to the application if it may go on, and answers.
-    async fn admit(&self, request: Box<Request>) -> Option<(TcpStream, Box<Admitted>, Guest)> {
+    async fn admit(&self, request: Box<Request>) -> Option<(Arc<TcpStream>, Box<Admitted>, Guest)> {
         let request = *request;
         let arrival = Arrival {
             client: self.client(&request.headers),
@@ -208,7 +208,7 @@ impl Door {
             allowed_by: allowed,
             stream,
         };
-        Some((app, Box::new(admitted), guest))
+        Some((Arc::new(app), Box::new(admitted), guest))
     }
 
     /// Records a request that made no sense; the transport has refused it already.
@@ -258,7 +258,7 @@ struct Admitted {
 
 impl Admitted {
     /// The box is gone on return; who takes it apart where the rest is awaited keeps it until then.
-    fn carry(self: Box<Self>, app: &TcpStream) -> impl Future<Output = ()> + Send {
+    fn carry(self: Box<Self>, app: &Arc<TcpStream>) -> impl Future<Output = ()> + Send {
         let (story, stream) = (self.story, self.stream);
         story.carry(self.basis, self.allowed_by, |traffic| {
             splice::tunnel(app, stream, traffic)

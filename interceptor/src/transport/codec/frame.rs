@@ -13,6 +13,7 @@ pub(in crate::transport) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r
 
 pub(in crate::transport) const NO_ERROR: u32 = 0;
 pub(super) const PROTOCOL_ERROR: u32 = 1;
+pub(super) const FLOW_CONTROL_ERROR: u32 = 3;
 pub(super) const FRAME_SIZE_ERROR: u32 = 6;
 pub(in crate::transport) const REFUSED_STREAM: u32 = 7;
 pub(in crate::transport) const CANCEL: u32 = 8;
@@ -172,18 +173,41 @@ pub(in crate::transport) fn push_reset(out: &mut Vec<u8>, stream: u32, code: u32
     push(out, Kind::Reset, 0, stream, &code.to_be_bytes());
 }
 
+/// How many streams a carrier has at a time, and what each of them may say unheard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::transport) enum Streams {
+    /// One, as much as it likes.
+    One,
+    /// This many, each so many bytes at first.
+    Many {
+        /// At most.
+        most: u32,
+        /// In the beginning.
+        window: u32,
+    },
+}
+
+/// More may be said on a stream.
+pub(in crate::transport) fn push_window(out: &mut Vec<u8>, stream: u32, more: u32) {
+    push(out, Kind::WindowUpdate, 0, stream, &more.to_be_bytes());
+}
+
 /// Our settings, and a window for the whole connection: as large as there are, see the module.
-pub(in crate::transport) fn push_settings(out: &mut Vec<u8>, max_headers: u32) {
+pub(in crate::transport) fn push_settings(out: &mut Vec<u8>, streams: Streams, max_headers: u32) {
     const HEADER_TABLE_SIZE: u16 = 1;
     const ENABLE_PUSH: u16 = 2;
     const MAX_CONCURRENT_STREAMS: u16 = 3;
     const INITIAL_WINDOW_SIZE: u16 = 4;
     const MAX_HEADER_LIST_SIZE: u16 = 6;
+    let (most, window) = match streams {
+        Streams::One => (1, MAX_WINDOW),
+        Streams::Many { most, window } => (most, window),
+    };
     let settings = [
         (HEADER_TABLE_SIZE, 0),
         (ENABLE_PUSH, 0),
-        (MAX_CONCURRENT_STREAMS, 1),
-        (INITIAL_WINDOW_SIZE, MAX_WINDOW),
+        (MAX_CONCURRENT_STREAMS, most),
+        (INITIAL_WINDOW_SIZE, window),
         (MAX_HEADER_LIST_SIZE, max_headers),
     ];
     let mut payload = Vec::with_capacity(6 * settings.len());

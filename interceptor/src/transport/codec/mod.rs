@@ -1,4 +1,4 @@
-//! The part of HTTP/2 that carries one connection at a time: frames and header lists, without I/O.
+//! The part of HTTP/2 that carries connections: frames and header lists, without I/O.
 //!
 //! ```text
 //!  plaintext of records ──▶ Reader ──▶ Event { Data(range), Headers, Reset, ... }
@@ -15,6 +15,7 @@
 //! Between two of our agents an exclusive carrier (`exclusive/`) carries one stream at a time. That
 //! needs no windows: TCP is the back-pressure, and a window could only add a deadlock to it
 //! (reference/transport.md 8). So both ends announce the largest windows there are and never count.
+//! A shared carrier (`mux/`) has many streams, and windows that both ends know beforehand.
 //! Everything else is HTTP/2 to the letter, which the tests check against the `h2` crate.
 //!
 //! # Invariants
@@ -59,6 +60,9 @@ pub enum CodecError {
     /// More frames to be answered than the peer reads answers.
     #[error("more questions than answers are read")]
     Flood,
+    /// More data than a window allows, or a window beyond all bounds.
+    #[error("more than the window allows")]
+    Window,
 }
 
 impl CodecError {
@@ -69,6 +73,7 @@ impl CodecError {
             Self::FrameSize => frame::FRAME_SIZE_ERROR,
             Self::Compression => frame::COMPRESSION_ERROR,
             Self::TooLarge | Self::Flood => frame::ENHANCE_YOUR_CALM,
+            Self::Window => frame::FLOW_CONTROL_ERROR,
         }
     }
 }

@@ -48,6 +48,13 @@ pub enum Event {
     Settings,
     /// A question for a sign of life, to be answered with its payload.
     Ping([u8; 8]),
+    /// So many more bytes may be sent on a stream; on all together if it is 0.
+    Window {
+        /// The stream.
+        stream: u32,
+        /// How many, if the peer says so.
+        more: u32,
+    },
     /// No stream above `last` will be served.
     GoAway {
         /// The last stream that is.
@@ -253,7 +260,7 @@ impl Reader {
             // Nobody may push to us, and a list must have begun before it goes on.
             Kind::PushPromise => return Err(CodecError::Unexpected),
             Kind::Continuation if self.unfinished.is_none() => return Err(CodecError::Unexpected),
-            Kind::Other | Kind::Priority | Kind::WindowUpdate => Place::Skip { left: head.length },
+            Kind::Other | Kind::Priority => Place::Skip { left: head.length },
             Kind::Continuation => Place::Gather,
             _ => {
                 self.gathered.clear();
@@ -340,6 +347,13 @@ impl Reader {
                     return Ok(self.done());
                 }
                 Event::Ping(payload)
+            }
+            Kind::WindowUpdate => {
+                exactly(4)?;
+                Event::Window {
+                    stream: head.stream,
+                    more: first(&self.gathered)?,
+                }
             }
             Kind::GoAway => Event::GoAway {
                 last: first(&self.gathered)?,

@@ -26,6 +26,8 @@ fn read(reader: &mut Reader, bytes: &[u8], pieces: &[usize]) -> Result<Heard, Co
         while let Some(event) = reader.next(bytes, &mut at)? {
             match event {
                 Event::Data { at, .. } => heard.data.extend_from_slice(&bytes[at]),
+                // Of all streams together, with the settings.
+                Event::Window { stream: 0, .. } => {}
                 event => heard.events.push(event),
             }
         }
@@ -43,7 +45,7 @@ fn headers(value: &str) -> HeaderMap {
 /// All that a client of ours says on a stream.
 fn conversation(baggage: &str, payload: &[u8]) -> Vec<u8> {
     let mut out = frame::PREFACE.to_vec();
-    frame::push_settings(&mut out, 4096);
+    frame::push_settings(&mut out, frame::Streams::One, 4096);
     let block = fields::connect("10.0.0.1:80", &headers(baggage));
     frame::push_headers(&mut out, 1, &block, End::Open);
     out.extend(frame::data(1, payload.len()));

@@ -67,7 +67,7 @@ impl<'a> Early<'a> {
 
     /// Puts what was said into `slots`. Asks the kernel directly: the runtime does not know yet
     /// whether there is something to be read.
-    fn read(&mut self, slots: &mut [IoSliceMut<'_>]) -> usize {
+    pub(in crate::transport) fn read(&mut self, slots: &mut [IoSliceMut<'_>]) -> usize {
         let Some(first) = slots.first_mut() else {
             return 0;
         };

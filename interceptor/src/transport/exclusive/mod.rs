@@ -42,7 +42,7 @@ pub(super) use stream::ExclusiveStream;
 pub(super) use warm::{Dial, Ready, Warm};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Copies as far as there is room. Returns where it ends.
 fn copy(to: &mut [u8], at: usize, from: &[u8]) -> usize {

@@ -43,7 +43,7 @@ pub(in crate::transport) fn write_pieces(
 }
 
 /// Writes once, and remembers that nothing more fits if less was taken than was there.
-pub(super) fn write_once(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(in crate::transport) fn write_once(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut written = None;
     let tried = socket.try_io(Interest::WRITABLE, || {
         let count = (&*SockRef::from(socket)).write(bytes)?;

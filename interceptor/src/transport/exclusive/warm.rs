@@ -6,9 +6,9 @@
 //!
 //! A connection that finds no idle carrier starts a dial and waits for whatever carrier is free
 //! first. If that is one that came home, the new one joins the others when it is ready: a pool that
-//! has run dry under load is larger afterwards. Where messages are known to be small, only the first
+//! has run dry under load is larger afterwards. Unless messages are known to be large, only the first
 //! [`Config::max_carriers`] connections at a time have a carrier to themselves, and all others are
-//! together on one ([`Grain`] says why). Beyond [`Config::max_exclusive`] carriers, and for
+//! together on one (`mux`; [`Grain`] says why). Beyond [`Config::max_exclusive`] carriers, and for
 //! peers that do not speak the protocol, connections share carriers (`hbone/pool.rs`).
 //!
 //! Idle carriers have no task. Once a second all of them are looked at: what has arrived is read,
@@ -334,7 +334,7 @@ impl Shelf {
     /// Whether the next connection is better off together with others.
     fn gathers(&self) -> bool {
         let few = self.config.max_carriers;
-        self.grain.is_small() && {
+        !self.grain.is_large() && {
             let open = self.open.load(Ordering::Relaxed);
             open >= few && open.saturating_sub(self.state.lock().idle.len()) >= few
         }

@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use super::super::buffer::Segment;
 use super::super::error::StreamError;
 use super::super::exclusive::ExclusiveStream;
+use super::super::mux::MuxStream;
 use super::headers::ConnectHeaders;
 use super::refusal::Refusal;
 use super::stream::{TunnelStream, stream_error};
@@ -28,6 +29,8 @@ enum Pending {
     Shared(SendResponse<Segment>, RecvStream),
     /// On its own.
     Exclusive(ExclusiveStream),
+    /// Among others of our agents'.
+    Mux(MuxStream),
 }
 
 impl Answer {
@@ -42,6 +45,13 @@ impl Answer {
     pub(super) const fn exclusive(stream: ExclusiveStream) -> Self {
         Self {
             pending: Some(Pending::Exclusive(stream)),
+        }
+    }
+
+    /// Of a stream among others of our agents'.
+    pub(super) const fn mux(stream: MuxStream) -> Self {
+        Self {
+            pending: Some(Pending::Mux(stream)),
         }
     }
 
@@ -67,6 +77,10 @@ impl Answer {
                 stream.accept(headers);
                 Ok(TunnelStream::exclusive(stream))
             }
+            Some(Pending::Mux(stream)) => {
+                stream.accept(headers);
+                Ok(TunnelStream::mux(stream))
+            }
         }
     }
 
@@ -80,6 +94,7 @@ impl Answer {
             None => {}
             Some(Pending::Shared(respond, _receive)) => send_refusal(respond, refusal),
             Some(Pending::Exclusive(stream)) => stream.refuse(refusal),
+            Some(Pending::Mux(stream)) => stream.refuse(refusal),
         }
     }
 }

@@ -11,21 +11,22 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use h2::client::{Builder, Connection, SendRequest};
+use h2::client::{Builder, Connection};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsStream;
 
 use super::super::buffer::Segment;
 use super::super::config::Config;
-use super::super::error::{HandshakeError, Stage, TunnelError};
-use super::super::exclusive;
-use super::super::tls::{Agreed, SessionFacts, Tls, Turnstile, tls_error};
+use super::super::error::{HandshakeError, SessionError, Stage, TunnelError};
+use super::super::tls::{self, Agreed, SessionFacts, Tls, Turnstile, tls_error};
+use super::super::{exclusive, mux};
 use super::observed::{Activity, Keepalive, Observed};
-use super::pool::{Key, Pool, Slot};
+use super::pool::{Key, Pool, Requests, Slot};
 use super::stream::session_error;
 use crate::drain::Tasks;
 use crate::identity::Svid;
+use crate::lanes::Lanes;
 use crate::net::{Dialer, Purpose};
 
 /// The TLS session that HTTP/2 is spoken on.
@@ -37,6 +38,8 @@ type Session = Connection<Tunnelled, Segment>;
 pub(super) enum Offer {
     /// Our own protocol, and HTTP/2 if the peer does not know it.
     Exclusive,
+    /// The same for a carrier that streams share.
+    Mux,
     /// HTTP/2 only.
     Http2,
 }
@@ -55,7 +58,7 @@ pub(super) enum Established {
 
 /// An established carrier.
 pub(super) struct Carrier {
-    pub(super) requests: SendRequest<Segment>,
+    pub(super) requests: Requests,
     pub(super) facts: SessionFacts,
     /// Streams that the peer allows.
     pub(super) allowed: usize,
@@ -64,9 +67,14 @@ pub(super) struct Carrier {
 
 /// What must be polled for the carrier to live.
 pub(super) struct Driver {
-    session: Session,
-    keepalive: Keepalive,
+    session: Driven,
     until: Instant,
+}
+
+/// What is spoken on it.
+enum Driven {
+    Http2(Box<Session>, Keepalive),
+    Mux(Box<mux::Driver>),
 }
 
 /// Dials, authenticates and prefaces, each within its limit.
@@ -132,7 +140,12 @@ async fn shake_hands(
     (config, offer): (&Arc<Config>, Offer),
     socket: TcpStream,
 ) -> Result<Established, HandshakeError> {
-    if offer == Offer::Http2 {
+    let wanted = match offer {
+        Offer::Exclusive => tls::FAST,
+        Offer::Mux => tls::MUX,
+        Offer::Http2 => &[],
+    };
+    if wanted.is_empty() {
         let socket = Turnstile::opened(socket);
         let secured = tls.connect(svid, &key.peer, socket).await?;
         let stream = Box::new(secured.stream);
@@ -140,7 +153,7 @@ async fn shake_hands(
             .await
             .map(|carrier| Established::Shared(Box::new(carrier)));
     }
-    let secured = tls.connect_fast(svid, &key.peer, socket).await?;
+    let secured = tls.connect_fast(svid, (&key.peer, wanted), socket).await?;
     let (facts, until) = (secured.facts, secured.until);
     match secured.stream {
         Agreed::Fast(fast) => Ok(Established::Exclusive {
@@ -148,6 +161,18 @@ async fn shake_hands(
             facts,
             until,
         }),
+        Agreed::Mux(fast) => {
+            let driver = mux::greet(*fast, mux::Role::Client, config).await?;
+            Ok(Established::Shared(Box::new(Carrier {
+                requests: Requests::Mux(Arc::clone(driver.hub())),
+                facts,
+                allowed: mux::MAX_STREAMS,
+                driver: Driver {
+                    session: Driven::Mux(Box::new(driver)),
+                    until,
+                },
+            })))
+        }
         Agreed::Http2(stream) => preface(stream, facts, until, config)
             .await
             .map(|carrier| Established::Shared(Box::new(carrier))),
@@ -187,10 +212,9 @@ async fn preface(
     Ok(Carrier {
         facts,
         allowed: session.max_concurrent_send_streams(),
-        requests,
+        requests: Requests::Http2(requests),
         driver: Driver {
-            session,
-            keepalive,
+            session: Driven::Http2(Box::new(session), keepalive),
             until,
         },
     })
@@ -211,25 +235,19 @@ impl Driver {
     /// Drives the carrier until it has ended: by itself, by the peer, for want of a sign of life,
     /// or because nobody needs it any more.
     pub(super) async fn run(self, slot: Arc<Slot>, pool: Arc<Pool>, tasks: Tasks) {
-        let mut session = pin!(self.session);
-        let mut silent = pin!(self.keepalive.silent());
+        let mut session = pin!(self.session.run(&slot));
         let mut look = Instant::now() + pool.config.idle_timeout;
         let mut open = true;
         loop {
             tokio::select! {
-                ended = &mut session => {
-                    if let Err(error) = ended {
-                        tracing::debug!(gateway = %slot.key.gateway, %error, "carrier broke");
-                    }
-                    break;
-                }
-                () = &mut silent => {
-                    tracing::debug!(gateway = %slot.key.gateway, "carrier without a sign of life");
-                    break;
-                }
+                biased;
+                () = &mut session => break,
                 () = slot.retired.cancelled(), if open => {
                     // With the last stream and the last handle gone, the session says goodbye.
-                    slot.requests.lock().take();
+                    let requests = slot.requests.lock().take();
+                    if let Some(Requests::Mux(hub)) = requests {
+                        hub.retire();
+                    }
                     open = false;
                 }
                 () = tasks.stopping(), if open => pool.retire(&slot),
@@ -239,5 +257,25 @@ impl Driver {
         }
         pool.retire(&slot);
         slot.requests.lock().take();
+    }
+}
+
+impl Driven {
+    /// Until the session has ended, or the peer gives no sign of life.
+    async fn run(self, slot: &Slot) {
+        let gateway = slot.key.gateway;
+        let ended = match self {
+            Self::Mux(mut driver) => {
+                let nobody_asks = |_asked, _stream| {};
+                driver.run(&Lanes::default(), nobody_asks).await.map(drop)
+            }
+            Self::Http2(session, keepalive) => tokio::select! {
+                ended = session => ended.map_err(|error| session_error(&error)),
+                () = keepalive.silent() => Err(SessionError::Silent),
+            },
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%gateway, %error, "carrier broke");
+        }
     }
 }

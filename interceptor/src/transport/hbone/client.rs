@@ -20,13 +20,11 @@ use tokio::time::timeout;
 
 use super::super::config::Config;
 use super::super::error::{SessionError, Stage, TunnelError};
-use super::super::exclusive::{
-    self, AskError, Checkout, Dial, Dialled, Early, Handed, Quota, Ready, Warm,
-};
+use super::super::exclusive::{self, AskError, Checkout, Early, Handed, Quota, Ready, Warm};
+use super::super::mux;
 use super::super::tls::{SessionFacts, Tls};
-use super::carrier::{Carrier, Established, Offer, establish};
 use super::headers::ConnectHeaders;
-use super::pool::{Choice, Crowd, Key, Lease, Pool, Slot};
+use super::pool::{Choice, Crowd, Key, Lease, Pool, Requests};
 use super::refusal::PeerReason;
 use super::stream::{TunnelStream, session_error, stream_error};
 use crate::drain::Tasks;
@@ -45,16 +43,16 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    config: Arc<Config>,
-    identities: Arc<Identities>,
-    tls: Tls,
-    dialer: Dialer,
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) identities: Arc<Identities>,
+    pub(super) tls: Tls,
+    pub(super) dialer: Dialer,
     /// Carriers that streams share.
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     /// Carriers that one stream at a time has to itself.
-    warm: Arc<Warm>,
-    tasks: Tasks,
+    pub(super) warm: Arc<Warm>,
+    pub(super) tasks: Tasks,
 }
 
 /// An open tunnel.
@@ -219,7 +217,7 @@ impl Client {
     /// An attempt on a shared carrier.
     async fn share(
         &self,
-        ask: &Ask<'_>,
+        ask: &mut Ask<'_>,
         choice: Choice,
         crowd: Crowd,
     ) -> Result<Tunnel, (bool, Failure)> {
@@ -289,12 +287,18 @@ impl Client {
                 headers: ConnectHeaders::read(&fields.headers),
                 stream: TunnelStream::exclusive(stream).reporting_to(grain),
             }),
-            Err(AskError::Dead(error)) => Err(Failure::Dead(error)),
-            Err(AskError::Broken(error)) => Err(Failure::Final(broken(&ask.key, error))),
-            Err(AskError::TimedOut) => Err(Failure::Final(self.unanswered_in_time(&ask.key))),
-            Err(AskError::Refused(fields)) => {
+            Err(error) => Err(self.not_asked(&ask.key, error)),
+        }
+    }
+
+    fn not_asked(&self, key: &Key, error: AskError) -> Failure {
+        match error {
+            AskError::Dead(error) => Failure::Dead(error),
+            AskError::Broken(error) => Failure::Final(broken(key, error)),
+            AskError::TimedOut => Failure::Final(self.unanswered_in_time(key)),
+            AskError::Refused(fields) => {
                 let status = fields.status.unwrap_or(StatusCode::BAD_GATEWAY);
-                Err(Failure::Final(refused(&ask.key, status, &fields.headers)))
+                Failure::Final(refused(key, status, &fields.headers))
             }
         }
     }
@@ -313,16 +317,31 @@ impl Client {
         lease
     }
 
-    async fn ask_among_others(&self, lease: Lease, ask: &Ask<'_>) -> Result<Tunnel, Failure> {
+    async fn ask_among_others(&self, lease: Lease, ask: &mut Ask<'_>) -> Result<Tunnel, Failure> {
         let slot = Arc::clone(&lease.slot);
         let facts = slot.outcome.wait().await.clone().map_err(Failure::Final)?;
         let requests = slot.requests.lock().clone();
         let gone = || SessionError::GoAway {
             code: "NO_ERROR".to_owned(),
         };
-        let requests = requests.ok_or_else(|| Failure::Dead(gone()))?;
+        let mut requests = match requests.ok_or_else(|| Failure::Dead(gone()))? {
+            Requests::Http2(requests) => requests,
+            Requests::Mux(hub) => {
+                let reused = lease.reused;
+                let early = &mut ask.early;
+                let asked = mux::ask((&hub, lease), &ask.authority, ask.headers, early).await;
+                let (stream, fields) = asked.map_err(|error| self.not_asked(&slot.key, error))?;
+                return Ok(Tunnel {
+                    peer: slot.key.peer.clone(),
+                    facts,
+                    reused,
+                    headers: ConnectHeaders::read(&fields.headers),
+                    stream: TunnelStream::mux(stream),
+                });
+            }
+        };
         let dead = |error: h2::Error| Failure::Dead(session_error(&error));
-        let mut requests = requests.ready().await.map_err(dead)?;
+        requests = requests.ready().await.map_err(dead)?;
         let request = connect(ask).map_err(Failure::Final)?;
         let (answer, send) = requests.send_request(request, false).map_err(dead)?;
         let answer = timeout(self.shared.config.answer_timeout, answer).await;
@@ -356,78 +375,6 @@ impl Client {
             stage: Stage::Answer,
             limit: self.shared.config.answer_timeout,
         }
-    }
-}
-
-impl Shared {
-    /// Makes carriers that one stream at a time has to itself, as long as somebody waits for one.
-    /// A peer that does not speak that gets a shared one.
-    async fn dial(self: Arc<Self>, key: Key, dial: Dial) {
-        let mut next = Some(dial);
-        while let Some(dial) = next {
-            let made = (&self.config, Offer::Exclusive);
-            let svid = Arc::clone(&dial.svid);
-            let established = establish(&self.dialer, &self.tls, &svid, &key, made).await;
-            let (dialled, shared) = match established {
-                Ok(Established::Exclusive {
-                    carrier,
-                    facts,
-                    until,
-                }) => (Dialled::Exclusive(carrier, facts, until), None),
-                Ok(Established::Shared(carrier)) => {
-                    // In the pool before anybody who waits looks for it there.
-                    let slot = self.pool.adopt(&key, &svid);
-                    slot.ready(carrier.requests.clone(), carrier.facts, carrier.allowed);
-                    (Dialled::Http2, Some((slot, carrier)))
-                }
-                Err(error) => (Dialled::Failed(error), None),
-            };
-            next = Warm::dialled(dial, dialled);
-            if let Some((slot, carrier)) = shared {
-                let tasks = self.tasks.clone();
-                tasks.spawn("carrier", Arc::clone(&self).drive(slot, carrier));
-            }
-        }
-    }
-
-    /// One shared carrier's life: set-up, service, end.
-    async fn carry(self: Arc<Self>, slot: Arc<Slot>) {
-        let unfinished = Unfinished(Arc::clone(&slot), Arc::clone(&self.pool));
-        let made = (&self.config, Offer::Http2);
-        let established = establish(&self.dialer, &self.tls, &slot.svid, &slot.key, made).await;
-        match established {
-            Ok(Established::Shared(carrier)) => {
-                slot.ready(carrier.requests.clone(), carrier.facts, carrier.allowed);
-                Arc::clone(&self).drive(slot, carrier).await;
-            }
-            // Not offered, so not chosen.
-            Ok(Established::Exclusive { .. }) => {}
-            Err(error) => slot.publish(Err(error)),
-        }
-        drop(unfinished);
-    }
-
-    async fn drive(self: Arc<Self>, slot: Arc<Slot>, carrier: Box<Carrier>) {
-        let unfinished = Unfinished(Arc::clone(&slot), Arc::clone(&self.pool));
-        let (pool, tasks) = (Arc::clone(&self.pool), self.tasks.clone());
-        let Carrier {
-            driver, requests, ..
-        } = *carrier;
-        // Only those that have the carrier keep it: it ends with the last of them.
-        drop(requests);
-        driver.run(slot, pool, tasks).await;
-        drop(unfinished);
-    }
-}
-
-/// Leaves nobody waiting for a carrier whose task was cancelled or has failed.
-struct Unfinished(Arc<Slot>, Arc<Pool>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        self.1.retire(&self.0);
-        self.0.requests.lock().take();
-        self.0.publish(Err(TunnelError::Draining));
     }
 }
 

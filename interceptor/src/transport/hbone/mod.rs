@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `client.rs` | opening a tunnel: identity, carrier, CONNECT, answer, one retry |
 //! | `pool.rs` | which carrier: idle first, new up to a bound, then the least loaded |
+//! | `making.rs` | dialling, and a carrier's task |
 //! | `carrier.rs` | one mTLS connection: set-up, keepalive, idling out, retirement |
 //! | `server.rs` | one accepted connection: set-up, requests, answers, drain |
 //! | `stream.rs` | the bytes of one stream, and all knowledge of `h2` errors |
@@ -19,6 +20,7 @@ mod answer;
 mod carrier;
 mod client;
 mod headers;
+mod making;
 mod observed;
 mod pool;
 mod refusal;

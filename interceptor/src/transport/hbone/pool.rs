@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::buffer::Segment;
 use super::super::config::Config;
 use super::super::error::TunnelError;
+use super::super::mux::Hub;
 use super::super::tls::SessionFacts;
 use crate::identity::Svid;
 
@@ -66,11 +67,20 @@ pub(super) enum Crowd {
     Together,
 }
 
+/// How streams are begun on a carrier.
+#[derive(Clone)]
+pub(super) enum Requests {
+    /// As everybody does.
+    Http2(SendRequest<Segment>),
+    /// As our agents do.
+    Mux(Arc<Hub>),
+}
+
 /// A carrier's place in the pool, from the beginning of its set-up.
 pub(super) struct Slot {
     pub(super) key: Key,
     pub(super) svid: Arc<Svid>,
-    pub(super) requests: Mutex<Option<SendRequest<Segment>>>,
+    pub(super) requests: Mutex<Option<Requests>>,
     pub(super) outcome: SetOnce<Result<SessionFacts, TunnelError>>,
     pub(super) retired: CancellationToken,
     /// Streams that the peer allows; set with the outcome.
@@ -94,14 +104,13 @@ impl Slot {
     }
 
     /// Publishes an established carrier to those who wait for it.
-    pub(super) fn ready(
-        &self,
-        requests: SendRequest<Segment>,
-        facts: SessionFacts,
-        allowed: usize,
-    ) {
+    pub(super) fn ready(&self, requests: Requests, facts: SessionFacts, allowed: usize) {
+        match &requests {
+            Requests::Http2(_) => self.allowed.fetch_min(allowed.max(1), Ordering::Relaxed),
+            // Known beforehand, and nothing to be spared.
+            Requests::Mux(_) => self.allowed.swap(allowed, Ordering::Relaxed),
+        };
         *self.requests.lock() = Some(requests);
-        self.allowed.fetch_min(allowed.max(1), Ordering::Relaxed);
         self.publish(Ok(facts));
     }
 

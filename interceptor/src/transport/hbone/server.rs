@@ -28,9 +28,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsStream;
 
 use super::super::buffer::Segment;
+use super::super::codec::Fields;
 use super::super::config::Config;
 use super::super::error::{HandshakeError, SessionError};
 use super::super::exclusive::{self, Asked, Left, Serving};
+use super::super::mux;
 use super::super::tls::{Agreed, SessionFacts, Tls, Turnstile};
 use super::answer::Answer;
 use super::carrier::Tunnelled;
@@ -103,6 +105,7 @@ impl Server {
                 carrier: exclusive::greeted(*fast, config).await?,
                 asked: None,
             }),
+            Agreed::Mux(fast) => Session::Mux(Box::new(mux::greeted(*fast, config).await?)),
             Agreed::Http2(stream) => Session::Shared(Box::new(preface(stream, config).await?)),
         };
         let end = (secured.peer, peer_address, local_address, secured.facts);
@@ -144,6 +147,8 @@ enum Session {
     Shared(Box<(Http2, Keepalive)>),
     /// One stream at a time.
     Exclusive(Serving),
+    /// Many, between two of our agents.
+    Mux(Box<mux::Driver>),
 }
 
 /// What all requests of one connection have in common.
@@ -295,6 +300,21 @@ impl Inbound {
                     }
                 }
             }
+            Session::Mux(mut driver) => {
+                let handle = |fields: Box<Fields>, stream| {
+                    let (end, ports) = (&about.end, &about.config.own_ports);
+                    let request = asked_for(&fields, Answer::mux(stream), end, ports);
+                    let (seat, handled) = (about.lanes.here(Load::Stream), handler(request));
+                    tasks.spawn("inbound request", Seated::new(seat, handled));
+                };
+                let within = (&*about.config, &about.lanes);
+                let moved = Box::pin(mux::serve(&mut driver, within, over, handle)).await?;
+                let Some(lane) = moved else {
+                    return Ok(Served::Over);
+                };
+                let session = Session::Mux(driver);
+                Ok(Served::Elsewhere(lane, Box::new(Self { session, about })))
+            }
             Session::Shared(shared) => {
                 let handle = |(request, respond)| {
                     let request = admit(request, respond, &about.end, &about.config.own_ports);
@@ -388,6 +408,10 @@ fn admit(
 /// The same on an exclusive carrier.
 fn admit_exclusive(asked: Asked, end: &End, own_ports: &[u16]) -> Incoming {
     let Asked { fields, stream } = asked;
+    asked_for(&fields, Answer::exclusive(stream), end, own_ports)
+}
+
+fn asked_for(fields: &Fields, answer: Answer, end: &End, own_ports: &[u16]) -> Incoming {
     // A request with a scheme or a path is none for a connection, whatever its method says
     // (RFC 9113 8.5).
     let method = fields.method.as_ref().filter(|_| !fields.is_located);
@@ -395,7 +419,6 @@ fn admit_exclusive(asked: Asked, end: &End, own_ports: &[u16]) -> Incoming {
     let wanted = method.map_or(Err(BadConnect::NotConnect), |method| {
         destination(method, fields.authority.as_deref(), arrived, own_ports)
     });
-    let answer = Answer::exclusive(stream);
     end.incoming(wanted, ConnectHeaders::read(&fields.headers), answer)
 }
 

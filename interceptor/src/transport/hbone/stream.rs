@@ -22,6 +22,7 @@ use super::super::buffer::{Segment, Sizer};
 use super::super::error::{SessionError, StreamError};
 use super::super::exclusive::stream::ExclusiveStream;
 use super::super::grain::Grain;
+use super::super::mux::MuxStream;
 use super::Lease;
 
 /// One tunnelled connection.
@@ -37,6 +38,8 @@ pub(in crate::transport) enum Kind {
     Shared(Shared),
     /// One that has no other.
     Exclusive(ExclusiveStream),
+    /// One that has others, between two of our agents.
+    Mux(MuxStream),
 }
 
 /// A stream of the `h2` crate's.
@@ -57,6 +60,7 @@ impl fmt::Debug for TunnelStream {
                 write!(f, "TunnelStream({id:?})")
             }
             Kind::Exclusive(stream) => write!(f, "TunnelStream({stream:?})"),
+            Kind::Mux(stream) => write!(f, "TunnelStream({stream:?})"),
         }
     }
 }
@@ -106,6 +110,13 @@ impl TunnelStream {
     pub(super) const fn exclusive(stream: ExclusiveStream) -> Self {
         Self {
             kind: Kind::Exclusive(stream),
+            grain: None,
+        }
+    }
+
+    pub(super) const fn mux(stream: MuxStream) -> Self {
+        Self {
+            kind: Kind::Mux(stream),
             grain: None,
         }
     }

@@ -91,7 +91,7 @@ impl Opener {
 
     /// Whether the peer wants new keys from us since this was asked last.
     #[inline]
-    pub(super) const fn take_update_request(&mut self) -> bool {
+    pub(in crate::transport) const fn take_update_request(&mut self) -> bool {
         std::mem::replace(&mut self.update_requested, false)
     }
 

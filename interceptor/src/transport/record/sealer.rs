@@ -53,7 +53,7 @@ impl Sealer {
 
     /// Whether new keys are due.
     #[inline]
-    pub(super) fn nearly_exhausted(&self) -> bool {
+    pub(in crate::transport) fn nearly_exhausted(&self) -> bool {
         self.keys.as_ref().is_some_and(Direction::half_used)
     }
 

@@ -21,6 +21,7 @@
 //! Not here: opening either end, deciding how long it may last.
 
 mod exclusive;
+mod mux;
 mod plain;
 mod tunnel;
 
@@ -194,7 +195,8 @@ impl<'a> ResetUnlessDone<'a> {
 }
 
 /// What a connection carries, as it is counted.
-struct Load {
+#[derive(Debug)]
+pub(super) struct Load {
     traffic: Arc<Traffic>,
     tally: Tally,
 }
@@ -208,14 +210,14 @@ impl Load {
     }
 
     /// The application said so many bytes.
-    fn sent(&mut self, bytes: usize) {
+    pub(super) fn sent(&mut self, bytes: usize) {
         let bytes = bytes_of(bytes);
         self.traffic.add_sent(bytes);
         self.tally.count(bytes);
     }
 
     /// It was given so many.
-    fn received(&mut self, bytes: usize) {
+    pub(super) fn received(&mut self, bytes: usize) {
         let bytes = bytes_of(bytes);
         self.traffic.add_received(bytes);
         self.tally.count(bytes);

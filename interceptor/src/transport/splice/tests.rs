@@ -34,7 +34,7 @@ fn is_reset(result: &std::io::Result<Vec<u8>>) -> bool {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn each_direction_closes_by_itself(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
@@ -58,7 +58,7 @@ async fn each_direction_closes_by_itself(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_may_close_first(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
@@ -79,7 +79,7 @@ async fn the_server_may_close_first(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_by_the_client_is_a_reset_at_the_server(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
@@ -96,7 +96,7 @@ async fn a_reset_by_the_client_is_a_reset_at_the_server(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_by_the_server_is_a_reset_at_the_client(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
@@ -112,7 +112,7 @@ async fn a_reset_by_the_server_is_a_reset_at_the_client(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_after_the_end_of_file_is_still_a_reset(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
@@ -144,7 +144,7 @@ async fn a_reset_after_the_end_of_file_is_still_a_reset(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_megabytes_arrive_unharmed_in_both_directions_at_once(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
@@ -195,12 +195,12 @@ pub(in crate::transport) async fn fill(socket: &TcpStream) -> usize {
     taken
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_stalls_stalls_the_writer_and_nobody_else() {
-    let world = World::with(super::super::Config {
-        max_carriers: 1,
-        ..Carriers::Shared.config()
-    });
+async fn a_reader_that_stalls_stalls_the_writer_and_nobody_else(
+    #[values(Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::with(carriers.single());
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let stalled = Path::open(&world, &client, &gateway).await;
@@ -235,7 +235,7 @@ async fn a_reader_that_stalls_stalls_the_writer_and_nobody_else() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_gets_through_although_the_other_end_never_reads(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
@@ -253,7 +253,7 @@ async fn a_reset_gets_through_although_the_other_end_never_reads(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_connection_is_a_reset_for_both_applications(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
@@ -270,7 +270,7 @@ async fn a_cut_connection_is_a_reset_for_both_applications(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_carrier_is_a_reset_for_both_applications(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
@@ -295,12 +295,12 @@ async fn a_dead_carrier_is_a_reset_for_both_applications(
     );
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn one_stream_that_is_reset_leaves_the_others_on_its_carrier_unharmed() {
-    let world = World::with(super::super::Config {
-        max_carriers: 1,
-        ..Carriers::Shared.config()
-    });
+async fn one_stream_that_is_reset_leaves_the_others_on_its_carrier_unharmed(
+    #[values(Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::with(carriers.single());
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let mut victim = Path::open(&world, &client, &gateway).await;
@@ -321,7 +321,7 @@ async fn one_stream_that_is_reset_leaves_the_others_on_its_carrier_unharmed() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_is_down_is_a_refusal_with_a_reason(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
@@ -340,7 +340,7 @@ async fn a_destination_that_is_down_is_a_refusal_with_a_reason(
 #[rstest]
 #[tokio::test]
 async fn an_open_connection_costs_little_memory(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
@@ -349,6 +349,7 @@ async fn an_open_connection_costs_little_memory(
     let route = gateway.route(destination);
     let tunnel = super::super::testing::open(&client, &route).await.unwrap();
     let (socket, _other) = sockets().await;
+    let socket = Arc::new(socket);
     let carried = size_of_val(&super::tunnel(&socket, tunnel.stream, Arc::default()));
     assert!(carried <= 256, "the future of a splice has {carried} bytes");
     let carried = size_of_val(&plain(&socket, &socket, Arc::default()));

@@ -15,7 +15,7 @@ use super::super::buffer::{Segment, Sizer};
 use super::super::exclusive::socket::{read_once, write_pieces};
 use super::super::hbone::TunnelStream;
 use super::super::hbone::stream::{Abort, Kind, ReceiveHalf, SendEvent, SendHalf, Shared};
-use super::{By, Closed, Ends, Load, ROUNDS, ResetUnlessDone, exclusive, half_close};
+use super::{By, Closed, Ends, Load, ROUNDS, ResetUnlessDone, exclusive, half_close, mux};
 use crate::net::Traffic;
 
 /// Frames that are gathered into one write.
@@ -31,7 +31,7 @@ const MAX_GATHERED: usize = 16;
 /// Dropping the future before its end cuts the connection: both ends are reset, and a peer of ours
 /// learns that it was not the application's doing.
 pub fn tunnel(
-    app: &TcpStream,
+    app: &Arc<TcpStream>,
     stream: TunnelStream,
     traffic: Arc<Traffic>,
 ) -> impl Future<Output = Closed> + Send {
@@ -41,6 +41,7 @@ pub fn tunnel(
     // The two are large in different ways, and nobody shall have room for both.
     let carried: Pin<Box<dyn Future<Output = Closed> + Send + '_>> = match stream.kind {
         Kind::Exclusive(stream) => Box::pin(exclusive::carry(app, stream, load)),
+        Kind::Mux(stream) => Box::pin(mux::carry(app, stream, load)),
         Kind::Shared(stream) => Box::pin(shared(app, stream, load)),
     };
     async move {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::super::error::HandshakeError;
 use super::super::record::{Direction, Session, Suite};
 use super::turnstile::Turnstile;
-use super::{FAST, Proven, Secured};
+use super::{FAST, MUX, Proven, Secured};
 
 /// What two ends have agreed to speak.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(in crate::transport) enum Agreed<S> {
     Http2(Box<TlsStream<Turnstile<S>>>),
     /// One CONNECT stream at a time, in records of our own.
     Fast(Box<Fast<S>>),
+    /// Many of them, in the same records.
+    Mux(Box<Fast<S>>),
 }
 
 /// A session whose records are ours to seal and open.
@@ -82,7 +84,7 @@ impl KeyLog for TrafficSecrets {
     }
 }
 
-/// Takes the session over if the ends agreed to speak the fast protocol.
+/// Takes the session over if the ends agreed to speak a protocol of ours.
 pub(super) fn agreed<S>(
     proven: Proven<Turnstile<S>>,
     secrets: &TrafficSecrets,
@@ -95,6 +97,8 @@ pub(super) fn agreed<S>(
     } = proven.secured;
     let stream = if proven.protocol == FAST {
         Agreed::Fast(Box::new(fast(stream, secrets)?))
+    } else if proven.protocol == MUX {
+        Agreed::Mux(Box::new(fast(stream, secrets)?))
     } else {
         // rustls keeps the key log as long as the session.
         drop(secrets.take());

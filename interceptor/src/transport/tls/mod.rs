@@ -61,6 +61,8 @@ use crate::identity::{PeerError, Svid, Verifier, valid_until};
 const H2: &[u8] = b"h2";
 /// HTTP/2 as two of our agents speak it: one CONNECT stream at a time, without windows.
 pub(super) const FAST: &[u8] = b"interceptor-hbone/1";
+/// The same with many streams, each of which has a window that both ends know beforehand.
+pub(super) const MUX: &[u8] = b"interceptor-hbone/2";
 /// Ciphertext that may wait in one session: 16 records, so that one write carries 256 KiB.
 const SEND_BUFFER: usize = 256 << 10;
 
@@ -139,11 +141,11 @@ impl Tls {
             .ok_or(HandshakeError::Protocol)
     }
 
-    /// As [`Tls::connect`], in the fast protocol if the peer speaks it.
+    /// As [`Tls::connect`], in the protocol `wanted` of ours if the peer speaks it.
     pub(super) async fn connect_fast<S>(
         &self,
         svid: &Svid,
-        expected: &SpiffeId,
+        (expected, wanted): (&SpiffeId, &[u8]),
         socket: S,
     ) -> Result<Secured<Agreed<S>>, HandshakeError>
     where
@@ -153,14 +155,14 @@ impl Tls {
         let peer = self.peer(Some(expected.clone()));
         let mut config = self.client_config(svid, Arc::clone(&peer))?;
         let secrets = Arc::new(TrafficSecrets::default());
-        config.alpn_protocols = vec![FAST.to_vec(), H2.to_vec()];
+        config.alpn_protocols = vec![wanted.to_vec(), H2.to_vec()];
         config.enable_secret_extraction = true;
         config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
         let stream = shake_as_client(config, Turnstile::new(socket)).await?;
         agreed(proven(stream, svid, &peer, begin)?, &secrets)
     }
 
-    /// As [`Tls::accept`], in the fast protocol if the peer speaks it.
+    /// As [`Tls::accept`], in a protocol of ours if the peer speaks one.
     pub(super) async fn accept_fast<S>(
         &self,
         svid: &Svid,
@@ -173,7 +175,7 @@ impl Tls {
         let peer = self.peer(None);
         let mut config = self.server_config(svid, Arc::clone(&peer))?;
         let secrets = Arc::new(TrafficSecrets::default());
-        config.alpn_protocols = vec![FAST.to_vec(), H2.to_vec()];
+        config.alpn_protocols = vec![FAST.to_vec(), MUX.to_vec(), H2.to_vec()];
         config.enable_secret_extraction = true;
         config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
         let stream = shake_as_server(config, Turnstile::new(socket)).await?;
@@ -268,7 +270,7 @@ fn proven<S>(
         TlsStream::Server(stream) => stream.get_ref().1,
     };
     // A peer without ALPN gets this far.
-    let protocol = [FAST, H2]
+    let protocol = [FAST, MUX, H2]
         .into_iter()
         .find(|protocol| state.alpn_protocol() == Some(protocol))
         .ok_or(HandshakeError::Protocol)?;

@@ -144,7 +144,7 @@ async fn connected(role: Role, folder: &std::path::Path) -> (OpenSsl, Ours) {
             let line = openssl.prints("ACCEPT").await;
             let address: SocketAddr = line.trim_start_matches("ACCEPT").trim().parse().unwrap();
             let socket = TcpStream::connect(address).await.unwrap();
-            let secured = soon(tls.connect_fast(&own, &id("openssl"), socket)).await;
+            let secured = soon(tls.connect_fast(&own, (&id("openssl"), super::FAST), socket)).await;
             (openssl, secured)
         }
         Role::Client => {

@@ -45,7 +45,8 @@ impl Ends {
         let server = id("server");
         let (client, server) = soon(async {
             tokio::join!(
-                self.tls.connect_fast(&self.client, &server, near),
+                self.tls
+                    .connect_fast(&self.client, (&server, super::FAST), near),
                 self.tls.accept_fast(&self.server, far)
             )
         })
@@ -56,7 +57,7 @@ impl Ends {
 
 fn taken<S: std::fmt::Debug>(secured: Result<Secured<Agreed<S>>, HandshakeError>) -> Box<Fast<S>> {
     match secured.unwrap().stream {
-        Agreed::Fast(fast) => fast,
+        Agreed::Fast(fast) | Agreed::Mux(fast) => fast,
         Agreed::Http2(stream) => panic!("agreed on HTTP/2: {stream:?}"),
     }
 }
@@ -112,7 +113,8 @@ async fn a_session_knows_who_is_at_its_other_end_whatever_is_spoken() {
     let (near, far) = tokio::io::duplex(64 << 10);
     let name = id("server");
     let (client, server) = tokio::join!(
-        ends.tls.connect_fast(&ends.client, &name, near),
+        ends.tls
+            .connect_fast(&ends.client, (&name, super::FAST), near),
         ends.tls.accept_fast(&ends.server, far)
     );
     let (client, server) = (client.unwrap(), server.unwrap());
@@ -127,7 +129,8 @@ async fn nobody_but_the_expected_server_gets_a_fast_session() {
     let (near, far) = tokio::io::duplex(64 << 10);
     let other = id("somebody-else");
     let (client, server) = tokio::join!(
-        ends.tls.connect_fast(&ends.client, &other, near),
+        ends.tls
+            .connect_fast(&ends.client, (&other, super::FAST), near),
         ends.tls.accept_fast(&ends.server, far)
     );
     assert_eq!(client.unwrap_err().reason(), "wrong_identity");
@@ -145,7 +148,11 @@ async fn data_right_behind_the_handshake_is_not_lost() {
     let (client, server) = soon(async {
         tokio::join!(
             async {
-                let mut client = taken(ends.tls.connect_fast(&ends.client, &name, near).await);
+                let mut client = taken(
+                    ends.tls
+                        .connect_fast(&ends.client, (&name, super::FAST), near)
+                        .await,
+                );
                 for said in ["one", "two", "three"] {
                     let sealed = record(&mut client.session, said.as_bytes());
                     client.socket.write_all(&sealed).await.unwrap();
@@ -180,7 +187,11 @@ async fn a_peer_that_speaks_only_http2_gets_http2(#[case] client: Offer, #[case]
     let client = async {
         let mut stream: Box<dyn Stream> = match client {
             Offer::Http2 => Box::new(ends.tls.connect(&ends.client, &name, near).await?.stream),
-            Offer::Fast => http2(ends.tls.connect_fast(&ends.client, &name, near).await?),
+            Offer::Fast => http2(
+                ends.tls
+                    .connect_fast(&ends.client, (&name, super::FAST), near)
+                    .await?,
+            ),
         };
         stream.write_all(&vec![7; 50_000]).await.unwrap();
         stream.shutdown().await.unwrap();
@@ -250,6 +261,6 @@ fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Box<dyn Stream> {
     match secured.stream {
         Agreed::Http2(stream) => stream,
-        Agreed::Fast(_) => panic!("agreed on the fast protocol"),
+        Agreed::Fast(_) | Agreed::Mux(_) => panic!("agreed on the fast protocol"),
     }
 }

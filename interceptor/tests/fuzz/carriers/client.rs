@@ -20,18 +20,26 @@ use tokio_rustls::server::TlsStream;
 
 use super::route::route;
 use super::{
-    Anybody, Choices, END_HEADERS, END_STREAM, Heard, MOST, Manner, PROTOCOL, Said, Spoken, World,
+    Anybody, Choices, END_HEADERS, END_STREAM, Heard, MOST, Manner, Protocol, Said, Spoken, World,
     agree, converse, frame, id, kind, own, pair, settle, soon,
 };
 use crate::engine::{Features, Target, feature, skeleton};
 
 thread_local! {
-    static WORLD: World = World::new();
+    static EXCLUSIVE: World = World::new(Protocol::Exclusive);
+    static SHARED: World = World::new(Protocol::Shared);
 }
 
 pub(crate) const TARGET: Target = Target {
     name: "carriers-of-servers",
-    run: |input| WORLD.with(|world| world.runtime.block_on(run(world, input))),
+    run: |input| EXCLUSIVE.with(|world| world.runtime.block_on(run(world, input))),
+    words: &[],
+};
+
+/// The same with carriers that streams share.
+pub(crate) const SHARED_TARGET: Target = Target {
+    name: "shared-carriers-of-servers",
+    run: |input| SHARED.with(|world| world.runtime.block_on(run(world, input))),
     words: &[],
 };
 
@@ -116,6 +124,7 @@ async fn connect(
     early: usize,
 ) -> Outcome {
     let (mut far, app) = pair().await;
+    let app = Arc::new(app);
     far.write_all(&words(route.authority.port(), early))
         .await
         .unwrap();
@@ -228,7 +237,7 @@ fn acceptor(world: &World) -> TlsAcceptor {
         .unwrap()
         .with_client_cert_verifier(Arc::new(Anybody))
         .with_cert_resolver(own(&world.server));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![world.protocol.name().to_vec()];
     config.send_tls13_tickets = 0;
     TlsAcceptor::from(Arc::new(config))
 }

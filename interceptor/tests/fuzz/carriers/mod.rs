@@ -1,5 +1,5 @@
-//! Exclusive carriers whose other end does what it likes: a peer with a good certificate that speaks
-//! our own protocol over real TLS, and then says frames, and bytes that are none, in any order.
+//! Carriers whose other end does what it likes: a peer with a good certificate that speaks a protocol
+//! of ours over real TLS, and then says frames, and bytes that are none, in any order.
 //!
 //! What is true of what the peer said is found by a second, simple reader ([`Spoken`]). Whatever it
 //! was:
@@ -32,8 +32,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// How our own protocol is called in the handshake.
-const PROTOCOL: &[u8] = b"interceptor-hbone/1";
+/// Our own protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// One stream at a time.
+    Exclusive,
+    /// Many.
+    Shared,
+}
+
+impl Protocol {
+    /// How it is called in the handshake.
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Exclusive => b"interceptor-hbone/1",
+            Self::Shared => b"interceptor-hbone/2",
+        }
+    }
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What may end takes milliseconds; what has not ended by then never will.
 const SOON: Duration = Duration::from_secs(10);
@@ -62,6 +79,7 @@ struct World {
     tasks: Tasks,
     caller: Arc<Svid>,
     server: Arc<Svid>,
+    protocol: Protocol,
 }
 
 fn id(name: &str) -> SpiffeId {
@@ -70,7 +88,7 @@ fn id(name: &str) -> SpiffeId {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(protocol: Protocol) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -84,12 +102,17 @@ impl World {
             identities: Arc::new(identities),
             config: Arc::new(Config {
                 max_exclusive: 2,
-                max_carriers: 1,
+                // With none to itself, every connection has to share.
+                max_carriers: match protocol {
+                    Protocol::Exclusive => 2,
+                    Protocol::Shared => 0,
+                },
                 ..Config::default()
             }),
             tasks: Tasks::new(),
             caller,
             server,
+            protocol,
         }
     }
 

@@ -17,18 +17,26 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{
-    Anybody, Choices, END_HEADERS, END_STREAM, Heard, MOST, Manner, PREFACE, PROTOCOL, Said,
+    Anybody, Choices, END_HEADERS, END_STREAM, Heard, MOST, Manner, PREFACE, Protocol, Said,
     Spoken, World, agree, converse, frame, kind, literal, name, own, pair, settle, soon,
 };
 use crate::engine::{Features, Target, feature};
 
 thread_local! {
-    static WORLD: World = World::new();
+    static EXCLUSIVE: World = World::new(Protocol::Exclusive);
+    static SHARED: World = World::new(Protocol::Shared);
 }
 
 pub(crate) const TARGET: Target = Target {
     name: "carriers-of-clients",
-    run: |input| WORLD.with(|world| world.runtime.block_on(run(world, input))),
+    run: |input| EXCLUSIVE.with(|world| world.runtime.block_on(run(world, input))),
+    words: &[],
+};
+
+/// The same with carriers that streams share.
+pub(crate) const SHARED_TARGET: Target = Target {
+    name: "shared-carriers-of-clients",
+    run: |input| SHARED.with(|world| world.runtime.block_on(run(world, input))),
     words: &[],
 };
 
@@ -160,6 +168,7 @@ async fn answer(incoming: Incoming, served: Arc<Served>) {
         return answer.refuse(&Refusal::unavailable("refused".to_owned()));
     }
     let (far, app) = pair().await;
+    let app = Arc::new(app);
     let (heard, hearing) = oneshot::channel();
     served.applications.lock().push(hearing);
     let conversation = async {
@@ -190,7 +199,7 @@ async fn shake(world: &World, socket: TcpStream) -> Tls {
     .dangerous()
     .with_custom_certificate_verifier(Arc::new(Anybody))
     .with_client_cert_resolver(own(&world.caller));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![world.protocol.name().to_vec()];
     let stream = TlsConnector::from(Arc::new(config)).connect(name(), socket);
     stream.await.unwrap()
 }

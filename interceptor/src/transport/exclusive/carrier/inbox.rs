@@ -6,17 +6,17 @@ use super::super::super::buffer::{Chunk, Sizer};
 use super::super::copy;
 
 /// Received and not yet given out.
-pub(super) struct Inbox {
-    pub(super) chunk: Chunk,
+pub(in crate::transport) struct Inbox {
+    pub(in crate::transport) chunk: Chunk,
     sizer: Sizer,
     /// Sealed.
-    pub(super) sealed: Range<usize>,
+    pub(in crate::transport) sealed: Range<usize>,
     /// Open, and not yet read as frames.
-    pub(super) open: Range<usize>,
+    pub(in crate::transport) open: Range<usize>,
 }
 
 impl Inbox {
-    pub(super) fn new(early: &[u8]) -> Self {
+    pub(in crate::transport) fn new(early: &[u8]) -> Self {
         let sizer = Sizer::default();
         let mut inbox = Self {
             chunk: Chunk::none(),
@@ -31,17 +31,17 @@ impl Inbox {
         inbox
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::transport) fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.open.is_empty()
     }
 
-    pub(super) fn release(&mut self) {
+    pub(in crate::transport) fn release(&mut self) {
         self.chunk.release();
         (self.sealed, self.open) = (0..0, 0..0);
     }
 
     /// Where more can be received, behind what is not complete.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(in crate::transport) fn room(&mut self) -> &mut [u8] {
         let length = self.sealed.len();
         if self.chunk.len() < self.sizer.wanted() {
             // None yet, or the flow has grown.
@@ -57,7 +57,7 @@ impl Inbox {
     }
 
     /// Keeps no more than it takes for a record that is not complete: the rest of it may never come.
-    pub(super) fn shrink(&mut self) {
+    pub(in crate::transport) fn shrink(&mut self) {
         let smallest = Sizer::default();
         if self.chunk.len() > 2 * smallest.wanted() && !self.sealed.is_empty() {
             let mut chunk = Chunk::take(&smallest);
@@ -67,7 +67,7 @@ impl Inbox {
         }
     }
 
-    pub(super) fn received(&mut self, count: usize) {
+    pub(in crate::transport) fn received(&mut self, count: usize) {
         self.sealed.end += count;
         self.sizer.read(count);
     }

@@ -15,7 +15,7 @@
 mod ending;
 mod failure;
 mod heart;
-mod inbox;
+pub(in crate::transport) mod inbox;
 mod sending;
 
 use std::io::{self, ErrorKind, IoSliceMut};
@@ -119,7 +119,7 @@ impl Carrier {
                 (Reader::of_client(size(most)), most)
             }
         };
-        frame::push_settings(&mut outbox, max_headers);
+        frame::push_settings(&mut outbox, frame::Streams::One, max_headers);
         Self {
             socket: Arc::new(fast.socket),
             role,
@@ -300,7 +300,10 @@ impl Carrier {
                 }
                 None
             }
-            Event::Data { .. } | Event::End { .. } | Event::Reset { .. } => None,
+            // Nobody counts here.
+            Event::Data { .. } | Event::End { .. } | Event::Reset { .. } | Event::Window { .. } => {
+                None
+            }
         })
     }
 

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use super::super::super::hbone::{ConnectHeaders, Incoming, Refusal, Tunnel};
 use super::super::super::splice;
 use super::super::super::splice::tests::fill;
-use super::super::super::testing::{Gateway, Path, Wire, World, app, id, open, sockets, soon};
+use super::super::super::testing::{
+    Carriers, Gateway, Path, Wire, World, app, id, open, sockets, soon,
+};
 use super::super::super::{Client, Config, TunnelError};
 use super::super::carrier::Carrier;
 use crate::net::{Traffic, reset_on_close};
@@ -49,6 +51,25 @@ async fn one_carrier_serves_connection_after_connection() {
     assert_eq!(client.carriers(), 1);
 }
 
+/// A connection that moves bulk, from its beginning to its end.
+async fn much(world: &World, client: &Client, gateway: &Gateway) {
+    carry_much(Path::open(world, client, gateway).await).await;
+    until(|| client.idle_carriers() == 1).await;
+}
+
+async fn carry_much(mut path: Path) {
+    let all = vec![7; 4 << 20];
+    let mut got = vec![0; all.len()];
+    let (written, read) = tokio::join!(
+        soon(path.client.write_all(&all)),
+        soon(path.server.read_exact(&mut got)),
+    );
+    written.unwrap();
+    read.unwrap();
+    drop((path.client, path.server));
+    soon(path.outbound).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_at_the_same_time_do_not_share_up_to_the_bound() {
     let world = World::with(Config {
@@ -58,6 +79,7 @@ async fn connections_at_the_same_time_do_not_share_up_to_the_bound() {
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
+    much(&world, &client, &gateway).await;
     let mut held = Vec::new();
     // Beyond three they share a fourth.
     for expected in [1, 2, 3, 4, 4, 4] {
@@ -71,7 +93,7 @@ async fn connections_at_the_same_time_do_not_share_up_to_the_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_messages_are_small_all_but_the_first_few_are_together_until_bulk_comes() {
+async fn all_but_the_first_few_are_together_until_bulk_comes() {
     let world = World::with(Config {
         max_carriers: 2,
         ..Config::default()
@@ -91,18 +113,7 @@ async fn where_messages_are_small_all_but_the_first_few_are_together_until_bulk_
     }
     // Whatever carries it.
     for _ in 0..2 {
-        let mut path = held.pop().unwrap();
-        let all = vec![7; 4 << 20];
-        let mut got = vec![0; all.len()];
-        let (written, read) = tokio::join!(
-            soon(path.client.write_all(&all)),
-            soon(path.server.read_exact(&mut got)),
-        );
-        written.unwrap();
-        read.unwrap();
-        drop(path.client);
-        drop(path.server);
-        soon(path.outbound).await.unwrap();
+        carry_much(held.pop().unwrap()).await;
     }
     let before = client.carriers();
     held.push(Path::open(&world, &client, &gateway).await);
@@ -189,8 +200,11 @@ async fn open_after(
 #[case::a_little(b"hello".to_vec())]
 #[case::more_than_travels_early(vec![7; 100_000])]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_application_has_said_travels_with_the_request(#[case] said: Vec<u8>) {
-    let world = World::new();
+async fn what_the_application_has_said_travels_with_the_request(
+    #[values(Carriers::Exclusive, Carriers::Mux)] carriers: Carriers,
+    #[case] said: Vec<u8>,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let (listener, destination) = app().await;
@@ -208,7 +222,7 @@ async fn what_the_application_has_said_travels_with_the_request(#[case] said: Ve
     let counted = Arc::clone(&traffic);
     let (ended, end) = tokio::sync::oneshot::channel();
     world.tasks.spawn("outbound", async move {
-        drop(ended.send(splice::tunnel(&far, opened.unwrap().stream, counted).await));
+        drop(ended.send(splice::tunnel(&Arc::new(far), opened.unwrap().stream, counted).await));
     });
     near.shutdown().await.unwrap();
     let mut heard = Vec::new();
@@ -219,9 +233,12 @@ async fn what_the_application_has_said_travels_with_the_request(#[case] said: Ve
     assert_eq!(traffic.sent(), u64::try_from(heard.len()).unwrap());
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn no_byte_of_a_refused_connection_reaches_the_next_one() {
-    let world = World::new();
+async fn no_byte_of_a_refused_connection_reaches_the_next_one(
+    #[values(Carriers::Exclusive, Carriers::Mux)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (seen, mut sightings) = mpsc::channel(10);
     let gateway = world.serve(move |incoming| {
         let seen = seen.clone();
@@ -234,6 +251,7 @@ async fn no_byte_of_a_refused_connection_reaches_the_next_one() {
             }
             let stream = request.answer.accept(&ConnectHeaders::default()).unwrap();
             let (mut near, far) = sockets().await;
+            let far = Arc::new(far);
             let carrying = async {
                 drop(splice::tunnel(&far, stream, Arc::default()).await);
                 drop(far);
@@ -259,7 +277,12 @@ async fn no_byte_of_a_refused_connection_reaches_the_next_one() {
     let tunnel = opened.unwrap();
     assert!(tunnel.reused, "a refusal costs no carrier");
     near.shutdown().await.unwrap();
-    let closed = soon(splice::tunnel(&far, tunnel.stream, Arc::default())).await;
+    let closed = soon(splice::tunnel(
+        &Arc::new(far),
+        tunnel.stream,
+        Arc::default(),
+    ))
+    .await;
     assert_eq!(closed.reason(), "app_closed");
     assert_eq!(soon(sightings.recv()).await.unwrap(), b"public");
 }
@@ -324,12 +347,15 @@ async fn an_idle_carrier_whose_peer_has_vanished_is_noticed() {
     assert_eq!(client.carriers(), 0);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_that_does_not_read_for_long_is_not_taken_for_a_dead_peer() {
+async fn an_application_that_does_not_read_for_long_is_not_taken_for_a_dead_peer(
+    #[values(Carriers::Exclusive, Carriers::Mux)] carriers: Carriers,
+) {
     let world = World::with(Config {
         ping_interval: Duration::from_millis(50),
         ping_timeout: Duration::from_secs(1),
-        ..Config::default()
+        ..carriers.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
@@ -373,9 +399,12 @@ async fn a_carrier_is_not_taken_back_after_a_certificate_has_ended() {
     until(|| client.carriers() == 0).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn retired_carriers_get_no_new_stream_and_keep_their_own() {
-    let world = World::new();
+async fn retired_carriers_get_no_new_stream_and_keep_their_own(
+    #[values(Carriers::Exclusive, Carriers::Mux)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;

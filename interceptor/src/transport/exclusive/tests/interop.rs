@@ -31,9 +31,9 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// A server that is no agent of ours.
-struct Foreign {
+pub(in crate::transport) struct Foreign {
     listener: TcpListener,
-    address: SocketAddr,
+    pub(in crate::transport) address: SocketAddr,
     tls: TlsAcceptor,
 }
 
@@ -42,7 +42,7 @@ impl Foreign {
         Self::speaking(world, FAST).await
     }
 
-    async fn speaking(world: &World, protocol: &[u8]) -> Self {
+    pub(in crate::transport) async fn speaking(world: &World, protocol: &[u8]) -> Self {
         let (listener, address) = app().await;
         let svid = world.svid("server").await;
         let key = SingleCertAndKey::from(CertifiedKey::clone(&svid.signing()));
@@ -59,7 +59,7 @@ impl Foreign {
         }
     }
 
-    async fn accept(&self) -> server::TlsStream<TcpStream> {
+    pub(in crate::transport) async fn accept(&self) -> server::TlsStream<TcpStream> {
         let (tcp, _) = self.listener.accept().await.unwrap();
         self.tls.accept(tcp).await.unwrap()
     }
@@ -110,6 +110,7 @@ async fn spliced(
     let tunnel = open(client, &route).await.unwrap();
     let reused = tunnel.reused;
     let (near, far) = sockets().await;
+    let far = Arc::new(far);
     let (ended, end) = tokio::sync::oneshot::channel();
     world.tasks.spawn("outbound", async move {
         let closed = splice::tunnel(&far, tunnel.stream, Arc::default()).await;
@@ -203,7 +204,11 @@ async fn resets_and_cuts_by_the_h2_crate_are_told_apart() {
 }
 
 /// A client that is no agent of ours.
-async fn foreign_client(world: &World, gateway: SocketAddr) -> client::TlsStream<TcpStream> {
+pub(in crate::transport) async fn foreign_client(
+    world: &World,
+    gateway: SocketAddr,
+    protocol: &[u8],
+) -> client::TlsStream<TcpStream> {
     let svid = world.svid("caller").await;
     let key = SingleCertAndKey::from(CertifiedKey::clone(&svid.signing()));
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
@@ -214,7 +219,7 @@ async fn foreign_client(world: &World, gateway: SocketAddr) -> client::TlsStream
             super::super::super::hbone::tests::handshake::Trusting,
         ))
         .with_client_cert_resolver(Arc::new(key));
-    config.alpn_protocols = vec![FAST.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     let tcp = TcpStream::connect(gateway).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     let name = "server.test".try_into().unwrap();
@@ -222,7 +227,7 @@ async fn foreign_client(world: &World, gateway: SocketAddr) -> client::TlsStream
 }
 
 async fn foreign_requests(world: &World, gateway: SocketAddr) -> h2::client::SendRequest<Bytes> {
-    let stream = foreign_client(world, gateway).await;
+    let stream = foreign_client(world, gateway, FAST).await;
     let (requests, connection) = h2::client::Builder::new()
         .initial_window_size(MAX_WINDOW)
         .initial_connection_window_size(MAX_WINDOW)
@@ -326,7 +331,7 @@ async fn nonsense_from_a_client_of_the_h2_crate_is_refused_with_a_reason() {
 async fn a_client_that_does_not_greet_is_refused(#[case] said: &[u8], #[case] reason: &str) {
     let world = World::new();
     let mut gateway = world.serve(|_| async {}).await;
-    let mut stream = foreign_client(&world, gateway.address).await;
+    let mut stream = foreign_client(&world, gateway.address, FAST).await;
     stream.write_all(said).await.unwrap();
     let error = soon(gateway.failures.recv()).await.unwrap();
     assert_eq!(error.reason(), reason);
@@ -339,9 +344,9 @@ async fn a_client_that_asks_without_reading_answers_is_left() {
     const MOST: usize = 32 * MEGABYTE;
     let world = World::new();
     let (gateway, _ends) = world.node().await;
-    let mut stream = foreign_client(&world, gateway.address).await;
+    let mut stream = foreign_client(&world, gateway.address, FAST).await;
     let mut said = frame::PREFACE.to_vec();
-    frame::push_settings(&mut said, 4096);
+    frame::push_settings(&mut said, frame::Streams::One, 4096);
     let (_app, destination) = app().await;
     let block = fields::connect(&destination.to_string(), &http::HeaderMap::new());
     frame::push_headers(&mut said, 1, &block, frame::End::Open);
@@ -361,7 +366,7 @@ async fn a_client_that_asks_without_reading_answers_is_left() {
 async fn a_client_that_greets_slowly_ends_at_the_limit() {
     let world = World::new();
     let mut gateway = world.serve(|_| async {}).await;
-    let mut stream = foreign_client(&world, gateway.address).await;
+    let mut stream = foreign_client(&world, gateway.address, FAST).await;
     stream.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
     let error = gateway.failures.recv().await.unwrap();
     assert_eq!(error.reason(), "tls_timeout");
@@ -395,7 +400,7 @@ async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_sa
     world.tasks.spawn("foreign server", async move {
         let mut going = foreign.accept().await;
         let mut out = Vec::new();
-        frame::push_settings(&mut out, 4096);
+        frame::push_settings(&mut out, frame::Streams::One, 4096);
         going.write_all(&out).await.unwrap();
         said(&mut going, b"10.1.2.3:80").await;
         let mut out = Vec::new();

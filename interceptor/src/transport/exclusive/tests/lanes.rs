@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::super::hbone::{Incoming, Tunnel};
-use super::super::super::testing::{Gateway, Path, World, app, carry, open, soon};
+use super::super::super::testing::{Carriers, Gateway, Path, World, app, carry, open, soon};
 use super::super::super::{Client, Config};
 use crate::lanes::{Lanes, Load, PerLane};
 use crate::net::Dialer;
@@ -29,12 +30,15 @@ async fn node(world: &World) -> (Gateway, mpsc::Receiver<String>) {
     (world.serve(handler).await, threads)
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_served_where_there_is_least_to_do_and_its_carrier_comes_along() {
+async fn a_stream_is_served_where_there_is_least_to_do_and_its_carrier_comes_along(
+    #[values(Carriers::Exclusive, Carriers::Mux)] carriers: Carriers,
+) {
     let (lanes, threads) = Lanes::start(2).unwrap();
     let world = World {
         lanes: lanes.clone(),
-        ..World::new()
+        ..World::on(carriers)
     };
     let (gateway, mut served) = node(&world).await;
     let client = world.client().await;
@@ -81,7 +85,7 @@ async fn opened_on(
 async fn carriers_are_bounded_for_all_lanes_together() {
     let world = World::with(Config {
         max_exclusive: 3,
-        max_carriers: 2,
+        max_carriers: 6,
         ..Config::default()
     });
     let (gateway, _ends) = world.node().await;
@@ -96,8 +100,8 @@ async fn carriers_are_bounded_for_all_lanes_together() {
     );
     let carriers = || clients.iter().map(Client::carriers).sum::<usize>();
     let mut held = Vec::new();
-    // The first lane takes all that one stream may have to itself; one more of each is shared.
-    for (lane, expected) in [(0, 1), (0, 2), (0, 3), (1, 4), (1, 4), (0, 5), (0, 5)] {
+    // The first lane takes all that one stream may have to itself; the others share.
+    for (lane, expected) in [(0, 1), (0, 2), (0, 3), (1, 4), (1, 5), (0, 6), (0, 6)] {
         held.push(opened_on(&lanes, lane, (&world, &clients), &gateway).await);
         assert_eq!(carriers(), expected);
     }

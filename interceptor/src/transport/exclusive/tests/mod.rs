@@ -1,6 +1,6 @@
 //! Exclusive carriers: against the `h2` crate on the other side, and what becomes of them.
 
 mod carriers;
-mod interop;
+pub(in crate::transport) mod interop;
 mod lanes;
 mod stalls;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::super::super::Config;
 use super::super::super::splice::How;
-use super::super::super::testing::{Path, World, soon};
+use super::super::super::testing::{Carriers, Path, World, soon};
 
 /// A peer that is silent for three of these is taken for dead.
 const BEAT: Duration = Duration::from_millis(100);
@@ -19,11 +19,14 @@ const BEAT: Duration = Duration::from_millis(100);
 #[case::the_senders_agent_waits(64 << 20)]
 #[case::only_the_receivers_agent_waits(10 << 20)]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_may_stop_reading_for_as_long_as_it_likes(#[case] amount: usize) {
+async fn an_application_may_stop_reading_for_as_long_as_it_likes(
+    #[values(Carriers::Exclusive, Carriers::Mux)] carriers: Carriers,
+    #[case] amount: usize,
+) {
     let world = World::with(Config {
         ping_interval: BEAT,
         ping_timeout: 2 * BEAT,
-        ..Config::default()
+        ..carriers.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;

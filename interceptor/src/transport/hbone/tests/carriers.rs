@@ -16,9 +16,12 @@ async fn tunnel(client: &Client, gateway: &Gateway, destination: std::net::Socke
     open(client, &gateway.route(destination)).await.unwrap()
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_carrier_is_used_again_by_the_next_connection() {
-    let world = World::on(Carriers::Shared);
+async fn a_carrier_is_used_again_by_the_next_connection(
+    #[values(Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let (_app, destination) = app().await;
@@ -104,7 +107,7 @@ async fn the_peers_own_limit_of_streams_is_respected() {
 #[rstest]
 #[tokio::test]
 async fn a_reused_carrier_that_turns_out_dead_costs_nothing_but_a_new_one(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
@@ -121,12 +124,15 @@ async fn a_reused_carrier_that_turns_out_dead_costs_nothing_but_a_new_one(
     assert_eq!(client.carriers(), 1);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_carrier_without_streams_is_closed_after_a_while() {
+async fn a_carrier_without_streams_is_closed_after_a_while(
+    #[values(Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
     let world = World::with(Config {
         // Time is paused: the peer's answer to a ping would come too late.
         ping_interval: Duration::from_hours(24),
-        ..Carriers::Shared.config()
+        ..carriers.config()
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
@@ -144,7 +150,7 @@ async fn a_carrier_without_streams_is_closed_after_a_while() {
 #[rstest]
 #[tokio::test]
 async fn a_peer_that_has_vanished_is_noticed(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
@@ -162,12 +168,15 @@ async fn a_peer_that_has_vanished_is_noticed(
     assert_eq!(client.carriers(), 0);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_carrier_takes_no_new_streams_after_a_certificate_has_ended() {
+async fn a_carrier_takes_no_new_streams_after_a_certificate_has_ended(
+    #[values(Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
     let config = Config {
         // Time is paused: the peer's answer to a ping would come too late.
         ping_interval: Duration::from_hours(24),
-        ..Carriers::Shared.config()
+        ..carriers.config()
     };
     let lifetime = Duration::from_mins(2);
     let world = World::of(config, lifetime);

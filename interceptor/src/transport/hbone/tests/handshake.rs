@@ -249,7 +249,7 @@ async fn a_peer_that_speaks_no_http2_inside_tls_is_refused() {
 #[rstest]
 #[tokio::test]
 async fn a_server_with_another_identity_is_named(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let gateway = world.serve(nothing).await;
@@ -266,7 +266,7 @@ async fn a_server_with_another_identity_is_named(
 #[rstest]
 #[tokio::test]
 async fn a_server_of_another_ca_is_refused_by_the_client(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let (world, stranger) = (World::on(carriers), World::on(carriers));
     let gateway = stranger.serve(nothing).await;
@@ -307,7 +307,7 @@ async fn a_workload_without_a_certificate_dials_nobody() {
 #[rstest]
 #[tokio::test]
 async fn a_gateway_that_is_down_is_unreachable(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let client = world.client().await;
@@ -322,7 +322,7 @@ async fn a_gateway_that_is_down_is_unreachable(
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn a_gateway_that_says_nothing_is_given_up_at_the_limit(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let client = world.client().await;

@@ -86,7 +86,7 @@ async fn nonsense_is_refused_with_a_reason_and_reported(
 #[rstest]
 #[tokio::test]
 async fn a_denial_carries_its_policy_to_the_peer(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let gateway = world.serve(|incoming| async move {
@@ -113,7 +113,7 @@ async fn a_denial_carries_its_policy_to_the_peer(
 #[rstest]
 #[tokio::test]
 async fn an_answer_that_is_forgotten_is_a_refusal(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let gateway = world.serve(|incoming| async move { drop(incoming) }).await;
@@ -129,7 +129,7 @@ async fn an_answer_that_is_forgotten_is_a_refusal(
 #[rstest]
 #[tokio::test]
 async fn hints_reach_the_other_end_both_ways(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (seen, mut sightings) = mpsc::channel(1);
@@ -201,7 +201,7 @@ async fn huge_headers_are_refused_and_the_next_request_is_served() {
 #[rstest]
 #[tokio::test]
 async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, mut ends) = world.node().await;
@@ -237,7 +237,7 @@ async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new(
 #[rstest]
 #[tokio::test]
 async fn a_client_that_drains_opens_nothing_new(
-    #[values(Carriers::Exclusive, Carriers::Shared)] carriers: Carriers,
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
