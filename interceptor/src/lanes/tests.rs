@@ -69,7 +69,7 @@ fn a_lane_keeps_the_first_stream_and_sends_the_second_away() {
     assert_eq!(streams().collect::<Vec<_>>(), [1, 1]);
     drop((first, moved));
     assert_eq!(streams().sum::<usize>(), 0);
-    threads.end(std::time::Duration::from_secs(10));
+    threads.end(Duration::from_secs(10));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn what_there_is_per_lane_is_found_on_each_and_elsewhere() {
         on(lane, move || *two.here())
     });
     assert_eq!(found.collect::<Vec<_>>(), [0, 1, 0]);
-    threads.end(std::time::Duration::from_secs(10));
+    threads.end(Duration::from_secs(10));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn without_lanes_everything_stays_where_it_is() {
 #[tokio::test]
 async fn lanes_that_end_when_asked_are_not_lost() {
     let (lanes, threads) = Lanes::start(2).unwrap();
-    threads.end(std::time::Duration::from_secs(10));
+    threads.end(Duration::from_secs(10));
     assert!(lost_now(&lanes).is_none());
 }
 
@@ -121,7 +121,7 @@ async fn a_lane_that_stands_still_is_given_up() {
     });
     assert!(matches!(lanes.lost().await, LaneLost::Stalled { lane: 0 }));
     drop(go_on);
-    threads.end(std::time::Duration::from_secs(10));
+    threads.end(Duration::from_secs(10));
 }
 
 #[tokio::test]
