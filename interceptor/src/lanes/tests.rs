@@ -127,7 +127,7 @@ async fn a_lane_that_stands_still_is_given_up() {
 #[tokio::test]
 async fn every_lane_does_what_all_are_asked_to() {
     thread_local! {
-        static ASKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        static ASKED: Cell<bool> = const { Cell::new(false) };
     }
     let (lanes, threads) = Lanes::start(3).unwrap();
     lanes.each(|| ASKED.set(true)).await;
