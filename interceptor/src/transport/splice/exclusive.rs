@@ -12,7 +12,8 @@
 //!
 //! * Bytes of the peer are given to the application in the buffer in which they arrived, before
 //!   anything else is received into it.
-//! * The peer is listened to until the end: it may reset the stream after its own last byte.
+//! * The peer is listened to until both directions have ended, and no longer: it may reset the stream
+//!   after its own last byte, and it may leave after the last one of either.
 
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
@@ -213,6 +214,10 @@ impl Flow<'_> {
             if self.peer_finished && !self.ends.from_peer {
                 half_close(self.app);
                 self.ends.eof_from(By::Peer);
+            }
+            if self.ends.both().is_some() {
+                // A peer that leaves now leaves in order, and perhaps has already.
+                return Ok(Direction::Idle);
             }
             self.gather()?;
             if !self.pieces.is_empty() || (self.peer_finished && !self.ends.from_peer) {

@@ -38,7 +38,7 @@ pub(in crate::transport) struct Foreign {
 }
 
 impl Foreign {
-    async fn new(world: &World) -> Self {
+    pub(super) async fn new(world: &World) -> Self {
         Self::speaking(world, FAST).await
     }
 
@@ -97,7 +97,7 @@ where
 }
 
 /// Opens a connection through a client of ours and splices it to a socket.
-async fn spliced(
+pub(super) async fn spliced(
     world: &World,
     client: &Client,
     to: SocketAddr,
@@ -373,7 +373,7 @@ async fn a_client_that_greets_slowly_ends_at_the_limit() {
 }
 
 /// Reads until the peer has said `mark`.
-async fn said(stream: &mut server::TlsStream<TcpStream>, mark: &[u8]) {
+pub(super) async fn said(stream: &mut server::TlsStream<TcpStream>, mark: &[u8]) {
     let mut heard = Vec::new();
     while !heard.windows(mark.len()).any(|window| window == mark) {
         let mut chunk = [0; 4096];

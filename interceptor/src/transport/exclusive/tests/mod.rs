@@ -3,4 +3,5 @@
 mod carriers;
 pub(in crate::transport) mod interop;
 mod lanes;
+mod leaving;
 mod stalls;
