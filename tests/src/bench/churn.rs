@@ -12,7 +12,7 @@ use super::load::Window;
 pub(super) const IN_FLIGHT: usize = 16;
 
 /// The kernel's own range of local ports.
-pub(super) const DEFAULT_PORTS: &str = "32768 60999";
+pub(super) const DEFAULT_PORTS: [u32; 2] = [32_768, 60_999];
 
 /// The rates of the first and of the last window, and what part of the first the last is.
 pub(super) fn figures(windows: &[Window]) -> Result<Vec<Figure>> {

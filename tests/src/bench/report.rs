@@ -167,12 +167,20 @@ impl Report {
 
     /// The median of the ratios, round by round: what disturbs a round disturbs both.
     pub fn ratio(&self, work: &str, variant: &Variant, to: &Variant) -> Option<f64> {
-        let (values, others) = (self.rounds(work, variant)?, self.rounds(work, to)?);
+        median(&self.ratios(work, variant, to))
+    }
+
+    /// The ratios, round by round.
+    pub(super) fn ratios(&self, work: &str, variant: &Variant, to: &Variant) -> Vec<f64> {
+        let (Some(values), Some(others)) = (self.rounds(work, variant), self.rounds(work, to))
+        else {
+            return Vec::new();
+        };
         let both = values.iter().filter_map(|(round, value)| {
             let other = others.get(round).filter(|it| **it > 0.0)?;
             Some(value / other)
         });
-        median(&both.collect::<Vec<_>>())
+        both.collect()
     }
 
     /// What the agents across nodes reach of the best peer, by the medians that everybody can see.

@@ -27,7 +27,9 @@ use crate::world::Ground;
 pub struct Rig {
     // Field order is drop order: agents before what they run in.
     near: Agent,
-    far: Agent,
+    /// Nobody without a variant that needs it: a node has one agent, and every socket of this machine
+    /// pays for the programs of both.
+    far: Option<Agent>,
     lanes: Vec<Lane>,
     /// Has no pods: agents come and go there to load large meshes.
     spare: Node,
@@ -41,12 +43,18 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Builds it, and leaves out of the plan what this machine cannot do.
+    /// Builds it with the variants that are `wanted`, and leaves out of the plan what this machine
+    /// cannot do.
     ///
     /// # Errors
     ///
     /// Fails where this machine does not allow it, or if an agent or a peer does not come up.
-    pub fn new(plan: &mut Plan, peers: &[(String, Kind)], report: &mut Report) -> Result<Self> {
+    pub fn new(
+        plan: &mut Plan,
+        peers: &[(String, Kind)],
+        wanted: &dyn Fn(&Variant) -> bool,
+        report: &mut Report,
+    ) -> Result<Self> {
         let ground = Ground::new()?.context("the benchmark needs root and iproute2")?;
         let Ground {
             caller,
@@ -71,10 +79,11 @@ impl Rig {
             manifests: manifests.clone(),
             ..Setup::default()
         };
-        let (near, far) = both(&a, &b, &setup)?;
-        let ids = [&near, &far].map(|agent| agent.process().context("an agent ended"));
-        let [near_id, far_id] = ids;
-        let (near_id, far_id) = (near_id?, far_id?);
+        let (near, far) = start_agents(&a, &b, &setup, wanted(&Variant::CrossNode))?;
+        let id = |agent: &Agent| agent.process().context("an agent ended");
+        let near_id = id(&near)?;
+        let mut both = vec![near_id];
+        both.extend(far.as_ref().map(id).transpose()?);
         let own = |variant, pods, agents| Parts {
             variant,
             pods,
@@ -82,7 +91,7 @@ impl Rig {
             kind: None,
         };
         let same = own(Variant::SameNode, [here, there], vec![near_id]);
-        let cross = own(Variant::CrossNode, [caller, server], vec![near_id, far_id]);
+        let cross = own(Variant::CrossNode, [caller, server], both);
         let mut parts: Vec<Parts> = outside
             .into_iter()
             .map(|(variant, kind, pods)| Parts {
@@ -93,6 +102,7 @@ impl Rig {
             })
             .collect();
         parts.splice(2..2, [same, cross]);
+        parts.retain(|part| wanted(&part.variant));
         let http = plan.steps(1).any(|it| matches!(it, Step::Http(_)));
         let missing = http::missing().filter(|_| http);
         if let Some(missing) = &missing {
@@ -179,6 +189,11 @@ impl Rig {
         }
     }
 
+    /// Those that run.
+    fn agents(&self) -> impl Iterator<Item = &Agent> {
+        std::iter::once(&self.near).chain(&self.far)
+    }
+
     /// What a large mesh costs, and what connections and changes cost in it.
     fn mesh(&self, lane: &Lane, workloads: usize) -> Result<Vec<Figure>> {
         let mesh = LargeMesh {
@@ -187,7 +202,8 @@ impl Rig {
         };
         let mut figures = mesh::load(&self.spare, self.fabric.folder(), mesh, ("mesh", workloads))?;
         let twin = Twin::start(&self.place)?;
-        let agents = [&self.near, &self.far];
+        let far = self.far.as_ref().context("two agents are wanted")?;
+        let agents = [&self.near, far];
         // Shorter than others: there are many of them.
         let length = (self.sample / 2).max(Duration::from_millis(300));
         let mut changes = Vec::new();
@@ -218,10 +234,7 @@ impl Rig {
             .selecting(lane.server.name())
             .rule(&Rule::from(lane.client.name()));
         let denied = format!("{}---\n{}", self.manifests, manifests::yaml(&[&deny]));
-        let write = |text: &str| {
-            self.near.write_mesh(text)?;
-            self.far.write_mesh(text)
-        };
+        let write = |text: &str| self.agents().try_for_each(|agent| agent.write_mesh(text));
         policy::time_to_effect(
             &lane.client,
             lane.target(PORT),
@@ -283,11 +296,14 @@ fn unmeshed(a: &Node, b: &Node, peers: &[(String, Kind)]) -> Result<Vec<Unmeshed
     Ok(outside)
 }
 
-/// An agent on each node, ready.
-fn both(a: &Node, b: &Node, setup: &Setup) -> Result<(Agent, Agent)> {
-    let (mut near, mut far) = (a.agent_unready(setup)?, b.agent_unready(setup)?);
+/// An agent on the first node, and, if there shall be `two`, on the second, ready.
+fn start_agents(a: &Node, b: &Node, setup: &Setup, two: bool) -> Result<(Agent, Option<Agent>)> {
+    let mut near = a.agent_unready(setup)?;
+    let mut far = two.then(|| b.agent_unready(setup)).transpose()?;
     near.wait_ready()?;
-    far.wait_ready()?;
+    if let Some(far) = &mut far {
+        far.wait_ready()?;
+    }
     Ok((near, far))
 }
 

@@ -32,6 +32,9 @@ struct Arguments {
     /// Works to measure, by the beginning of their names, such as `throughput_up` or `connect_64`.
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
+    /// Variants to measure, such as `raw_same_node` and `same_node`; all without this.
+    #[arg(long, value_name = "VARIANT")]
+    variant: Vec<String>,
     /// One more peer: a command for the shell that is run in the client's and in the server's pod.
     /// `ROLE` is `client` or `server`; it carries from `LISTEN` to `CONNECT` with `CERTIFICATE`,
     /// `KEY` and `CA` (PEM files), on `WORKERS` threads, and keeps its files in `FOLDER`.
@@ -47,7 +50,7 @@ struct Arguments {
     #[arg(long)]
     plots: bool,
     /// Measure nothing, but show, judge and plot what an earlier run wrote with `--json`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "only", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "only", "variant", "json"])]
     from: Option<PathBuf>,
     /// Measure what more workloads, policies, connections, peers and nodes cost; `--plots`
     /// then draws `docs/scale/*.svg` and writes the results into `docs/scale.md`.
@@ -128,7 +131,16 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     let mut peers = found(arguments.no_peers || arguments.scale, &mut report);
     peers.extend(arguments.peer.iter().cloned());
     let interruption = Interruption::watch()?;
-    let mut rig = Rig::new(&mut plan, &peers, &mut report)?;
+    let wanted = |variant: &Variant| {
+        arguments.variant.is_empty() || arguments.variant.contains(&variant.to_string())
+    };
+    let mut rig = Rig::new(&mut plan, &peers, &wanted, &mut report)?;
+    if rig.variants().is_empty() {
+        bail!(
+            "none of these variants is there: {}",
+            arguments.variant.join(", ")
+        );
+    }
     report.measure(rig.variants());
     let estimate = plan.estimate(rig.variants().len(), peers.len()).as_secs();
     writeln!(
@@ -186,10 +198,7 @@ fn take(
     report: &mut Report,
     interruption: &Interruption,
 ) -> Result<()> {
-    let mut variants = rig.variants();
-    // Nobody always comes after the same one.
-    let first = (round - 1) % variants.len().max(1);
-    variants.rotate_left(first);
+    let variants = in_turn(rig.variants(), round);
     let total = plan.steps(round).count() * variants.len();
     let mut done = 0;
     for step in plan.steps(round) {
@@ -216,6 +225,16 @@ fn take(
     progress(total, total, "")
 }
 
+/// The variants in this round's order: nobody is always the first, or always comes after the same one.
+fn in_turn(mut variants: Vec<Variant>, round: usize) -> Vec<Variant> {
+    let first = (round - 1) / 2 % variants.len().max(1);
+    variants.rotate_left(first);
+    if round.is_multiple_of(2) {
+        variants.reverse();
+    }
+    variants
+}
+
 /// One line on a terminal that is written over; elsewhere a line at the end of each round.
 fn progress(done: usize, total: usize, what: &str) -> Result<()> {
     const WIDTH: usize = 30;
@@ -237,4 +256,19 @@ fn progress(done: usize, total: usize, what: &str) -> Result<()> {
         "·".repeat(WIDTH - filled)
     )?;
     Ok(terminal.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_variants_each_is_the_second_in_every_other_round() {
+        let both = || vec![Variant::RawSameNode, Variant::SameNode];
+        let seconds = (1..=4).map(|round| in_turn(both(), round).pop());
+        let seconds: Vec<Option<Variant>> = seconds.collect();
+        let [raw, ours] = both().try_into().unwrap_or([Variant::Raw, Variant::Raw]);
+        let expected = [&ours, &raw, &raw, &ours].map(|it| Some(it.clone()));
+        assert_eq!(seconds, expected);
+    }
 }
