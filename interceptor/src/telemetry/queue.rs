@@ -59,8 +59,19 @@ struct Waiting {
     bytes: AtomicUsize,
 }
 
+/// Appends lines, when they are about to be written.
+type Render = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
+
 enum Entry {
-    Lines { text: Vec<u8>, count: u64 },
+    Lines {
+        text: Vec<u8>,
+        count: u64,
+    },
+    Later {
+        render: Render,
+        size: usize,
+        count: u64,
+    },
     Flush(SyncSender<()>),
 }
 
@@ -89,6 +100,7 @@ impl Lines {
             sink,
             waiting: Arc::clone(&waiting),
             lost: Arc::clone(&lost),
+            text: Vec::new(),
             reported: 0,
             notice,
         };
@@ -111,11 +123,29 @@ impl Lines {
     /// Queues `text`, which has `count` lines. Never waits. Returns whether they fitted: all of
     /// them or none.
     pub fn push_all(&self, text: Vec<u8>, count: u64) -> bool {
-        let size = text.len();
+        self.queue(text.len(), count, Entry::Lines { text, count })
+    }
+
+    /// Queues `count` lines of about `size` bytes, which the writer makes: they are still in its
+    /// caches when it writes them. Never waits. Returns whether they fitted.
+    pub fn push_later(
+        &self,
+        (size, count): (usize, u64),
+        render: impl FnOnce(&mut Vec<u8>) + Send + 'static,
+    ) -> bool {
+        let render = Box::new(render);
+        let entry = Entry::Later {
+            render,
+            size,
+            count,
+        };
+        self.queue(size, count, entry)
+    }
+
+    fn queue(&self, size: usize, count: u64, entry: Entry) -> bool {
         let Waiting { entries, bytes } = &*self.waiting;
         let before = bytes.fetch_add(size, Ordering::Relaxed);
         let others = entries.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry::Lines { text, count };
         let has_room = before.saturating_add(size) <= ROOM && others < self.capacity;
         let fits = has_room && self.sender.send(entry).is_ok();
         if !fits {
@@ -150,6 +180,8 @@ struct Writer<W> {
     sink: W,
     waiting: Arc<Waiting>,
     lost: Arc<AtomicU64>,
+    /// Where lines are made.
+    text: Vec<u8>,
     reported: u64,
     notice: fn(u64) -> Vec<u8>,
 }
@@ -175,7 +207,19 @@ impl<W: Write> Writer<W> {
             match entry {
                 Entry::Lines { text, count } => {
                     self.waiting.entries.fetch_sub(1, Ordering::Relaxed);
-                    self.write(&text, count);
+                    self.write(&text, text.len(), count);
+                }
+                Entry::Later {
+                    render,
+                    size,
+                    count,
+                } => {
+                    self.waiting.entries.fetch_sub(1, Ordering::Relaxed);
+                    let mut text = std::mem::take(&mut self.text);
+                    text.clear();
+                    render(&mut text);
+                    self.write(&text, size, count);
+                    self.text = text;
                 }
                 Entry::Flush(done) => {
                     self.report_losses();
@@ -189,11 +233,12 @@ impl<W: Write> Writer<W> {
         drop(self.sink.flush());
     }
 
-    fn write(&mut self, text: &[u8], count: u64) {
+    /// Writes what waited as so many bytes.
+    fn write(&mut self, text: &[u8], size: usize, count: u64) {
         if self.sink.write_all(text).is_err() {
             self.lost.fetch_add(count, Ordering::Relaxed);
         }
-        (self.waiting.bytes).fetch_sub(text.len(), Ordering::Relaxed);
+        (self.waiting.bytes).fetch_sub(size, Ordering::Relaxed);
     }
 
     fn report_losses(&mut self) {
@@ -338,6 +383,24 @@ mod tests {
         assert!(queue.push(b"room again\n".to_vec()));
         permit.send(()).unwrap();
         queue.flush(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn lines_that_the_writer_makes_keep_their_place_and_their_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let lines = Lines::open(&Destination::File(path.clone()), notice).unwrap();
+        assert!(lines.push(b"one\n".to_vec()));
+        assert!(lines.push_later((8, 2), |out| out.extend(b"two\nthree\n")));
+        assert!(lines.push(b"four\n".to_vec()));
+        assert!(!lines.push_later((ROOM + 1, 5), |out| out.extend(b"too much")));
+        assert_eq!(lines.lost(), 5);
+        lines.flush(Duration::from_secs(10));
+        assert_eq!(lines.waiting.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            "one\ntwo\nthree\nfour\n5 lines lost\n"
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! A shape is of one moment. Names, identities and what allowed a connection may change: whoever
 //! keeps one must know when.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::access::{self, Template};
@@ -20,7 +22,7 @@ use super::{Recent, Telemetry};
 #[derive(Debug)]
 pub struct Shape {
     record: Record,
-    line: Template,
+    line: Arc<Template>,
     counted: Counted,
     call: Option<calls::Line>,
 }
@@ -44,7 +46,7 @@ impl Telemetry {
             && record.security != Security::None
             && record.shadows.is_empty();
         is_plain.then(|| Shape {
-            line: self.access.template(&record),
+            line: Arc::new(self.access.template(&record)),
             counted: self.metrics.counted(&record),
             call: self.calls.line(&record),
             record,

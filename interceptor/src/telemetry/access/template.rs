@@ -21,6 +21,9 @@ use crate::telemetry::text::{Quoted, bounded};
 /// What the numbers of a line take at most.
 const NUMBERS: usize = 256;
 
+/// What they take usually.
+const USUAL: usize = 96;
+
 /// A line without its numbers: a whole one together with a connection's [`Numbers`].
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -86,6 +89,11 @@ impl Template {
     /// How many bytes a line takes at most.
     pub(super) const fn longest(&self) -> usize {
         self.text.len() + NUMBERS
+    }
+
+    /// How many bytes a line takes, about.
+    pub(super) const fn about(&self) -> usize {
+        self.text.len() + USUAL
     }
 
     /// Appends the line of the connection with these numbers, written `at` this time.
