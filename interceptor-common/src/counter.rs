@@ -113,6 +113,8 @@ counters! {
     DirectEstablished = "direct_established",
     /// Direct connections that ended, established or not.
     DirectClosed = "direct_closed",
+    /// Direct connections that only their own sockets remember, which costs more: the table was full, or the SYN might leave later.
+    DirectBySocket = "direct_by_socket",
     /// Events of direct connections for which the ring buffer had no room.
     DirectEventLost = "direct_event_lost",
     /// Datagrams that reached sockets of workloads whose UDP is asked about, except QUIC.

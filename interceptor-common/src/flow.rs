@@ -65,7 +65,8 @@ pub struct FlowKey {
 
 const _: () = assert!(size_of::<FlowKey>() == 36);
 
-/// What is remembered of a connection: the value of the flows map and of a socket's storage.
+/// What is remembered of a connection: the value of the flows map and of a socket's storage, and
+/// part of the value of the table of direct connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
@@ -97,6 +98,35 @@ pub struct Flow {
 
 const _: () = assert!(size_of::<Flow>() == 72);
 
+/// A direct connection in the table of those: from before its SYN until its close.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct OpenFlow {
+    /// What is remembered of it. Of kind [`FlowKind::Direct`] until it is accepted, then
+    /// [`FlowKind::Settled`].
+    pub flow: Flow,
+    /// The cookie of the initiator's socket, which no other socket ever has.
+    pub socket: u64,
+}
+
+const _: () = assert!(size_of::<OpenFlow>() == 80);
+
+/// What a call to `connect(2)` leaves for the moment in which its SYN is about to leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Call {
+    /// What the table is to say.
+    pub open: OpenFlow,
+    /// The address to which the socket was pointed.
+    pub address: Address,
+    /// The port, network order.
+    pub port_be: u16,
+    /// Always zero.
+    pub reserved: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Call>() == 104);
+
 impl Flow {
     /// Whether it is of this kind.
     #[inline]
@@ -112,3 +142,11 @@ unsafe impl aya::Pod for FlowKey {}
 // SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Flow {}
+
+// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for OpenFlow {}
+
+// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Call {}

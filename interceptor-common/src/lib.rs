@@ -25,7 +25,7 @@ pub use direct::{
     DirectEvent, FIN_ACKNOWLEDGED, FIN_RECEIVED, Grant, GrantKey, GrantTarget, MAX_TARGETS,
     UNKNOWN_ERROR,
 };
-pub use flow::{Flow, FlowKey, FlowKind};
+pub use flow::{Call, Flow, FlowKey, FlowKind, OpenFlow};
 pub use key::{CGROUP_BIT, ListenerKey, Role, cgroup_key, is_cgroup_key};
 pub use rule::{
     Action, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Inbound, InboundPortKey, RuleKey, TCP, Udp,

@@ -9,7 +9,8 @@
 //! a workload 28,000 source ports per minute of `TIME_WAIT` for all its destinations together.
 //!
 //! The storage of a socket always describes its latest `connect(2)`: it is overwritten or removed
-//! here, so that a socket that is disconnected and used again never carries an old destination.
+//! here, so that a socket that is disconnected and used again never carries an old destination. What
+//! `call.rs` keeps of a call holds for a socket without storage, and one endpoint.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
@@ -19,10 +20,11 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use interceptor_common::{
-    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, ListenerKey,
+    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, ListenerKey, OpenFlow,
     PLAINTEXT_WITHOUT_AGENT, Role, RuleKey, TCP,
 };
 
+use crate::call;
 use crate::datagram;
 use crate::direct::{self, Granted, Share};
 use crate::field::low_half;
@@ -32,7 +34,8 @@ use crate::maps::{INBOUND, RULES, count, full_key};
 use crate::settings::{
     CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, PROTOCOL_NOT_SUPPORTED, fail_with,
 };
-use crate::sock_addr::{Endpoint, bound_to, endpoint, protocol, rewrite, socket};
+use crate::sock_addr::{Endpoint, bound_to, cookie, endpoint, protocol, rewrite, socket};
+use crate::tcp::leaves_at_once;
 use crate::unserved::{Direction, is_served, may_pass};
 use crate::who::{Source, source};
 
@@ -73,9 +76,8 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     }
     let socket = socket(ctx);
     // SAFETY: the socket is the context's.
-    if let Some(flow) = unsafe { recall(socket) }
-        && (flow.is(FlowKind::Agent) || flow.is(FlowKind::AgentInbound))
-    {
+    let known = unsafe { recall(socket) };
+    if known.is_some_and(|flow| flow.is(FlowKind::Agent) || flow.is(FlowKind::AgentInbound)) {
         count(Counter::AgentOwn);
         return PROCEED;
     }
@@ -99,7 +101,10 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     }
     // Asked first: whoever has a grant pays for no other question.
     let generation = match direct::share(&source, to) {
-        Share::Direct(granted) => return go_directly::<FAMILY>(ctx, &source, to, &granted),
+        Share::Direct(granted) => {
+            let remembers = known.is_some();
+            return go_directly::<FAMILY>(ctx, &source, (to, &granted), remembers);
+        }
         Share::Agents { generation } => generation,
     };
     if is_own_address(&source, to.address) {
@@ -151,13 +156,14 @@ fn probe(socket: *mut bpf_sock, source: &Source, to: Endpoint, protocol: u32) ->
     }
 }
 
-/// Sends the connection straight to the endpoint that the kernel drew.
+/// Sends the connection straight to the endpoint that the kernel drew. A socket that `remembers` an
+/// earlier connection is made to remember this one.
 #[inline]
 fn go_directly<const FAMILY: u8>(
     ctx: &SockAddrContext,
     source: &Source,
-    to: Endpoint,
-    granted: &Granted,
+    (to, granted): (Endpoint, &Granted),
+    remembers: bool,
 ) -> i32 {
     let socket = socket(ctx);
     let flow = Flow {
@@ -168,9 +174,19 @@ fn go_directly<const FAMILY: u8>(
         port_be: to.port_be,
         ..fresh(source, FlowKind::Direct)
     };
+    let open = OpenFlow {
+        flow,
+        socket: cookie(ctx),
+    };
     // SAFETY: the socket is the context's.
-    if !unsafe { remember(socket, &flow) } {
-        return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
+    let is_left =
+        !remembers && unsafe { leaves_at_once(socket) } && call::leave(open, granted.endpoint);
+    if !is_left {
+        count(Counter::DirectBySocket);
+        // SAFETY: the socket is the context's.
+        if !unsafe { remember(socket, &flow) } {
+            return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
+        }
     }
     if granted.endpoint != to {
         rewrite::<FAMILY>(ctx, granted.endpoint);

@@ -1,4 +1,5 @@
-//! What the agent is told of direct connections: that one was established, and how it ended.
+//! What the agent is told of direct connections: how one ended, and, of those that only their sockets
+//! remember, that one was established. What is in the table the agent sees there.
 //!
 //! Both come from the initiator's socket; what it sent the other end received, so one end suffices
 //! for the records of both.
@@ -13,11 +14,9 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE, BPF_TCP_CLOSE,
     BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock,
-    bpf_sock_ops, tcp_sock,
+    bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_ringbuf_query, bpf_skc_to_tcp_sock,
-};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_ringbuf_query};
 use aya_ebpf::programs::SockOpsContext;
 use interceptor_common::{
     Address, Counter, DirectEvent, FIN_ACKNOWLEDGED, FIN_RECEIVED, Flow, FlowKey, UNKNOWN_ERROR,
@@ -26,6 +25,7 @@ use interceptor_common::{
 use crate::field::{get, low_half, words};
 use crate::maps::{EVENTS, count};
 use crate::settings::offsets;
+use crate::tcp::{read, tcp_socket};
 
 /// The agent is woken this often while the buffer fills.
 const WAKE_UPS: u64 = 4;
@@ -51,17 +51,19 @@ struct Inside {
     fins: u32,
 }
 
-/// Tells the agent of a direct connection whose state changes.
+/// Tells the agent of a direct connection whose state changes. Does what is to be done `before` it can
+/// hear of it, when the flow has been read.
 #[inline]
 pub(crate) fn report(
     ctx: &SockOpsContext,
     socket: *mut bpf_sock,
     (flow, key): (&Flow, &FlowKey),
     change: Change,
+    before: impl FnOnce(),
 ) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         count(Counter::DirectEventLost);
-        return;
+        return before();
     };
     let fields = fields(ctx);
     let Inside { error, fins } = if change.to == BPF_TCP_CLOSE {
@@ -87,6 +89,7 @@ pub(crate) fn report(
         error,
         fins,
     });
+    before();
     entry.submit(wake_up());
 }
 
@@ -121,10 +124,9 @@ fn inside(socket: *mut bpf_sock, state: u32, acknowledged: u32) -> Inside {
         return unknown;
     };
     // SAFETY: the socket is the context's.
-    let tcp = unsafe { bpf_skc_to_tcp_sock(socket.cast()) };
-    if tcp.is_null() {
+    let Some(tcp) = (unsafe { tcp_socket(socket) }) else {
         return unknown;
-    }
+    };
     let mut fins = 0;
     let sends_fin = matches!(
         state,
@@ -140,15 +142,6 @@ fn inside(socket: *mut bpf_sock, state: u32, acknowledged: u32) -> Inside {
         error: read(tcp, offsets.error),
         fins,
     }
-}
-
-/// Reads one field of a TCP socket.
-#[inline]
-fn read<T: Copy>(tcp: *mut tcp_sock, offset: u32) -> T {
-    let offset = usize::try_from(offset).unwrap_or(0);
-    let field = tcp.wrapping_byte_add(offset).cast::<T>();
-    // SAFETY: the verifier refuses an offset at which there is no such field.
-    unsafe { field.read_volatile() }
 }
 
 /// How an event is submitted: silently, unless it is the first of another quarter. Each wake-up

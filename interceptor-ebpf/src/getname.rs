@@ -16,7 +16,9 @@ use aya_ebpf::programs::SockAddrContext;
 use interceptor_common::{FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind};
 
 use crate::flow::recall;
-use crate::sock_addr::{Endpoint, rewrite, socket};
+use crate::maps::OPEN;
+use crate::sock_addr::{Endpoint, initiated, rewrite, socket};
+use crate::tcp::may_have_flow;
 
 /// These programs change what is shown and never refuse.
 const PROCEED: i32 = 1;
@@ -44,13 +46,23 @@ fn ic_getsockname6(ctx: SockAddrContext) -> i32 {
 /// Shows an application its true peer.
 #[inline]
 fn peer_name<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
+    let socket = socket(ctx);
     // SAFETY: the socket is the context's.
-    if let Some(flow) = unsafe { recall(socket(ctx)) }
-        && (flow.is(FlowKind::Redirected)
+    if let Some(flow) = unsafe { recall(socket) } {
+        if flow.is(FlowKind::Redirected)
             || flow.is(FlowKind::Direct)
-            || flow.is(FlowKind::AcceptedInbound))
+            || flow.is(FlowKind::AcceptedInbound)
+        {
+            show::<FAMILY>(ctx, flow);
+        }
+        return PROCEED;
+    }
+    // SAFETY: the socket is the context's.
+    if unsafe { may_have_flow(socket) }
+        // SAFETY: two fields are read at once.
+        && let Some(open) = unsafe { OPEN.get(initiated::<FAMILY>(ctx)) }
     {
-        show::<FAMILY>(ctx, flow);
+        show::<FAMILY>(ctx, &open.flow);
     }
     PROCEED
 }

@@ -22,7 +22,7 @@ use aya_ebpf::programs::TcContext;
 use interceptor_common::{Address, Counter, FlowKey};
 
 use crate::field::{get, low_half};
-use crate::maps::{FLOWS, GUARDED, count};
+use crate::maps::{FLOWS, GUARDED, OPEN, count};
 
 /// Other programs at this interface have their say.
 const NEXT: i32 = -1;
@@ -211,14 +211,24 @@ fn objection_to_tcp(
     };
     // SAFETY: the number is copied at once.
     let workload = unsafe { GUARDED.get(get(&fields(ctx).ifindex)) }.copied();
-    // SAFETY: one field is read at once.
-    let owner = unsafe { FLOWS.get(key) }.map(|flow| flow.workload);
+    let owner = owner(&key);
     // Neither an interface that nobody knows nor another workload's flow counts.
     if owner.is_some() && owner == workload {
         None
     } else {
         Some(Counter::RefusedUnknownSyn)
     }
+}
+
+/// The workload whose connection it is.
+#[inline]
+fn owner(key: &FlowKey) -> Option<u64> {
+    // SAFETY: one field is read at once.
+    if let Some(open) = unsafe { OPEN.get(key) } {
+        return Some(get(&open.flow.workload));
+    }
+    // SAFETY: one field is read at once.
+    unsafe { FLOWS.get(key) }.map(|flow| flow.workload)
 }
 
 /// Whether an IPv4 packet with these two bytes is a part of a larger one: more follows, or this is

@@ -14,11 +14,14 @@
 //!
 //! ```text
 //!  application                                          application of another workload
-//!  connect(V:p) ─ direct.rs: GRANTS says so; storage := {direct, V:p}; destination := endpoint
-//!        │        sockops.rs CONNECT_CB: FLOWS[4-tuple] := storage
-//!       SYN ───── guard.rs: a flow of this workload ─── sk_lookup.rs: FLOWS says direct ──▶ accept
-//!                 sockops.rs: established and closed ─ event.rs ─▶ the agent's record
+//!  connect(V:p) ─ direct.rs: GRANTS says so; call.rs: {direct, V:p}; destination := endpoint
+//!        │        sockops.rs CONNECT_CB: OPEN[4-tuple] := {direct, V:p}
+//!       SYN ───── guard.rs: a flow of this workload ─── sk_lookup.rs: OPEN says direct ──▶ accept
+//!                 sockops.rs: closed ─ event.rs ─▶ the agent's record
 //! ```
+//!
+//! Where that does not fit (no room in OPEN, a SYN that leaves later), the socket's storage and FLOWS
+//! serve as for captured connections.
 //!
 //! What sockets cannot tell (raw and packet sockets), guard.rs stops at the workload's interface.
 //!
@@ -34,6 +37,7 @@
     reason = "the entry macros of aya hand contexts over by value"
 )]
 
+mod call;
 mod connect;
 mod datagram;
 mod direct;
@@ -49,6 +53,7 @@ mod sk_lookup;
 mod sock_addr;
 mod sock_create;
 mod sockops;
+mod tcp;
 mod unserved;
 mod who;
 

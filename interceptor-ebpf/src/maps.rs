@@ -10,8 +10,9 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use interceptor_common::{
-    Address, COUNTERS, Counter, DirectEvent, ExpectedKey, ExpectedPlace, Flow, FlowKey, Grant,
-    GrantKey, Inbound, InboundPortKey, ListenerKey, RuleKey, Unserved, WorkloadEntry,
+    Address, COUNTERS, Call, Counter, DirectEvent, ExpectedKey, ExpectedPlace, Flow, FlowKey,
+    Grant, GrantKey, Inbound, InboundPortKey, ListenerKey, OpenFlow, RuleKey, Unserved,
+    WorkloadEntry,
 };
 
 /// Workloads by key. Written by the agent; an entry appears last at enrolment and goes first.
@@ -40,12 +41,29 @@ pub(crate) static LISTENERS: SockHash<ListenerKey, 8192> = SockHash::new();
 #[btf_map]
 pub(crate) static UNSERVED: PerCpuHashMap<u64, Unserved, 1024> = PerCpuHashMap::new();
 
-/// Live flows by 4-tuple, from before the SYN until close. Written by the kernel.
+/// Live flows by 4-tuple, from before the SYN until close, except for those in [`OPEN`]. Written by
+/// the kernel.
 ///
 /// Least recently used entries give way. A flow is looked up during its handshake only, and one
 /// that was lost meanwhile is refused or sent to the agent, never let through.
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+
+/// Direct connections by 4-tuple, from before the SYN until close. Written by the kernel; the agent
+/// reads them, and removes those whose sockets are gone.
+///
+/// Nothing gives way: it is what the agent lists, and where an end finds what it is the end of. What
+/// has no room is a flow that its socket remembers.
+#[btf_map]
+pub(crate) static OPEN: HashMap<FlowKey, OpenFlow, 16_384> = HashMap::new();
+
+/// Calls to connect(2) that lead to such connections, by the cookie of the socket, until their SYNs
+/// leave. Written by the kernel.
+///
+/// An entry is there for microseconds. Those of calls that failed before their SYN stay, and the agent
+/// removes them.
+#[btf_map]
+pub(crate) static CALLS: HashMap<u64, Call, 1024> = HashMap::new();
 
 /// Datagrams that workloads expect although their owners want none. Written by the kernel.
 ///

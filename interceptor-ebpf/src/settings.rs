@@ -25,6 +25,17 @@ static SOCKET_FLAGS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static WRITE_SEQUENCE: Global<u32> = Global::new(0);
 
+/// Where `fastopen_connect` is in this kernel's `tcp_sock`: its byte, and its bit as a mask, which is
+/// zero if that is not known.
+#[unsafe(no_mangle)]
+static DEFERRAL_AT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static DEFERRAL_BIT: Global<u8> = Global::new(0);
+
+/// Where `bpf_sock_ops_cb_flags` is in this kernel's `tcp_sock`; zero if that is not known.
+#[unsafe(no_mangle)]
+static CALLBACKS_AT: Global<u32> = Global::new(0);
+
 /// `ECONNREFUSED`: what the application would see of a port that nobody listens on.
 pub(crate) const CONNECTION_REFUSED: i32 = 111;
 /// `ENETUNREACH`: what it would see without an address of that family.
@@ -62,6 +73,29 @@ pub(crate) fn offsets() -> Option<Offsets> {
         flags: SOCKET_FLAGS.load(),
         write_sequence: WRITE_SEQUENCE.load(),
     })
+}
+
+/// A bit in this kernel's `tcp_sock`.
+pub(crate) struct Bit {
+    pub(crate) at: u32,
+    pub(crate) bit: u8,
+}
+
+/// The bit that says that the SYN waits for data, if it is known.
+#[inline]
+pub(crate) fn deferral() -> Option<Bit> {
+    let bit = DEFERRAL_BIT.load();
+    (bit != 0).then(|| Bit {
+        at: DEFERRAL_AT.load(),
+        bit,
+    })
+}
+
+/// Where the byte is that says which changes of a socket programs are told, if that is known.
+#[inline]
+pub(crate) fn callbacks_at() -> Option<u32> {
+    let at = CALLBACKS_AT.load();
+    (at != 0).then_some(at)
 }
 
 /// Chooses the errno that the refused system call returns; without this it is `EPERM`.

@@ -19,7 +19,7 @@ use crate::datagram::may_arrive;
 use crate::direct::is_at;
 use crate::field::{INET, get, low_half, words};
 use crate::log;
-use crate::maps::{FLOWS, INBOUND, INBOUND_PORTS, LISTENERS, count};
+use crate::maps::{FLOWS, INBOUND, INBOUND_PORTS, LISTENERS, OPEN, count};
 use crate::settings::{hbone_port, tells_interface};
 use crate::unserved::{Direction, may_pass};
 
@@ -77,6 +77,14 @@ fn look_up<const UDP: u32>(ctx: &SkLookupContext) -> u32 {
     let key = flow_key(ctx);
     if key.destination.is_loopback() {
         return over_loopback(ctx, &key);
+    }
+    // SAFETY: the flow is used before the program ends and never written.
+    if let Some(open) = unsafe { OPEN.get(key) } {
+        return if opens_the_door(&key, &open.flow) {
+            pass(Counter::DirectPass)
+        } else {
+            steer(ctx, &key)
+        };
     }
     // SAFETY: the flow is used before the program ends and never written.
     match unsafe { FLOWS.get(key) } {

@@ -3,11 +3,13 @@
 //! The family is a constant of each program and not a value: the verifier refuses a context
 //! pointer that was chosen at run time, which is what the compiler makes of a branch.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use interceptor_common::{Address, FAMILY_IPV4};
+use interceptor_common::{Address, FAMILY_IPV4, FlowKey};
 
-use crate::field::{low_half, set, words};
+use crate::field::{get, low_half, set, words};
 
 /// An address and a port.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,34 @@ pub(crate) struct Endpoint {
 pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     // SAFETY: the pointer is the union's only arm.
     unsafe { fields(ctx).__bindgen_anon_1.sk }
+}
+
+/// The cookie of that socket: a number that no other ever has.
+#[inline]
+pub(crate) fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the helper takes the context that the running program was given.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// The key of the connection that the socket initiated, if it did and is connected.
+#[inline]
+pub(crate) fn initiated<const FAMILY: u8>(ctx: &SockAddrContext) -> FlowKey {
+    // SAFETY: the socket is the context's, and as valid as that.
+    let socket = unsafe { &*socket(ctx) };
+    let (source, destination) = if FAMILY == FAMILY_IPV4 {
+        (
+            Address::v4(get(&socket.src_ip4)),
+            Address::v4(get(&socket.dst_ip4)),
+        )
+    } else {
+        (words(&socket.src_ip6), words(&socket.dst_ip6))
+    };
+    FlowKey {
+        source,
+        destination,
+        source_port_be: low_half(get(&socket.src_port)).to_be(),
+        destination_port_be: get(&socket.dst_port),
+    }
 }
 
 /// The socket's protocol.

@@ -7,18 +7,19 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_LISTEN, bpf_sock,
-    bpf_sock_ops,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_LISTEN,
+    BPF_TCP_SYN_RECV, bpf_sock, bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use interceptor_common::{Address, Counter, Flow, FlowKey, FlowKind, is_cgroup_key};
+use interceptor_common::{Address, Call, Counter, Flow, FlowKey, FlowKind, is_cgroup_key};
 
+use crate::call;
 use crate::event::{Change, report};
 use crate::field::{INET, get, low_half, set, words};
 use crate::flow::{recall, remember};
-use crate::maps::{FLOWS, count, is_current};
+use crate::maps::{FLOWS, OPEN, count, is_current};
 
 /// The only answer there is: the callbacks that matter here ignore it.
 const CONTINUE: u32 = 1;
@@ -63,18 +64,49 @@ fn ic_sock_ops(ctx: SockOpsContext) -> u32 {
 fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     // SAFETY: the socket is the context's.
     let Some(flow) = (unsafe { recall(socket) }) else {
-        return;
+        return call::collect(cookie(ctx), |call| publish_call(ctx, socket, call));
     };
     if ctx.set_cb_flags(close_callback(ctx)).is_err() {
         return count(Counter::FlowNotPublished);
     }
-    // With TCP Fast Open the SYN may leave long after connect(2).
-    if flow.is(FlowKind::Direct) && !is_current(flow.generation) && !is_of_the_same_call(flow) {
+    if is_revoked(flow) {
         return count(Counter::DirectRevoked);
     }
     if FLOWS.insert(ends(ctx).active(), flow, 0).is_err() {
         count(Counter::FlowNotPublished);
     }
+}
+
+/// The same for what `connect(2)` has left to its SYN, if this is the one.
+#[inline]
+fn publish_call(ctx: &SockOpsContext, socket: *mut bpf_sock, call: &Call) {
+    let key = ends(ctx).active();
+    // The socket may have been left alone since.
+    if key.destination != call.address || key.destination_port_be != call.port_be {
+        return;
+    }
+    if ctx.set_cb_flags(close_callback(ctx)).is_err() {
+        return count(Counter::FlowNotPublished);
+    }
+    let flow = &call.open.flow;
+    if is_revoked(flow) {
+        return count(Counter::DirectRevoked);
+    }
+    if OPEN.insert(key, &call.open, 0).is_ok() {
+        return;
+    }
+    count(Counter::DirectBySocket);
+    // SAFETY: the socket is the context's.
+    if !unsafe { remember(socket, flow) } || FLOWS.insert(key, flow, 0).is_err() {
+        count(Counter::FlowNotPublished);
+    }
+}
+
+/// Whether the grant of a direct connection does not hold any more. With TCP Fast Open the SYN may
+/// leave long after connect(2).
+#[inline]
+fn is_revoked(flow: &Flow) -> bool {
+    flow.is(FlowKind::Direct) && !is_current(flow.generation) && !is_of_the_same_call(flow)
 }
 
 /// Whether the SYN leaves in the call that asked for the grant. If the grant was revoked in between,
@@ -97,6 +129,10 @@ fn close_callback(ctx: &SockOpsContext) -> i32 {
 #[inline]
 fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     let key = ends(ctx).passive();
+    if let Some(open) = OPEN.get_ptr_mut(key) {
+        // SAFETY: as for flows below.
+        return settle_open(ctx, unsafe { &mut (*open).flow });
+    }
     let Some(flow) = FLOWS.get_ptr_mut(key) else {
         return;
     };
@@ -128,6 +164,17 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
         count(outcome);
     } else {
         count(Counter::HandOverFailed);
+    }
+}
+
+/// A direct connection of the table was accepted, which is when the table says that it is established.
+#[inline]
+fn settle_open(ctx: &SockOpsContext, flow: &mut Flow) {
+    if flow.is(FlowKind::Direct) {
+        settle_at(ctx, flow);
+        if flow.is(FlowKind::Settled) {
+            count(Counter::DirectEstablished);
+        }
     }
 }
 
@@ -174,7 +221,7 @@ fn is_of_this_namespace(ctx: &SockOpsContext, flow: &Flow) -> bool {
 fn changed(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
     // SAFETY: the socket is the context's.
     let Some(flow) = (unsafe { recall(socket) }) else {
-        return;
+        return changed_in_table(ctx, socket, change);
     };
     let key = ends(ctx).active();
     let is_over = change.to == BPF_TCP_CLOSE;
@@ -190,8 +237,47 @@ fn changed(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
         } else {
             Counter::DirectEstablished
         });
-        report(ctx, socket, (flow, &key), change);
+        report(ctx, socket, (flow, &key), change, || {});
     }
+}
+
+/// The same for a direct connection that its socket does not remember.
+#[inline]
+fn changed_in_table(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
+    let is_over = change.to == BPF_TCP_CLOSE;
+    // What is established was accepted, which the table was told then, unless both ends began.
+    if !is_over && change.from != BPF_TCP_SYN_RECV {
+        return;
+    }
+    let key = ends(ctx).active();
+    let Some(open) = OPEN.get_ptr_mut(key) else {
+        return;
+    };
+    // SAFETY: the entry is this connection's until it is removed below.
+    let open = unsafe { &mut *open };
+    if open.socket != cookie(ctx) {
+        return;
+    }
+    if !is_over {
+        settle(&mut open.flow);
+        return count(Counter::DirectEstablished);
+    }
+    count(Counter::FlowClosed);
+    count(Counter::DirectClosed);
+    // Its end is told when it is not in the table any more: whoever has heard of it and then looks,
+    // does not find it.
+    report(ctx, socket, (&open.flow, &key), change, || {
+        if OPEN.remove(key).is_err() {
+            count(Counter::FlowNotPublished);
+        }
+    });
+}
+
+/// The cookie of the socket: a number that no other ever has.
+#[inline]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes the context that the running program was given.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 impl Ends {

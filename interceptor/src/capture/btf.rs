@@ -1,7 +1,7 @@
 //! Where a field is in a structure of the running kernel, by the kernel's own description (BTF).
 //!
-//! Three fields of a TCP socket tell how a connection ended and which of its FINs were taken, and no
-//! stable interface has them. Their offsets become constants of the programs; the verifier checks
+//! Three fields of a TCP socket tell how a connection ended and which of its FINs were taken, a fourth
+//! whether its SYN waits for data, a fifth whether programs hear of its changes, and no stable interface has them. Their offsets become constants of the programs; the verifier checks
 //! each against the same description.
 //!
 //! Only as much of the format is read as that takes. A kernel without BTF is one whose fields are
@@ -31,6 +31,11 @@ pub(super) struct SocketOffsets {
     pub(super) error: u32,
     pub(super) flags: u32,
     pub(super) write_sequence: u32,
+    /// The byte and the bit, as a mask, that say that a SYN waits for data; no bit if that is not
+    /// known.
+    pub(super) deferral: (u32, u8),
+    /// Which changes of a socket are told to programs; zero if that is not known.
+    pub(super) callbacks: u32,
     /// Whether lookup programs are told over which interface a packet came.
     pub(super) lookups_know_interface: bool,
 }
@@ -55,6 +60,8 @@ impl SocketOffsets {
             error: types.offset("sock", "sk_err")?,
             flags: types.offset("sock", "skc_flags")?,
             write_sequence: types.offset("tcp_sock", "write_seq")?,
+            deferral: (types.bit("tcp_sock", "fastopen_connect")).unwrap_or_default(),
+            callbacks: (types.offset("tcp_sock", "bpf_sock_ops_cb_flags")).unwrap_or_default(),
             lookups_know_interface: (types.offset("bpf_sk_lookup_kern", "ingress_ifindex"))
                 .is_some(),
         })
@@ -140,6 +147,18 @@ impl<'a> Types<'a> {
         (bits % 8 == 0).then_some(bits / 8)
     }
 
+    /// The byte and the mask of a field of one bit.
+    fn bit(&self, structure: &str, field: &str) -> Option<(u32, u8)> {
+        let id = self.by_name.get(structure.as_bytes())?;
+        let bits = self.find(*id, field.as_bytes(), DEPTH)?;
+        let place = if cfg!(target_endian = "little") {
+            bits % 8
+        } else {
+            7 - bits % 8
+        };
+        Some((bits / 8, 1 << place))
+    }
+
     /// The offset in bits of a field of this structure, else of one in a structure within it.
     fn find(&self, id: u32, field: &[u8], depth: u32) -> Option<u32> {
         let aggregate = self.by_id.get(&id)?;
@@ -207,6 +226,9 @@ mod tests {
         let offsets = SocketOffsets::read(&own).unwrap();
         assert!(offsets.lookups_know_interface, "as of Linux 5.17");
         assert!(offsets.flags < offsets.error && offsets.error < offsets.write_sequence);
+        let (at, bit) = offsets.deferral;
+        assert!(at > offsets.error && bit.is_power_of_two());
+        assert!(offsets.callbacks > offsets.error);
     }
 
     proptest! {

@@ -3,8 +3,8 @@
 use aya::Pod;
 use aya::maps::{HashMap as KernelMap, LpmTrie, Map, MapData, PerCpuHashMap, SockHash};
 use interceptor_common::{
-    Address, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey,
-    RuleKey, Unserved, WorkloadEntry,
+    Address, Call, ExpectedKey, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey,
+    ListenerKey, OpenFlow, RuleKey, Unserved, WorkloadEntry,
 };
 
 /// The connections of a workload that passed while no agent was there, if it may have any.
@@ -25,6 +25,8 @@ pub(super) fn count(name: &str, map: MapData) -> Option<usize> {
         "INBOUND" => keys::<Address, Inbound>(map),
         "INBOUND_PORTS" => keys::<InboundPortKey, u32>(map),
         "FLOWS" => keys::<FlowKey, Flow>(map),
+        "OPEN" => keys::<FlowKey, OpenFlow>(map),
+        "CALLS" => keys::<u64, Call>(map),
         "EXPECTED" => keys::<ExpectedKey, u32>(map),
         "GUARDED" => keys::<u32, u64>(map),
         "UNSERVED" => {

@@ -175,6 +175,9 @@ fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
         .override_global("SOCKET_ERROR", &offsets.error, true)
         .override_global("SOCKET_FLAGS", &offsets.flags, true)
         .override_global("WRITE_SEQUENCE", &offsets.write_sequence, true)
+        .override_global("DEFERRAL_AT", &offsets.deferral.0, true)
+        .override_global("DEFERRAL_BIT", &offsets.deferral.1, true)
+        .override_global("CALLBACKS_AT", &offsets.callbacks, true)
         .override_global(aya_log::LEVEL, &log_level, false);
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));

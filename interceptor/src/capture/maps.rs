@@ -16,8 +16,9 @@ use aya::maps::{
 };
 use aya::util::nr_cpus;
 use interceptor_common::{
-    Address, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Flow, FlowKey, Grant, GrantKey, Inbound,
-    InboundPortKey, ListenerKey, PLAINTEXT_WITHOUT_AGENT, PROBER, RuleKey, Unserved, WorkloadEntry,
+    Address, Call, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Flow, FlowKey, Grant, GrantKey,
+    Inbound, InboundPortKey, ListenerKey, OpenFlow, PLAINTEXT_WITHOUT_AGENT, PROBER, RuleKey,
+    Unserved, WorkloadEntry,
 };
 
 use super::config::Sizes;
@@ -118,6 +119,23 @@ pub(super) const SHAPES: &[Shape] = &[
         value_bytes: size_of::<Flow>(),
         capacity: Some(|sizes| sizes.flows),
         holds: "flows",
+    },
+    Shape {
+        name: "OPEN",
+        kind: MapType::Hash,
+        key_bytes: size_of::<FlowKey>(),
+        value_bytes: size_of::<OpenFlow>(),
+        capacity: Some(|sizes| (sizes.flows / 4).max(16)),
+        holds: "direct connections",
+    },
+    Shape {
+        name: "CALLS",
+        kind: MapType::Hash,
+        key_bytes: size_of::<u64>(),
+        value_bytes: size_of::<Call>(),
+        // For microseconds each, except for those that fail: small, so that it stays in the caches.
+        capacity: Some(|sizes| (sizes.flows / 64).max(16)),
+        holds: "direct connections before their SYN",
     },
     Shape {
         name: "EXPECTED",

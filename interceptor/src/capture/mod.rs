@@ -60,7 +60,8 @@ use crate::workload::{Workload, WorkloadId};
 pub use config::{Config, Ports, Sizes};
 pub use debug_log::DebugLog;
 pub use direct::{
-    Direct, DirectFlow, End, Event, Events, Grant, GrantError, MAX_TARGETS, Open, Totals, monotonic,
+    Direct, DirectFlow, End, Entered, Event, Events, Grant, GrantError, MAX_TARGETS, Open, Totals,
+    monotonic,
 };
 pub use error::{CaptureError, DestinationError, EnrolError};
 pub use guard::Unguarded;

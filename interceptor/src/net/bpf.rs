@@ -17,12 +17,16 @@ use tokio::io::unix::AsyncFd;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 /// `BPF_MAP_UPDATE_ELEM`.
 const MAP_UPDATE_ELEM: libc::c_int = 2;
+/// `BPF_MAP_DELETE_ELEM`.
+const MAP_DELETE_ELEM: libc::c_int = 3;
 /// `BPF_OBJ_PIN`.
 const OBJ_PIN: libc::c_int = 6;
 /// `BPF_OBJ_GET`.
 const OBJ_GET: libc::c_int = 7;
 /// `BPF_OBJ_GET_INFO_BY_FD`.
 const OBJ_GET_INFO: libc::c_int = 15;
+/// `BPF_MAP_LOOKUP_BATCH`.
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
 /// `BPF_LINK_UPDATE`.
 const LINK_UPDATE: libc::c_int = 29;
 
@@ -39,6 +43,19 @@ struct MapElement {
     padding: u32,
     key: u64,
     value: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr` of the map batch commands.
+#[repr(C)]
+struct MapBatch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: RawFd,
+    element_flags: u64,
     flags: u64,
 }
 
@@ -133,6 +150,93 @@ pub(crate) fn socket_storage(
         Ok(_zero) => Ok(Some(flow)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Every entry of a hash map, read a bucket at a time: what comes and goes meanwhile may be there or
+/// not, and nothing else is missed or twice there. Keys and values must be of the map's types.
+pub(crate) fn entries<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    /// At first; a bucket that has more asks for more.
+    const AT_ONCE: usize = 1024;
+    let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+    let mut found = Vec::new();
+    let (mut next, mut has_begun, mut room) = (0_u32, false, AT_ONCE);
+    loop {
+        keys.reserve(room);
+        values.reserve(room);
+        let from = next;
+        let mut attributes = MapBatch {
+            from: if has_begun {
+                address(&raw const from)
+            } else {
+                0
+            },
+            to: address((&raw mut next).cast_const()),
+            keys: address(keys.as_ptr()),
+            values: address(values.as_ptr()),
+            count: u32::try_from(room).unwrap_or(u32::MAX),
+            map: map.as_raw_fd(),
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: keys and values have room for as many as `count` says, and all outlive the call.
+        let result = unsafe { bpf_back(MAP_LOOKUP_BATCH, &mut attributes) };
+        let at_end = match result {
+            Ok(_zero) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                room *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let count = usize::try_from(attributes.count).unwrap_or(0).min(room);
+        // SAFETY: the kernel has written so many, and a Pod is valid whatever it wrote.
+        unsafe { keys.set_len(count) };
+        // SAFETY: as above.
+        unsafe { values.set_len(count) };
+        found.extend(keys.drain(..).zip(values.drain(..)));
+        if at_end {
+            return Ok(found);
+        }
+        has_begun = true;
+    }
+}
+
+/// The value of `key` in a hash map; `None` if it has none.
+pub(crate) fn entry<K: aya::Pod, V: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let attributes = MapElement {
+        map: map.as_raw_fd(),
+        padding: 0,
+        key: address(std::ptr::from_ref(key)),
+        value: address((&raw mut value).cast_const()),
+        flags: 0,
+    };
+    // SAFETY: key and value outlive the call and are of the map's types.
+    match unsafe { bpf(MAP_LOOKUP_ELEM, &attributes) } {
+        Ok(_zero) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes `key` from a hash map. That it is not there is what was wanted.
+pub(crate) fn remove<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let attributes = MapElement {
+        map: map.as_raw_fd(),
+        padding: 0,
+        key: address(std::ptr::from_ref(key)),
+        value: 0,
+        flags: 0,
+    };
+    // SAFETY: the key outlives the call and is of the map's type.
+    match unsafe { bpf(MAP_DELETE_ELEM, &attributes) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -253,18 +357,37 @@ fn address<T>(pointer: *const T) -> u64 {
 ///
 /// # Safety
 ///
-/// `attributes` must be laid out as `command` demands, and every pointer in it valid for the
-/// length of the call.
+/// `attributes` must be laid out as `command` demands, which does not write them, and every pointer
+/// in it valid for the length of the call.
+unsafe fn bpf<A>(command: libc::c_int, attributes: &A) -> io::Result<RawFd> {
+    // SAFETY: the caller vouches for the attributes.
+    unsafe { call(command, std::ptr::from_ref(attributes)) }
+}
+
+/// Calls `bpf(2)` with a command that answers in its attributes.
+///
+/// # Safety
+///
+/// As for [`bpf`], except that the command may write them.
+unsafe fn bpf_back<A>(command: libc::c_int, attributes: &mut A) -> io::Result<RawFd> {
+    // SAFETY: the caller vouches for the attributes, which may be written.
+    unsafe { call(command, std::ptr::from_mut(attributes).cast_const()) }
+}
+
+/// Calls `bpf(2)`.
+///
+/// # Safety
+///
+/// As for [`bpf`]; if the command writes the attributes, the pointer must allow it.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::as_conversions,
     reason = "the result of bpf(2) is an int; the attributes are a few dozen bytes"
 )]
-unsafe fn bpf<A>(command: libc::c_int, attributes: &A) -> io::Result<RawFd> {
+unsafe fn call<A>(command: libc::c_int, attributes: *const A) -> io::Result<RawFd> {
     let size = size_of::<A>() as libc::c_uint;
     // SAFETY: the caller vouches for the attributes.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -27,9 +27,9 @@ const LIVE: u32 = 1 << 1 | 1 << SYN_SENT | 1 << 4 | 1 << 5 | 1 << 8;
 /// `TCP_SYN_SENT`.
 const SYN_SENT: u8 = 2;
 
-/// States from the end of the handshake until nothing can come or go any more: the above without
-/// the opening, and those in which a FIN is not acknowledged.
-const ESTABLISHED: u32 = LIVE & !(1 << SYN_SENT) | 1 << 9 | 1 << 11;
+/// States from the SYN until nothing can come or go any more: the above, and those in which a FIN is
+/// not acknowledged.
+const NOT_OVER: u32 = LIVE | 1 << 9 | 1 << 11;
 
 /// Which attribute to send along: bit of `INET_DIAG_INFO`.
 const WITH_INFO: u8 = 1 << (INFO - 1);
@@ -52,13 +52,13 @@ pub(crate) struct Connection {
     id: Vec<u8>,
 }
 
-/// An established connection of which a map of socket storage knows something.
+/// A connection, and what a map of socket storage knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
     /// Where it is.
     pub(crate) connection: Connection,
-    /// What the map says of its socket.
-    pub(crate) flow: Flow,
+    /// What the map says of its socket, if anything.
+    pub(crate) flow: Option<Flow>,
     /// Its state, as in `tcp_states.h`.
     pub(crate) state: u8,
     /// What it has carried.
@@ -141,15 +141,15 @@ pub(crate) fn connections() -> io::Result<Vec<Connection>> {
     Ok(found)
 }
 
-/// The established connections of the calling thread's namespace for whose sockets `map` has
-/// something.
+/// The connections of the calling thread's namespace that are not over, with what `map` has for their
+/// sockets.
 pub(crate) fn stored(map: BorrowedFd<'_>) -> io::Result<Vec<Stored>> {
     /// `INET_DIAG_REQ_SK_BPF_STORAGES`, and the nested `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`.
     const STORAGES: u16 = 2 | 1 << 15;
     const MAP: u16 = 1;
     let mut found = Vec::new();
     for family in [INET, INET6] {
-        let mut request = request(family, ESTABLISHED, &[0; ID]);
+        let mut request = request(family, NOT_OVER, &[0; ID]);
         request.splice(2..3, [WITH_INFO]);
         request.extend(12_u16.to_ne_bytes());
         request.extend(STORAGES.to_ne_bytes());
@@ -162,7 +162,14 @@ pub(crate) fn stored(map: BorrowedFd<'_>) -> io::Result<Vec<Stored>> {
     Ok(found)
 }
 
-/// Reads one `inet_diag_msg` with the storage of its socket; `None` if that has none.
+impl Stored {
+    /// Whether the handshake is over.
+    pub(crate) const fn is_established(&self) -> bool {
+        self.state != SYN_SENT
+    }
+}
+
+/// Reads one `inet_diag_msg` with the storage of its socket.
 fn read_stored(message: &[u8]) -> Option<Stored> {
     /// `INET_DIAG_SK_BPF_STORAGES`, in it `SK_DIAG_BPF_STORAGE`, in it
     /// `SK_DIAG_BPF_STORAGE_MAP_VALUE`.
@@ -178,7 +185,7 @@ fn read_stored(message: &[u8]) -> Option<Stored> {
         })
     };
     Some(Stored {
-        flow: bpf::value(attribute(&[STORAGES, STORAGE, VALUE])?)?,
+        flow: attribute(&[STORAGES, STORAGE, VALUE]).and_then(bpf::value),
         state: *message.get(1)?,
         carried: attribute(&[INFO]).and_then(carried).unwrap_or_default(),
         connection,

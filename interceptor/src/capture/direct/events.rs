@@ -30,7 +30,7 @@ const ESTABLISHED: u16 = 1;
 /// Something that happened to a direct connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It was established.
+    /// It was established. Told only of connections that are not in the kernel's table.
     Opened(DirectFlow),
     /// It is over. Every connection whose SYN was about to leave ends with exactly one of these,
     /// unless it was lost and counted.

@@ -4,7 +4,8 @@
 //! ```text
 //!  verdict ──▶ publish ──▶ GRANTS ──▶ connect hook ──▶ the other workload's socket
 //!  mesh changes ▶ advance ──▶ GENERATION      │
-//!  records ◀── events ◀── EVENTS ◀────────────┘ established, closed
+//!  records ◀── table ◀─── OPEN ◀──────────────┤ open
+//!          ◀── events ◀── EVENTS ◀────────────┘ closed
 //! ```
 //!
 //! # Order
@@ -34,33 +35,37 @@
 mod events;
 mod grants;
 mod open;
+mod table;
 mod totals;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Map, MapData, PerCpuArray};
 use interceptor_common::{Counter, Flow, FlowKey};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 
 use super::loader::{Loaded, Source};
+use super::maps::take;
 use crate::net::{Namespace, unmapped};
 
 pub use events::{Event, Events};
 pub use grants::{Grant, GrantError};
 pub use interceptor_common::MAX_TARGETS;
 pub use open::Open;
+pub use table::Entered;
 pub use totals::{End, Totals};
 
 use events::Turn;
 use grants::Grants;
+use table::Table;
 
 /// The kernel's same-node connections. Clones share it.
 #[derive(Clone)]
@@ -77,6 +82,7 @@ struct Shared {
     /// Where the enrolled workloads' sockets are, by workload key.
     namespaces: ArcSwap<HashMap<u64, Namespace>>,
     storage: Arc<OwnedFd>,
+    table: Table,
     counts: Arc<PerCpuArray<MapData, u64>>,
 }
 
@@ -137,6 +143,13 @@ impl Direct {
     /// Of the loaded maps. What earlier agents granted stays.
     pub(super) fn new(loaded: &mut Loaded) -> Result<Self, Source> {
         let grants = Grants::new(loaded)?;
+        let mut hash = |name: &str| -> Result<OwnedFd, Source> {
+            match take(&mut loaded.hooks.object, name)? {
+                Map::HashMap(map) => Ok(map.fd().as_fd().try_clone_to_owned()?),
+                _ => Err(format!("{name} is not a hash map").into()),
+            }
+        };
+        let table = Table::new(hash("OPEN")?, hash("CALLS")?);
         Ok(Self {
             shared: Arc::new(Shared {
                 grants: Mutex::new(grants),
@@ -145,6 +158,7 @@ impl Direct {
                 turn: Arc::new(Mutex::new(Turn::OursAgain)),
                 namespaces: ArcSwap::default(),
                 storage: Arc::clone(&loaded.maps.storage),
+                table,
                 counts: Arc::clone(&loaded.maps.counts),
             }),
         })
@@ -218,8 +232,31 @@ impl Direct {
     /// How many events were lost because nobody read them in time. After any, compare with
     /// [`Direct::open`].
     pub fn lost(&self) -> u64 {
-        let slots = self.shared.counts.get(&Counter::DirectEventLost.index(), 0);
+        self.count(Counter::DirectEventLost)
+    }
+
+    /// How many direct connections have begun, ever. While this stands still there is none in
+    /// [`Direct::table`] that was not there before.
+    pub fn begun(&self) -> u64 {
+        self.count(Counter::Direct)
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        let slots = self.shared.counts.get(&counter.index(), 0);
         slots.map_or(0, |slots| slots.iter().sum())
+    }
+
+    /// The direct connections that the kernel has in its table, before and after they are accepted.
+    /// One of which an event has told that it is over is not there any more. Whether there are others,
+    /// that had no room, events tell; and [`Direct::open`] knows them all.
+    ///
+    /// Takes about half a millisecond, and 0.2 µs for each.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not answer.
+    pub fn table(&self) -> io::Result<Vec<Entered>> {
+        self.shared.table.entered()
     }
 
     /// The direct connections that are established now and were opened by workloads that are
@@ -232,7 +269,13 @@ impl Direct {
     ///
     /// If a namespace cannot be entered, or the kernel does not answer.
     pub fn open(&self) -> io::Result<Vec<Open>> {
-        open::open(&self.shared.namespaces.load(), &self.shared.storage)
+        let Shared {
+            namespaces,
+            storage,
+            table,
+            ..
+        } = &*self.shared;
+        open::open(&namespaces.load(), storage, table)
     }
 
     /// Ends a direct connection: both ends see a reset. False if it had ended by itself.

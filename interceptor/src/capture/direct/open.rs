@@ -1,15 +1,16 @@
 //! The direct connections that are open, and how one is cut.
 //!
-//! They are asked of the sockets themselves: the storage of each says whether it is a direct
-//! connection and whose. The map of flows could not, for entries of long connections give way in
-//! it.
+//! The sockets say what a connection has carried. Whose it is the kernel's table says, or, of one that
+//! had no room there, the storage of its socket. The map of flows could not, for entries of long
+//! connections give way in it.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use interceptor_common::{FlowKey, FlowKind};
+use interceptor_common::{Flow, FlowKey, FlowKind, OpenFlow};
 
+use super::table::Table;
 use super::totals::{Totals, so_far};
 use super::{DirectFlow, since};
 use crate::net::diag::{self, Connection, Stored};
@@ -28,19 +29,51 @@ pub struct Open {
 pub(super) fn open(
     namespaces: &HashMap<u64, Namespace>,
     storage: &OwnedFd,
+    table: &Table,
 ) -> io::Result<Vec<Open>> {
-    let mut asked = HashSet::new();
+    // Before the sockets: whatever is over by then is in one of the two at most.
+    let entries = table.read()?;
+    let (mut asked, mut found) = (HashSet::new(), HashSet::new());
     let mut all = Vec::new();
     for namespace in namespaces.values() {
         // Workloads of the host's network share theirs.
         if !asked.insert(namespace.cookie()) {
             continue;
         }
-        let found = namespace.enter(|| diag::stored(storage.as_fd()))?;
-        let found = found.iter().filter(|it| it.flow.is(FlowKind::Direct));
-        all.extend(found.map(Open::new));
+        for socket in namespace.enter(|| diag::stored(storage.as_fd()))? {
+            let key = key(&socket);
+            let entry = entry(&entries, &socket, &key);
+            found.extend(entry.map(|entry| entry.socket));
+            let flow = entry.map(|entry| entry.flow).or(socket.flow);
+            let is_direct = entry.is_some() || flow.is_some_and(|it| it.is(FlowKind::Direct));
+            if let Some(flow) = flow.filter(|_| is_direct && socket.is_established()) {
+                all.push(Open::new(&socket, &flow, &key));
+            }
+        }
     }
+    table.sweep(
+        &entries,
+        |it| found.contains(&it.socket),
+        |it| namespaces.contains_key(&it.flow.workload),
+    );
     Ok(all)
+}
+
+/// The 4-tuple of a connection that this socket initiated.
+const fn key(socket: &Stored) -> FlowKey {
+    let (local, remote) = (socket.connection.local, socket.connection.remote);
+    FlowKey {
+        source: mapped(local.ip()),
+        destination: mapped(remote.ip()),
+        source_port_be: local.port().to_be(),
+        destination_port_be: remote.port().to_be(),
+    }
+}
+
+/// What the table says of a socket.
+fn entry(entries: &HashMap<FlowKey, OpenFlow>, socket: &Stored, key: &FlowKey) -> Option<OpenFlow> {
+    let entry = entries.get(key).copied();
+    entry.filter(|entry| entry.socket == socket.connection.cookie())
 }
 
 /// Ends the connection: at its initiator, or at its acceptor if the initiator's workload is gone.
@@ -69,19 +102,12 @@ fn destroy_where(is_it: impl Fn(&Connection) -> bool) -> io::Result<bool> {
 }
 
 impl Open {
-    /// What the socket says.
-    fn new(stored: &Stored) -> Self {
-        let (local, remote) = (stored.connection.local, stored.connection.remote);
-        let key = FlowKey {
-            source: mapped(local.ip()),
-            destination: mapped(remote.ip()),
-            source_port_be: local.port().to_be(),
-            destination_port_be: remote.port().to_be(),
-        };
-        let lasted = since(stored.flow.since_ns);
+    /// What the socket of this connection says.
+    fn new(socket: &Stored, flow: &Flow, key: &FlowKey) -> Self {
+        let lasted = since(flow.since_ns);
         Self {
-            flow: DirectFlow::new(stored.connection.cookie(), &stored.flow, &key),
-            totals: so_far(&stored.carried, stored.state, lasted),
+            flow: DirectFlow::new(socket.connection.cookie(), flow, key),
+            totals: so_far(&socket.carried, socket.state, lasted),
         }
     }
 }

@@ -124,6 +124,11 @@ pub(super) fn opened(path: &DirectPath, plane: &Plane, flow: &DirectFlow) {
     flows.open.insert(id(flow), followed);
 }
 
+/// Whether it is among the open ones.
+pub(super) fn is_known(path: &DirectPath, flow: &DirectFlow) -> bool {
+    path.flows.lock().open.contains_key(&id(flow))
+}
+
 /// Records a connection that is over, if it was known. Returns whether it was.
 pub(super) fn closed(path: &DirectPath, plane: &Plane, flow: &DirectFlow, ending: Ending) -> bool {
     let mut flows = path.flows.lock();

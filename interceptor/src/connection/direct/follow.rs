@@ -3,7 +3,8 @@
 //! ```text
 //!  first mesh ▶ void what an earlier agent granted ▶ workloads enrolled ▶ adopt what is open
 //!  events ────▶ records                mesh changed ▶ void, judge, grant again
-//!  every second ▶ certificates, losses, what could not be done before
+//!  five times a second ▶ the kernel's table
+//!  twice a second ▶ certificates, losses, what could not be done before
 //! ```
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::flows::{compare, judge, refresh};
-use super::intake::{YOUNG, take_in};
+use super::intake::{YOUNG, look_up, take_in};
 use super::{DirectPath, Plane};
 use crate::capture::Events;
 use crate::drain::Tasks;
@@ -21,6 +22,13 @@ use crate::workload::source::Published;
 
 /// How often it is looked at what no event tells: certificates that expire, events that are lost.
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often the kernel's table is looked at, if something has begun.
+const TABLE: Duration = Duration::from_millis(200);
+
+/// So often, in intervals, everything is compared with the sockets though nothing was lost: should the
+/// kernel ever not have told of an end.
+const COMPARE: u32 = 120;
 
 /// So often the counters of long connections move without anybody asking.
 const REFRESH: u32 = 10;
@@ -48,6 +56,7 @@ pub async fn run(
         compare: true,
         ticks: 0,
         young: false,
+        settled: None,
     };
     tokio::select! {
         () = tasks.stopping() => {}
@@ -69,6 +78,9 @@ struct Follower {
     ticks: u32,
     /// Some connection was opened just now.
     young: bool,
+    /// How many connections had begun when the table was looked at last, if all that were in it then
+    /// could be entered.
+    settled: Option<u64>,
 }
 
 impl Follower {
@@ -83,10 +95,13 @@ impl Follower {
         self.look();
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut table = tokio::time::interval(TABLE);
+        table.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 _ = tick.tick() => self.look(),
+                _ = table.tick() => self.look_up(),
                 () = self.published.changed() => {
                     self.follow_mesh();
                     // However often it changes, what the kernel tells is heard.
@@ -137,6 +152,20 @@ impl Follower {
         self.young = take_in(&self.path, &self.plane, events);
     }
 
+    /// Looks at the kernel's table, if there can be anything new.
+    fn look_up(&mut self) {
+        let path = Arc::clone(&self.path);
+        let left = path.left.read();
+        let begun = path.kernel.begun();
+        if *left || self.settled == Some(begun) {
+            return;
+        }
+        match path.kernel.table() {
+            Ok(table) => self.settled = (!look_up(&path, &self.plane, &table)).then_some(begun),
+            Err(error) => tracing::warn!(%error, "cannot read the table of same-node connections"),
+        }
+    }
+
     /// What nobody tells.
     fn look(&mut self) {
         if *self.path.left.read() {
@@ -157,6 +186,7 @@ impl Follower {
             refresh(&self.path);
             self.path.intake.lock().forget();
         }
+        self.compare |= self.ticks.is_multiple_of(COMPARE);
         let lost = self.path.kernel.lost();
         if lost != self.lost {
             let events = lost.saturating_sub(self.lost);

@@ -1,29 +1,34 @@
 //! What the kernel tells, taken in a batch at a time.
 //!
-//! Most connections are over before the agent hears of them: opening and end are in one batch of
-//! events, and they are reported as a whole ([`Kinds`]). The others are entered among the open
-//! connections, like those that the agent carries itself, once they are old enough: one that was
-//! opened just now is most likely over with the next batch, and a place in a table that others lock
-//! costs more than all the rest.
+//! Most connections are over when the agent hears of them, and are reported as a whole ([`Kinds`]). The
+//! others it finds in the kernel's table, where it looks a few times a second, or hears of, if they had
+//! no room there. They are entered among the open connections, like those that the agent carries
+//! itself, once they are old enough: one that was opened just now is most likely over in a moment, and a
+//! place in a table that others lock costs more than all the rest.
+//!
+//! # Order
+//!
+//! Events and table are read by one task. The kernel takes a connection out of its table before it tells
+//! that it is over, so none is entered whose end was read before.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::flows::{Ending, Id, closed, id, opened, whole};
+use super::flows::{Ending, Id, closed, id, is_known, opened, whole};
 use super::kinds::Kinds;
 use super::{DirectPath, Plane};
-use crate::capture::{DirectFlow, Event, monotonic};
+use crate::capture::{DirectFlow, Entered, Event, monotonic};
 
-/// So old is a connection when it is entered. With the time that its opening may wait in the
-/// buffer, that is how long one may go on that was opened under a mesh that has changed since.
+/// So old is a connection when it is entered. With the time until the next look at the table, that is
+/// how long one may go on that was opened under a mesh that has changed since.
 pub(super) const YOUNG: Duration = Duration::from_millis(100);
 
 /// Between the kernel's events and the connections that are known.
 #[derive(Default)]
 pub(super) struct Intake {
-    /// Opened just now.
+    /// Opened just now, and not in the table.
     fresh: HashMap<Id, DirectFlow, RandomState>,
     kinds: Kinds,
 }
@@ -87,6 +92,23 @@ pub(super) fn take_in(
     }
     drop(round);
     intake.enter(path, plane, YOUNG)
+}
+
+/// Enters what the kernel's table has, once it is old enough. Returns whether there is something that
+/// is not, or was not accepted yet, so that this should be called again.
+pub(super) fn look_up(path: &DirectPath, plane: &Plane, table: &[Entered]) -> bool {
+    let _order = path.intake.lock();
+    let now = monotonic();
+    let mut others = false;
+    for Entered { flow, established } in table {
+        if !established || now.saturating_sub(flow.opened()) < YOUNG {
+            others = true;
+        } else if !is_known(path, flow) {
+            path.grants.used(flow);
+            opened(path, plane, flow);
+        }
+    }
+    others
 }
 
 /// Enters all connections that were told to be open, however young.

@@ -4,12 +4,12 @@
 //! ```text
 //!  outbound ──offer──▶ decide::ways ──▶ grants ──publish──▶ kernel
 //!  mesh or certificate changed ─────▶ advance, judge again ──cut──▶ kernel
-//!  records ◀── flows ◀── intake ◀──opened, closed── kernel
+//!  records ◀── flows ◀── intake ◀──table, closed── kernel
 //! ```
 //!
 //! The first connection of a pair takes the agent's path; seen there, the pair is decided once for
 //! all (`decide`), and what may go past the agent is granted to the kernel. From then on the agent
-//! only hears of such connections. What it tells of them is what it tells of those that it carries:
+//! only hears of the ends of such connections, and looks what is open. What it tells of them is what it tells of those that it carries:
 //! one [`Record`](crate::telemetry::Record) at each end, in the same log and the same metrics.
 //!
 //! # Invariants
@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::{Local, Plane};
-use crate::capture::{Direct, DirectFlow, Events, Grant, GrantError, Open};
+use crate::capture::{Direct, DirectFlow, Entered, Events, Grant, GrantError, Open};
 use crate::workload::WorkloadId;
 
 pub use follow::run;
@@ -61,7 +61,11 @@ pub(super) trait Kernel: Send + Sync {
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError>;
     /// How many events were lost.
     fn lost(&self) -> u64;
-    /// The direct connections that are open now.
+    /// How many direct connections have begun, ever.
+    fn begun(&self) -> u64;
+    /// Those that the kernel has in its table.
+    fn table(&self) -> io::Result<Vec<Entered>>;
+    /// Those that are open now, and what they have carried.
     fn open(&self) -> io::Result<Vec<Open>>;
     /// Ends one; false if it had ended by itself.
     fn cut(&self, flow: &DirectFlow) -> io::Result<bool>;
@@ -82,6 +86,14 @@ impl Kernel for Direct {
 
     fn lost(&self) -> u64 {
         self.lost()
+    }
+
+    fn begun(&self) -> u64 {
+        self.begun()
+    }
+
+    fn table(&self) -> io::Result<Vec<Entered>> {
+        self.table()
     }
 
     fn open(&self) -> io::Result<Vec<Open>> {

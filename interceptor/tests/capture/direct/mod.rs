@@ -9,7 +9,9 @@ mod ends;
 mod grants;
 mod life;
 mod pass;
+mod table;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -51,6 +53,8 @@ struct Cell {
     a: Netns,
     b: Netns,
     host: Netns,
+    /// What [`Cell::opened`] has told of.
+    known: HashSet<DirectFlow>,
 }
 
 /// How a connection ended.
@@ -99,6 +103,7 @@ impl Cell {
             a,
             b,
             host,
+            known: HashSet::new(),
         }
     }
 
@@ -143,11 +148,19 @@ impl Cell {
         next.await.expect("an event")
     }
 
-    /// The opening that comes next.
+    /// The oldest connection in the kernel's table that was not told before, when it is accepted.
     async fn opened(&mut self) -> DirectFlow {
-        match self.event().await {
-            Event::Opened(flow) => flow,
-            other @ Event::Closed { .. } => panic!("{other:?}"),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let table = self.direct.table().unwrap().into_iter();
+            let open = table.filter(|it| it.established).map(|it| it.flow);
+            let new = open.filter(|it| !self.known.contains(it));
+            if let Some(flow) = new.min_by_key(|it| it.since_ns) {
+                self.known.insert(flow);
+                return flow;
+            }
+            assert!(Instant::now() < deadline, "nothing was opened");
+            tokio::task::yield_now().await;
         }
     }
 
@@ -178,8 +191,9 @@ impl Cell {
     /// How many flows the kernel remembers.
     fn flows(&self) -> usize {
         let status = self.capture.status();
-        let flows = status.maps.iter().find(|map| map.name == "FLOWS");
-        flows.unwrap().entries
+        let flows = status.maps.iter();
+        let flows = flows.filter(|map| ["FLOWS", "OPEN"].contains(&map.name));
+        flows.map(|map| map.entries).sum()
     }
 
     /// Waits until every flow has ended with its connection, and sees that nothing is left to say.

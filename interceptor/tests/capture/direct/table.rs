@@ -1,0 +1,171 @@
+//! The kernel's table of direct connections: nothing gives way in it, and nothing stays that is over.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use aya::maps::{HashMap, Map, MapData};
+use interceptor::capture::{Counter, DirectFlow, End, Event};
+use interceptor_common::{Address, FlowKey, OpenFlow};
+use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
+use rstest::rstest;
+
+use super::{A, APP, Cell, PATIENCE, VIP, tcp};
+use crate::support::{Node, close, is_refused, may_run};
+
+/// What the table has now.
+fn table(cell: &Cell) -> Vec<DirectFlow> {
+    let table = cell.direct.table().unwrap().into_iter();
+    table.map(|it| it.flow).collect()
+}
+
+#[tokio::test]
+async fn what_has_no_room_in_it_is_direct_all_the_same_and_nothing_gives_way() {
+    const CONNECTIONS: usize = 40;
+    if !may_run() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.sizes.flows = 64;
+    let mut cell = Cell::with(node);
+    cell.allow_at(VIP);
+    let pairs: Vec<_> = (0..CONNECTIONS).map(|_| cell.pair(VIP)).collect();
+    let in_table = table(&cell).len();
+    let beside = u64::try_from(CONNECTIONS - in_table).unwrap();
+    assert_eq!(in_table, 16, "a quarter of the flows");
+    assert_eq!(cell.count(Counter::DirectBySocket), beside);
+    // Each is known, shows what it was connected to, and is told of when it is over.
+    assert_eq!(cell.direct.open().unwrap().len(), CONNECTIONS);
+    for (client, _) in &pairs {
+        assert_eq!(
+            client.peer_addr().unwrap(),
+            VIP.parse::<SocketAddr>().unwrap()
+        );
+    }
+    close(pairs);
+    for _ in 0..CONNECTIONS {
+        assert_eq!(cell.ended().await.end, End::Finished);
+    }
+    cell.bypassed_the_agent();
+    cell.leaves_nothing().await;
+}
+
+#[tokio::test]
+async fn whoever_hears_of_an_end_does_not_find_it_in_the_table() {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    for _ in 0..200 {
+        let pair = cell.pair(APP);
+        let open = cell.opened().await;
+        assert_eq!(table(&cell), [open]);
+        close(pair);
+        assert_eq!(cell.ended().await.flow, open);
+        assert_eq!(table(&cell), []);
+    }
+    cell.leaves_nothing().await;
+}
+
+#[tokio::test]
+async fn an_entry_whose_socket_vanished_is_removed() {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    let pair = cell.pair(APP);
+    let open = cell.opened().await;
+    let pin = cell.node.config.bpffs.join("interceptor");
+    let pin = pin.join(cell.node.config.node.replace('.', ":"));
+    let pin = pin
+        .join(interceptor::capture::Config::layout())
+        .join("maps/OPEN");
+    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let mut map: HashMap<_, FlowKey, OpenFlow> = map.try_into().unwrap();
+    let (key, entry) = map.iter().next().unwrap().unwrap();
+    let gone = FlowKey {
+        source: Address::v4(u32::from_ne_bytes([10, 78, 0, 9])),
+        ..key
+    };
+    let entry = OpenFlow {
+        socket: entry.socket + (1 << 40),
+        ..entry
+    };
+    map.insert(gone, entry, 0).unwrap();
+    assert_eq!(table(&cell).len(), 2);
+    let deadline = Instant::now() + PATIENCE;
+    while table(&cell).len() > 1 {
+        let found = cell.direct.open().unwrap();
+        assert_eq!(found.iter().map(|it| it.flow).collect::<Vec<_>>(), [open]);
+        assert!(Instant::now() < deadline, "it stays");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(table(&cell), [open]);
+    close(pair);
+    cell.ended().await;
+    cell.leaves_nothing().await;
+}
+
+#[rstest]
+#[case::elsewhere("192.0.2.1:443")]
+#[case::another_port("10.79.0.2:9001")]
+#[tokio::test]
+async fn a_call_that_failed_opens_nothing_for_the_next(#[case] next: &str) {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    let bound = || {
+        let socket = tcp(&cell.a, APP);
+        socket.set_reuse_address(true).unwrap();
+        let source: SocketAddr = format!("{A}:7777").parse().unwrap();
+        socket.bind(&source.into()).unwrap();
+        socket
+    };
+    let app: SocketAddr = APP.parse().unwrap();
+    let (first, second) = (bound(), bound());
+    first.connect(&app.into()).unwrap();
+    let (server, _) = cell.app.accept().unwrap();
+    // The 4-tuple is taken: connect(2) fails after its hook and before a SYN.
+    let error = second.connect(&app.into()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+    second
+        .connect(&next.parse::<SocketAddr>().unwrap().into())
+        .unwrap();
+    let (stream, _) = crate::support::accept(&cell.source.listeners.outbound).await;
+    let original = cell.source.origin.outbound(&stream).unwrap();
+    assert_eq!(original, next.parse().unwrap());
+    assert_eq!(table(&cell).len(), 1);
+    close((first, server));
+    assert_eq!(cell.ended().await.end, End::Finished);
+    close((second, stream));
+    cell.leaves_nothing().await;
+}
+
+#[tokio::test]
+async fn a_syn_that_waits_for_data_is_remembered_by_its_socket() {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    cell.a.enable_fast_open();
+    let socket = tcp(&cell.a, APP);
+    setsockopt(&socket, TcpFastOpenConnect, &true).unwrap();
+    socket
+        .connect(&APP.parse::<SocketAddr>().unwrap().into())
+        .unwrap();
+    let (server, _) = cell.app.accept().unwrap();
+    let Event::Opened(flow) = cell.event().await else {
+        panic!("an opening comes first");
+    };
+    assert_eq!(table(&cell), []);
+    assert_eq!(cell.count(Counter::DirectBySocket), 1);
+    assert_eq!(cell.direct.open().unwrap()[0].flow, flow);
+    close((socket, server));
+    assert_eq!(cell.ended().await.flow, flow);
+    assert!(is_refused(cell.a.dial("10.78.0.2:1")));
+    cell.leaves_nothing().await;
+}
