@@ -128,7 +128,7 @@ mod tests {
             for record in [fixtures::direct(), inbound, fixtures::allowed()] {
                 let shape = together.shape(record.clone()).unwrap();
                 for record in alike(&record) {
-                    let open = single.opened(&record, std::sync::Arc::default());
+                    let open = single.opened(&record, Arc::default());
                     single.closed(open, &record);
                     batch.whole(&shape, at(), &record.numbers());
                     lines.extend(render(&record, at(), format));
