@@ -2,7 +2,7 @@
 
 use super::super::codec::{CodecError, Event, Fields, frame};
 use super::super::exclusive::carrier::SessionFailure;
-use super::MAX_STREAMS;
+use super::MOST_SERVED;
 use super::hub::{Inner, Role};
 use super::slot::{End, Slot};
 
@@ -136,7 +136,7 @@ impl Inner {
         if self.is_retired {
             return Ok(None);
         }
-        if self.streams.len() >= MAX_STREAMS {
+        if self.streams.len() >= MOST_SERVED {
             frame::push_reset(self.out.frames(), stream, frame::REFUSED_STREAM);
             return Ok(None);
         }

@@ -57,8 +57,12 @@ pub(super) use hub::{Hub, Role};
 pub(super) use server::{greeted, serve};
 pub(super) use stream::MuxStream;
 
-/// Streams of one carrier. With [`window::FIRST`], what a peer can make us keep.
+/// Streams that a client begins on one carrier. With [`window::FIRST`], what a peer can make us keep.
 pub(super) const MAX_STREAMS: usize = 256;
+
+/// Streams that a server has at most. A client begins the next one when both ends of another are
+/// over for it, which the server may learn later than the request behind it.
+const MOST_SERVED: usize = MAX_STREAMS + MAX_STREAMS / 2;
 
 #[cfg(test)]
 mod tests;

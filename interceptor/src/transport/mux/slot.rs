@@ -67,10 +67,35 @@ pub(super) enum Progress {
     Blocked,
 }
 
+/// Bytes in the order in which they came. No more room is kept than twice what is in it.
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
     start: usize,
+}
+
+impl Waiting {
+    fn push(&mut self, bytes: &[u8]) {
+        // What is gone makes room once it is half of all: an application that never quite catches up
+        // would else be remembered from its first byte.
+        if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// So many bytes have been taken.
+    fn took(&mut self, count: usize) {
+        self.start += count;
+        if self.start >= self.bytes.len() {
+            *self = Self::default();
+        }
+    }
 }
 
 impl Slot {
@@ -115,8 +140,8 @@ impl Slot {
     }
 
     /// Whether everything that came has been taken by the application.
-    pub(super) const fn is_drained(&self) -> bool {
-        self.waiting.bytes.is_empty()
+    pub(super) fn is_drained(&self) -> bool {
+        self.waiting.bytes().is_empty()
     }
 
     /// Gives to the application what the peer has said, as far as it takes it now. The rest waits.
@@ -136,7 +161,7 @@ impl Slot {
         }
         let rest = bytes.get(taken..).unwrap_or_default();
         if !rest.is_empty() {
-            self.waiting.bytes.extend_from_slice(rest);
+            self.waiting.push(rest);
             self.window.kept_waiting();
             self.wake();
         }
@@ -146,18 +171,15 @@ impl Slot {
     /// Gives to the application what waits for it. Returns how much it took, and whether that is all.
     pub(super) fn catch_up(&mut self) -> io::Result<(usize, Progress)> {
         let mut taken = 0;
-        while let Some(app) = &mut self.app {
-            let waiting = self.waiting.bytes.get(self.waiting.start..);
-            let waiting = waiting.unwrap_or_default();
-            if waiting.is_empty() {
-                break;
-            }
+        while let Some(app) = &mut self.app
+            && !self.waiting.bytes().is_empty()
+        {
             // So that the runtime knows when the socket takes no more.
-            match app.socket.try_write(waiting) {
+            match app.socket.try_write(self.waiting.bytes()) {
                 Ok(count) => {
                     app.load.received(count);
                     taken += count;
-                    self.waiting.start += count;
+                    self.waiting.took(count);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Ok((taken, Progress::Blocked));
@@ -165,7 +187,6 @@ impl Slot {
                 Err(error) => return Err(error),
             }
         }
-        self.waiting = Waiting::default();
         Ok((taken, Progress::All))
     }
 }
@@ -182,5 +203,32 @@ impl App {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Waiting;
+
+    #[test]
+    fn an_application_that_never_quite_catches_up_is_not_remembered_from_its_first_byte() {
+        const WINDOW: usize = 64 << 10;
+        let mut waiting = Waiting::default();
+        waiting.push(&[0; WINDOW]);
+        for turn in 1..=1000 {
+            waiting.took(WINDOW / 2);
+            waiting.push(&[u8::try_from(turn % 251).unwrap(); WINDOW / 2]);
+            assert_eq!(waiting.bytes().len(), WINDOW);
+        }
+        assert!(
+            waiting.bytes.capacity() <= 4 * WINDOW,
+            "{} bytes",
+            waiting.bytes.capacity()
+        );
+        let (older, newer) = waiting.bytes().split_at(WINDOW / 2);
+        assert!(older.iter().all(|byte| usize::from(*byte) == 999 % 251));
+        assert!(newer.iter().all(|byte| usize::from(*byte) == 1000 % 251));
+        waiting.took(WINDOW);
+        assert_eq!(waiting.bytes.capacity(), 0);
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! * What a carrier may have to keep is at most [`FIRST`] for each stream, and the reserve.
 
-/// What may be said on a stream at first. All streams of a carrier together: 16 MiB.
+/// What may be said on a stream at first. All streams of a carrier together: 24 MiB.
 pub(in crate::transport) const FIRST: u32 = 64 << 10;
 /// What may be said at most: 0.8 Gbit/s at ten milliseconds' round trip. Bulk is not for here.
 const MOST: u32 = 1 << 20;

@@ -12,7 +12,7 @@ use super::super::super::codec::{Event, Reader, fields, frame};
 use super::super::super::exclusive::tests::interop::foreign_client;
 use super::super::super::testing::{World, app, soon};
 use super::super::super::tls::MUX;
-use super::super::MAX_STREAMS;
+use super::super::MOST_SERVED;
 use super::super::window::FIRST;
 
 const MEGABYTE: usize = 1 << 20;
@@ -176,7 +176,7 @@ async fn more_streams_than_were_agreed_upon_are_refused_and_the_others_go_on() {
     let gateway = gateway.await;
     let mut stream = greeted(&world, gateway.address).await;
     let mut said = Vec::new();
-    let streams = u32::try_from(MAX_STREAMS).unwrap();
+    let streams = u32::try_from(MOST_SERVED).unwrap();
     for number in 0..=streams {
         ask(&mut said, 2 * number + 1, "127.0.0.1:1".parse().unwrap());
     }
