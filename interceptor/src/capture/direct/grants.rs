@@ -147,7 +147,7 @@ impl Grants {
     /// Learns what is in the map: another agent of the node may have written it.
     fn read(&mut self) -> Result<(), MapError> {
         let mut found = Index::default();
-        for entry in self.granted.iter() {
+        for entry in &self.granted {
             let (key, grant) = entry?;
             found.insert(key, Known::new(&grant));
         }

@@ -62,7 +62,7 @@ impl MuxStream {
         has_ended: HasEnded,
     ) -> Result<(Up, Down), Trouble> {
         let mut inner = self.hub().lock();
-        let down = inner.poll_down(cx, self.stream, app)?;
+        let down = inner.poll_down(cx, self.stream, (app, has_ended))?;
         let up = match has_ended {
             HasEnded::Yes => Up::Ended,
             HasEnded::No => inner.poll_up(cx, self.stream, app)?,
@@ -85,7 +85,7 @@ impl Inner {
         &mut self,
         cx: &mut Context<'_>,
         stream: u32,
-        app: &TcpStream,
+        (app, has_ended): (&TcpStream, HasEnded),
     ) -> Result<Down, Trouble> {
         let slot = self.streams.get_mut(&stream);
         let slot = slot.ok_or_else(|| broken(&goodbye()))?;
@@ -102,7 +102,11 @@ impl Inner {
                 return Err(broken(&goodbye()));
             }
         }
-        if let Some(error) = &self.ended {
+        // Whoever has ended and heard the end needs the session no more: a peer may leave behind it.
+        let is_over = slot.peer_finished && has_ended == HasEnded::Yes;
+        if let Some(error) = &self.ended
+            && !is_over
+        {
             return Err(broken(error));
         }
         let mut progress = Progress::All;

@@ -213,3 +213,24 @@ async fn a_client_that_asks_without_reading_answers_is_left() {
     }
     assert!(taken < MOST, "it would go on for ever");
 }
+
+/// That a peer leaves says nothing against what has ended in order before.
+#[tokio::test]
+async fn a_client_that_ends_its_stream_and_leaves_at_once_has_ended_it_in_order() {
+    let world = World::new();
+    let (gateway, mut ends) = world.node().await;
+    let mut stream = greeted(&world, gateway.address).await;
+    let (listener, destination) = app().await;
+    let mut out = Vec::new();
+    ask(&mut out, 1, destination);
+    stream.write_all(&out).await.unwrap();
+    let (mut app, _) = soon(listener.accept()).await.unwrap();
+    app.shutdown().await.unwrap();
+    heard(&mut stream, |event| matches!(event, Event::End { .. })).await;
+    let mut out = Vec::new();
+    frame::push_end(&mut out, 1);
+    stream.write_all(&out).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let closed = soon(ends.recv()).await.unwrap();
+    assert_eq!(closed.reason(), "app_closed");
+}
