@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::buffer::Segment;
 use super::super::config::Config;
 use super::super::error::TunnelError;
-use super::super::mux::Hub;
+use super::super::mux::{Hub, MAX_STREAMS};
 use super::super::tls::SessionFacts;
 use crate::identity::Svid;
 
@@ -181,10 +181,6 @@ impl Pool {
         choice: Choice,
         crowd: Crowd,
     ) -> (Lease, Option<Arc<Slot>>) {
-        let most = match crowd {
-            Crowd::Spread => self.config.max_carriers,
-            Crowd::Together => 1,
-        };
         let mut keys = self.slots.lock();
         let slots = keys.entry(key.clone()).or_default();
         // Carriers with an old certificate live as long as their streams, and no longer.
@@ -195,10 +191,18 @@ impl Pool {
             }
             current && !slot.retired.is_cancelled()
         });
-        if let Some(slot) = choose(slots, choice, most) {
+        let (chosen, allowed) = match crowd {
+            Crowd::Spread => {
+                let most = self.config.max_carriers;
+                (spread(slots, choice, most), self.config.max_streams)
+            }
+            // Only agents of ours get that many together.
+            Crowd::Together => (together(slots, choice), MAX_STREAMS),
+        };
+        if let Some(slot) = chosen {
             return (Lease::take(slot), None);
         }
-        let slot = Slot::new(key.clone(), Arc::clone(svid), self.config.max_streams);
+        let slot = Slot::new(key.clone(), Arc::clone(svid), allowed);
         let slot = Arc::new(slot);
         slots.push(Arc::clone(&slot));
         (Lease::take(&slot), Some(slot))
@@ -264,13 +268,23 @@ impl Pool {
     }
 }
 
-/// The carrier to use, or `None` if there should be a new one.
-fn choose(slots: &[Arc<Slot>], choice: Choice, max_carriers: usize) -> Option<&Arc<Slot>> {
-    let candidates = || {
-        slots
-            .iter()
-            .filter(move |slot| choice == Choice::Any || !slot.is_ready())
-    };
+/// The carriers that will do.
+fn candidates(slots: &[Arc<Slot>], choice: Choice) -> impl Iterator<Item = &Arc<Slot>> {
+    slots
+        .iter()
+        .filter(move |slot| choice == Choice::Any || !slot.is_ready())
+}
+
+/// The fullest carrier that has room, or `None` if there should be a new one.
+fn together(slots: &[Arc<Slot>], choice: Choice) -> Option<&Arc<Slot>> {
+    candidates(slots, choice)
+        .filter(|slot| slot.has_room())
+        .max_by_key(|slot| (slot.load(), slot.is_ready()))
+}
+
+/// The carrier with least to do, or `None` if there should be a new one.
+fn spread(slots: &[Arc<Slot>], choice: Choice, max_carriers: usize) -> Option<&Arc<Slot>> {
+    let candidates = || candidates(slots, choice);
     // The one used last, so that surplus carriers idle out.
     let idle = candidates()
         .filter(|slot| slot.is_ready() && slot.load() == 0)

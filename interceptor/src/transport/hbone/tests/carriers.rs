@@ -7,6 +7,7 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::super::super::mux::MAX_STREAMS;
 use super::super::super::testing::{Carriers, Gateway, Path, Wire, World, app, id, open, soon};
 use super::super::super::{Client, Config, Tunnel};
 use super::super::pool::{Choice, Crowd, Key, Pool, Slot};
@@ -278,6 +279,33 @@ async fn carriers_are_not_shared_between_identities_peers_or_gateways() {
         );
     }
     assert_eq!(bench.pool.len(), 4);
+}
+
+#[tokio::test]
+async fn those_who_say_little_are_on_as_few_carriers_as_they_fit_on() {
+    let bench = Bench::new();
+    let svid = bench.svid();
+    let lease = || {
+        let (lease, new) = bench
+            .pool
+            .lease(&bench.key, &svid, Choice::Any, Crowd::Together);
+        (lease, new.is_some())
+    };
+    let mut held: Vec<_> = (0..2 * MAX_STREAMS).map(|_| lease()).collect();
+    assert_eq!(bench.pool.len(), 2);
+    // The second one has room now, and both have soon.
+    let (second, first) = (held.split_off(MAX_STREAMS), held);
+    let mut first: Vec<_> = first.into_iter().skip(10).collect();
+    let second: Vec<_> = second.into_iter().skip(20).collect();
+    let fullest = Arc::clone(&first[0].0.slot);
+    first.extend((0..10).map(|_| lease()));
+    assert!(
+        first
+            .iter()
+            .all(|(lease, _)| Arc::ptr_eq(&lease.slot, &fullest))
+    );
+    let (other, is_new) = lease();
+    assert!(Arc::ptr_eq(&other.slot, &second[0].0.slot) && !is_new);
 }
 
 #[tokio::test]
