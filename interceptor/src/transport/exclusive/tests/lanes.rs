@@ -8,15 +8,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::super::hbone::{Incoming, Tunnel};
+use super::super::super::splice::Closed;
 use super::super::super::testing::{Carriers, Gateway, Path, World, app, carry, open, soon};
 use super::super::super::{Client, Config};
 use crate::lanes::{Lanes, Load, PerLane};
 use crate::net::Dialer;
 
 /// A node that carries every connection, and tells on which threads.
-async fn node(world: &World) -> (Gateway, mpsc::Receiver<String>) {
+async fn node(world: &World) -> (Gateway, mpsc::Receiver<String>, mpsc::Receiver<Closed>) {
     let (told, threads) = mpsc::channel(100);
-    let (ended, _ends) = mpsc::channel(100);
+    let (ended, ends) = mpsc::channel(100);
     let handler = move |incoming| {
         let (told, ended) = (told.clone(), ended.clone());
         async move {
@@ -27,7 +28,7 @@ async fn node(world: &World) -> (Gateway, mpsc::Receiver<String>) {
             }
         }
     };
-    (world.serve(handler).await, threads)
+    (world.serve(handler).await, threads, ends)
 }
 
 #[rstest]
@@ -40,7 +41,7 @@ async fn a_stream_is_served_where_there_is_least_to_do_and_its_carrier_comes_alo
         lanes: lanes.clone(),
         ..World::on(carriers)
     };
-    let (gateway, mut served) = node(&world).await;
+    let (gateway, mut served, mut ends) = node(&world).await;
     let client = world.client().await;
     // The carrier is made on the first lane; the busy one changes.
     for (busy, expected) in [(0, "lane-1"), (0, "lane-1"), (1, "lane-0"), (0, "lane-1")] {
@@ -55,6 +56,8 @@ async fn a_stream_is_served_where_there_is_least_to_do_and_its_carrier_comes_alo
         soon(path.client.read_exact(&mut [0])).await.unwrap();
         drop((path.client, path.server));
         soon(path.outbound).await.unwrap();
+        // A shared carrier stays where it has a stream.
+        soon(ends.recv()).await.unwrap();
         drop(busy);
     }
     assert_eq!(client.carriers(), 1);
