@@ -88,11 +88,12 @@ fn publish_call(ctx: &SockOpsContext, socket: *mut bpf_sock, call: &Call) {
     if ctx.set_cb_flags(close_callback(ctx)).is_err() {
         return count(Counter::FlowNotPublished);
     }
-    let flow = &call.open.flow;
+    let open = &call.open;
+    let flow = &open.flow;
     if is_revoked(flow) {
         return count(Counter::DirectRevoked);
     }
-    if OPEN.insert(key, &call.open, 0).is_ok() {
+    if OPEN.insert(key, open, 0).is_ok() {
         return;
     }
     count(Counter::DirectBySocket);
