@@ -214,10 +214,10 @@ mod tests {
     fn an_application_that_never_quite_catches_up_is_not_remembered_from_its_first_byte() {
         const WINDOW: usize = 64 << 10;
         let mut waiting = Waiting::default();
-        waiting.push(&[0; WINDOW]);
+        waiting.push(&vec![0; WINDOW]);
         for turn in 1..=1000 {
             waiting.took(WINDOW / 2);
-            waiting.push(&[u8::try_from(turn % 251).unwrap(); WINDOW / 2]);
+            waiting.push(&vec![u8::try_from(turn % 251).unwrap(); WINDOW / 2]);
             assert_eq!(waiting.bytes().len(), WINDOW);
         }
         assert!(
