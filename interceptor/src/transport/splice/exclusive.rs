@@ -215,8 +215,9 @@ impl Flow<'_> {
                 half_close(self.app);
                 self.ends.eof_from(By::Peer);
             }
-            if self.ends.both().is_some() {
-                // A peer that leaves now leaves in order, and perhaps has already.
+            if self.ends.both().is_some() && !carrier(&mut self.stream)?.has_pending() {
+                // A peer that leaves now leaves in order, and perhaps has already. As long as it has
+                // not been sent everything, its signs of life are listened to.
                 return Ok(Direction::Idle);
             }
             self.gather()?;
