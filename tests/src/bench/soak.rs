@@ -313,9 +313,7 @@ pub fn growth(samples: &[Sample]) -> Vec<Growth> {
             .map(|count| to_float(u64::try_from(*count).unwrap_or(0)))
             .sum()
     };
-    // What a pause of the machine made them need at once agents keep until connections come or go:
-    // both together some MiB, however often it happens.
-    check("memory (MiB)", |from| from * 1.02 + 8.0, &|it| {
+    check("memory (MiB)", |from| from * 1.02 + 1.0, &|it| {
         sum(it.resident_mib)
     });
     check("open files", |from| from + 8.0, &files);
