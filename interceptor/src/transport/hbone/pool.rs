@@ -124,6 +124,11 @@ impl Slot {
         self.outcome.initialized()
     }
 
+    /// Whether its peer has said that it takes no more streams. (Of others the driver hears it.)
+    fn is_leaving(&self) -> bool {
+        matches!(&*self.requests.lock(), Some(Requests::Mux(hub)) if hub.is_leaving())
+    }
+
     fn load(&self) -> usize {
         self.leases.load(Ordering::Relaxed)
     }
@@ -185,11 +190,11 @@ impl Pool {
         let slots = keys.entry(key.clone()).or_default();
         // Carriers with an old certificate live as long as their streams, and no longer.
         slots.retain(|slot| {
-            let current = Arc::ptr_eq(&slot.svid, svid);
-            if !current {
+            let serves = Arc::ptr_eq(&slot.svid, svid) && !slot.is_leaving();
+            if !serves {
                 slot.retired.cancel();
             }
-            current && !slot.retired.is_cancelled()
+            serves && !slot.retired.is_cancelled()
         });
         let (chosen, allowed) = match crowd {
             Crowd::Spread => {

@@ -90,24 +90,8 @@ impl Inner {
         let slot = self.streams.get_mut(&stream);
         let slot = slot.ok_or_else(|| broken(&goodbye()))?;
         slot.wakes(cx.waker());
-        match slot.end.take() {
-            None => {}
-            Some(End::App(error)) => return Err(Trouble::App(error)),
-            Some(End::Reset(code)) => {
-                slot.end = Some(End::Reset(code));
-                return Err(Trouble::Stream(reset_error(code.into())));
-            }
-            Some(End::Unserved) => {
-                slot.end = Some(End::Unserved);
-                return Err(broken(&goodbye()));
-            }
-        }
-        // Whoever has ended and heard the end needs the session no more: a peer may leave behind it.
-        let is_over = slot.peer_finished && has_ended == HasEnded::Yes;
-        if let Some(error) = &self.ended
-            && !is_over
-        {
-            return Err(broken(error));
+        if let Some(End::App(error)) = slot.end.take_if(|end| matches!(end, End::App(_))) {
+            return Err(Trouble::App(error));
         }
         let mut progress = Progress::All;
         let mut taken = 0;
@@ -124,6 +108,18 @@ impl Inner {
             }
         }
         let ended = slot.peer_finished && progress == Progress::All;
+        // What came before the end is the application's, if that was all there is. Whoever has ended
+        // and heard the end needs the session no more: a peer may leave behind it.
+        let is_whole =
+            slot.peer_finished && (progress == Progress::Blocked || has_ended == HasEnded::Yes);
+        match (&slot.end, &self.ended) {
+            (Some(End::Reset(code)), _) if !is_whole => {
+                return Err(Trouble::Stream(reset_error((*code).into())));
+            }
+            (Some(_), _) if !is_whole => return Err(broken(&goodbye())),
+            (None, Some(error)) if !is_whole => return Err(broken(error)),
+            _ => {}
+        }
         if taken > 0 {
             self.took(stream, taken);
         }

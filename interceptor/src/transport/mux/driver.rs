@@ -23,6 +23,7 @@ use super::super::exclusive::carrier::SessionFailure;
 use super::super::exclusive::carrier::inbox::Inbox;
 use super::super::exclusive::socket::read_once;
 use super::super::record::{Content, Opener, RecordError};
+use super::super::splice::half_close;
 use super::super::tls::Fast;
 use super::events::Arrived;
 use super::hub::{Hub, Role, goodbye};
@@ -34,7 +35,9 @@ use crate::lanes::{Lane, Lanes, Seat};
 
 /// Receives in one run.
 const ROUNDS: usize = 4;
-/// How long a client that was sent away may take to leave.
+/// Frames that are looked at in one run: each may be a system call, and a byte of data is a frame.
+const FRAMES: usize = 512;
+/// How long the other end may take to leave.
 const DEPARTURE: Duration = Duration::from_secs(5);
 
 /// The task's part of a shared carrier.
@@ -47,7 +50,7 @@ pub(in crate::transport) struct Driver {
     beat: Pin<Box<Sleep>>,
     heard: bool,
     asked: bool,
-    /// The client has been sent away, and has no streams any more.
+    /// There are no streams any more, and the other end is about to leave.
     departing: bool,
     /// Streams that have begun and that nobody has seen yet.
     begun: Vec<Arrived>,
@@ -195,10 +198,10 @@ impl Driver {
         lanes: &Lanes,
         handle: &mut impl FnMut(Box<Fields>, MuxStream),
     ) -> Result<Option<Last>, SessionFailure> {
-        let mut received = 0;
+        let (mut received, mut frames) = (0, FRAMES);
         loop {
             let was_idle = self.hub.is_idle();
-            let begun = self.take_in()?;
+            let begun = self.take_in(&mut frames)?;
             if was_idle
                 && !begun.is_empty()
                 && let Some(seat) = lanes.elsewhere()
@@ -209,7 +212,8 @@ impl Driver {
             for Arrived { stream, fields } in begun {
                 handle(fields, MuxStream::new(&self.hub, stream, 0, None));
             }
-            if received == ROUNDS {
+            // What has begun or ended meanwhile has its turn before the rest is looked at.
+            if received == ROUNDS || frames == 0 {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -222,22 +226,34 @@ impl Driver {
         if self.poll_silent(cx).is_ready() {
             return Err(SessionFailure::Silent);
         }
-        self.send(cx)?;
-        Ok(self.poll_over(cx))
+        // Whoever has said goodbye has nothing more to say.
+        if self.departing && self.hub.lock().role == Role::Client {
+            return Ok(self.poll_departed(cx));
+        }
+        let all_is_sent = self.send(cx)?;
+        Ok(if all_is_sent {
+            self.poll_over(cx)
+        } else {
+            None
+        })
     }
 
-    /// Sends what there is, as far as the socket takes it.
-    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), SessionFailure> {
+    /// Sends what there is, as far as the socket takes it. Whether that is all.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<bool, SessionFailure> {
         let mut inner = self.hub.lock();
         inner.sends();
-        let _sent = inner.out.poll_flush(&self.socket, cx)?;
+        let sent = inner.out.poll_flush(&self.socket, cx)?;
         if !inner.queue.is_empty() && inner.out.payload()?.is_some() {
             inner.make_way();
         }
-        Ok(())
+        Ok(sent.is_ready())
     }
 
-    /// Whether nobody needs the carrier any more.
+    /// Whether nobody needs the carrier any more, when all has been sent.
+    ///
+    /// Neither end closes its socket first thing: what the peer has said and nobody has read would
+    /// have the kernel reset the connection, and with it go the last bytes of the last stream. The
+    /// client says that it has finished, the server reads that and closes.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Option<Last> {
         let mut inner = self.hub.lock();
         if !inner.is_retired || !inner.streams.is_empty() {
@@ -248,24 +264,36 @@ impl Driver {
             inner.fail(&goodbye());
             drop(inner);
             self.say_goodbye(frame::NO_ERROR);
-            return Some(Last::Over);
+            half_close(&self.socket);
+        } else {
+            drop(inner);
         }
-        drop(inner);
+        self.poll_departed(cx)
+    }
+
+    /// Whether the other end has had its time to leave.
+    fn poll_departed(&mut self, cx: &mut Context<'_>) -> Option<Last> {
         if !std::mem::replace(&mut self.departing, true) {
-            // Closing at once would reset what it has not read yet.
             self.beat.as_mut().reset(Instant::now() + DEPARTURE);
         }
         (self.beat.as_mut().poll(cx).is_ready()).then_some(Last::Over)
     }
 
-    /// Gives to the streams what has been received. Returns the ones that have begun.
-    fn take_in(&mut self) -> Result<Vec<Arrived>, SessionFailure> {
+    /// Gives to the streams what has been received, at most so many `frames`. Returns the ones that
+    /// have begun.
+    fn take_in(&mut self, frames: &mut usize) -> Result<Vec<Arrived>, SessionFailure> {
         let mut arrived = Vec::new();
         let mut inner = self.hub.lock();
         loop {
             let inbox = &mut self.inbox;
-            while let Some(event) = self.reader.next(&inbox.chunk, &mut inbox.open)? {
+            while *frames > 0
+                && let Some(event) = self.reader.next(&inbox.chunk, &mut inbox.open)?
+            {
+                *frames -= 1;
                 arrived.extend(inner.on(event, &inbox.chunk)?);
+            }
+            if *frames == 0 {
+                break;
             }
             let filled = inbox.chunk.get_mut(..inbox.sealed.end).unwrap_or_default();
             let Some(record) = self.opener.open(filled, inbox.sealed.start)? else {
@@ -356,7 +384,11 @@ impl Driver {
                     inbox.sealed.start = record.end;
                     match record.content {
                         Content::Data(open) => inbox.open = open,
-                        Content::Nothing => {}
+                        Content::Nothing => {
+                            if self.opener.take_update_request() {
+                                inner.out.update()?;
+                            }
+                        }
                         Content::Closed => return Poll::Ready(Err(SessionFailure::Closed)),
                     }
                 }

@@ -24,6 +24,10 @@ impl Inner {
         bytes: &[u8],
     ) -> Result<Option<Arrived>, SessionFailure> {
         let mut arrived = None;
+        let before = self.out.frames().len();
+        if before == 0 {
+            self.answers = 0;
+        }
         match event {
             // RFC 9113 5.1: a stream begins with a header list.
             Event::Data { stream, .. }
@@ -55,6 +59,8 @@ impl Inner {
             Event::GoAway { last, code } => {
                 self.is_going = true;
                 if self.role == Role::Client {
+                    // With the last stream, the carrier ends.
+                    self.is_retired = true;
                     self.unserved(last);
                 }
                 if code != frame::NO_ERROR {
@@ -63,7 +69,8 @@ impl Inner {
                 }
             }
         }
-        if self.out.frames().len() > MAX_FRAMES {
+        self.answers += self.out.frames().len() - before;
+        if self.answers > MAX_FRAMES {
             return Err(CodecError::Flood.into());
         }
         Ok(arrived)

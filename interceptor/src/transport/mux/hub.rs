@@ -24,6 +24,10 @@ use super::window::RESERVE;
 /// Streams that wait for room and are woken at once: each takes a record's worth.
 const WOKEN_AT_ONCE: usize = 8;
 
+/// Frames of ours that may wait to be sent before there are no new streams: requests of all streams
+/// that there may be, each with a record's worth of what its application has said.
+const MOST_WAITING: usize = MAX_STREAMS * (20 << 10);
+
 /// Which end of a carrier we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::transport) enum Role {
@@ -46,6 +50,8 @@ pub(super) struct Inner {
     /// The highest number that a stream had.
     pub(super) highest: u32,
     pub(super) out: Out,
+    /// Bytes among them that the peer has caused, since it had last taken all of them.
+    pub(super) answers: usize,
     /// By how much all windows together may still grow.
     pub(super) reserve: u32,
     /// Streams that wait for room in `out`, in turn.
@@ -77,6 +83,7 @@ impl Hub {
                 streams: HashMap::new(),
                 highest: 0,
                 out,
+                answers: 0,
                 reserve: RESERVE,
                 queue: VecDeque::new(),
                 is_greeted: false,
@@ -105,6 +112,12 @@ impl Hub {
         inner.wake_driver();
     }
 
+    /// Whether there shall be no more streams on it.
+    pub(in crate::transport) fn is_leaving(&self) -> bool {
+        let inner = self.lock();
+        inner.is_retired || inner.is_going || inner.ended.is_some()
+    }
+
     /// Whether nobody has a stream on it.
     pub(in crate::transport) fn is_idle(&self) -> bool {
         self.lock().streams.is_empty()
@@ -118,7 +131,9 @@ impl Inner {
             return Err(error.clone());
         }
         let full = self.streams.len() >= MAX_STREAMS || self.highest > u32::MAX / 4;
-        if self.is_going || full {
+        // A carrier that has stalled is not given ever more requests that nobody waits for any more.
+        let has_stalled = self.out.frames().len() > MOST_WAITING;
+        if self.is_going || full || has_stalled {
             return Err(goodbye());
         }
         // Odd numbers, beginning with 1 (RFC 9113 5.1.1).

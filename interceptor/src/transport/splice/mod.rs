@@ -230,7 +230,7 @@ fn error_of(socket: &TcpStream, ready: io::Result<Ready>) -> Option<io::Error> {
 }
 
 /// Shuts a socket down for writing.
-fn half_close(socket: &TcpStream) {
+pub(super) fn half_close(socket: &TcpStream) {
     // Fails only if the socket is closed already, which the reading side reports better.
     let _closed = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
 }

@@ -236,6 +236,21 @@ async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new(
 
 #[rstest]
 #[tokio::test]
+async fn a_server_that_drains_is_left_at_once_by_who_has_nothing_open(
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
+    let (gateway, mut ends) = world.node().await;
+    let client = world.client().await;
+    drop(Path::open(&world, &client, &gateway).await);
+    soon(ends.recv()).await.unwrap();
+    gateway.tasks.stop();
+    let left = gateway.tasks.finish(std::time::Duration::from_secs(2));
+    assert_eq!(left.await, 0, "it waits until they are given up");
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_client_that_drains_opens_nothing_new(
     #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
 ) {

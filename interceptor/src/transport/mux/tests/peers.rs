@@ -167,6 +167,50 @@ async fn a_whole_window_may_be_said_before_the_answer() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_reset_is_the_applications() {
+    let world = World::new();
+    let (gateway, mut ends) = world.node().await;
+    let (listener, destination) = app().await;
+    let mut stream = greeted(&world, gateway.address).await;
+    let mut said = Vec::new();
+    ask(&mut said, 1, destination);
+    said.extend(data(1, 60_000));
+    frame::push_end(&mut said, 1);
+    frame::push_reset(&mut said, 1, frame::NO_ERROR);
+    stream.write_all(&said).await.unwrap();
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    assert_eq!(soon(ends.recv()).await.unwrap().reason(), "peer_reset");
+    let (mut got, mut piece) = (0, vec![0; 1 << 16]);
+    while let Ok(count @ 1..) = soon(socket.read(&mut piece)).await {
+        got += count;
+    }
+    assert_eq!(got, 60_000);
+}
+
+#[tokio::test]
+async fn frames_of_a_byte_each_arrive_although_one_run_looks_at_few_of_them() {
+    let world = World::new();
+    let (gateway, _ends) = world.node().await;
+    let (listener, destination) = app().await;
+    let mut stream = greeted(&world, gateway.address).await;
+    let sent: Vec<u8> = (0..5000_u32)
+        .map(|at| u8::try_from(at % 251).unwrap())
+        .collect();
+    let mut said = Vec::new();
+    ask(&mut said, 1, destination);
+    for byte in &sent {
+        said.extend(frame::data(1, 1));
+        said.push(*byte);
+    }
+    frame::push_end(&mut said, 1);
+    stream.write_all(&said).await.unwrap();
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    let mut got = Vec::new();
+    soon(socket.read_to_end(&mut got)).await.unwrap();
+    assert!(got == sent, "{} bytes", got.len());
+}
+
+#[tokio::test]
 async fn more_streams_than_were_agreed_upon_are_refused_and_the_others_go_on() {
     let world = World::new();
     let gateway = world.serve(|incoming| async {
