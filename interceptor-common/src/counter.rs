@@ -129,6 +129,8 @@ counters! {
     PassedAgentDown = "passed_agent_down",
     /// Inbound connections that passed in plaintext because the agent was down and the workload's owner allows it.
     InboundPassedAgentDown = "inbound_passed_agent_down",
+    /// Direct connections that were entered in the table, before their SYN left.
+    DirectEntered = "direct_entered",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

@@ -94,7 +94,8 @@ fn publish_call(ctx: &SockOpsContext, socket: *mut bpf_sock, call: &Call) {
         return count(Counter::DirectRevoked);
     }
     if OPEN.insert(key, open, 0).is_ok() {
-        return;
+        // After it is there: whoever has seen this number finds it.
+        return count(Counter::DirectEntered);
     }
     count(Counter::DirectBySocket);
     // SAFETY: the socket is the context's.

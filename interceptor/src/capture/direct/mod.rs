@@ -235,10 +235,11 @@ impl Direct {
         self.count(Counter::DirectEventLost)
     }
 
-    /// How many direct connections have begun, ever. While this stands still there is none in
-    /// [`Direct::table`] that was not there before.
-    pub fn begun(&self) -> u64 {
-        self.count(Counter::Direct)
+    /// How many direct connections were entered in [`Direct::table`], ever. It moves after the entry
+    /// is there, and an interrupt may lose one: while it stands still, most likely
+    /// nothing is new, and no more than that.
+    pub fn entered(&self) -> u64 {
+        self.count(Counter::DirectEntered)
     }
 
     fn count(&self, counter: Counter) -> u64 {

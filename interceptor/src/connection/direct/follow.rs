@@ -23,8 +23,12 @@ use crate::workload::source::Published;
 /// How often it is looked at what no event tells: certificates that expire, events that are lost.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the kernel's table is looked at, if something has begun.
+/// How often the kernel's table is looked at, if something was entered.
 const TABLE: Duration = Duration::from_millis(200);
+
+/// So often, in those, it is looked at whatever the counter says, which promises nothing: what may
+/// not go on ends within a second.
+const ANYWAY: u32 = 4;
 
 /// So often, in intervals, everything is compared with the sockets though nothing was lost: should the
 /// kernel ever not have told of an end.
@@ -56,7 +60,7 @@ pub async fn run(
         compare: true,
         ticks: 0,
         young: false,
-        settled: None,
+        news: News::default(),
     };
     tokio::select! {
         () = tasks.stopping() => {}
@@ -78,9 +82,26 @@ struct Follower {
     ticks: u32,
     /// Some connection was opened just now.
     young: bool,
-    /// How many connections had begun when the table was looked at last, if all that were in it then
-    /// could be entered.
+    news: News,
+}
+
+/// Whether the kernel's table is to be looked at.
+#[derive(Default)]
+struct News {
+    /// How many connections had been entered when it was looked at last, if all that were in it then
+    /// are known.
     settled: Option<u64>,
+    /// How often this was asked.
+    asked: u32,
+}
+
+impl News {
+    /// Whether there is likely anything new, or the table was not looked at lately.
+    const fn are_due(&mut self, entered: u64) -> bool {
+        self.asked = self.asked.wrapping_add(1);
+        let is_settled = matches!(self.settled, Some(settled) if settled == entered);
+        !is_settled || self.asked.is_multiple_of(ANYWAY)
+    }
 }
 
 impl Follower {
@@ -152,16 +173,20 @@ impl Follower {
         self.young = take_in(&self.path, &self.plane, events);
     }
 
-    /// Looks at the kernel's table, if there can be anything new.
+    /// Looks at the kernel's table, if that is due.
     fn look_up(&mut self) {
         let path = Arc::clone(&self.path);
         let left = path.left.read();
-        let begun = path.kernel.begun();
-        if *left || self.settled == Some(begun) {
+        // Before the table: what is entered in between counts for the next time.
+        let entered = path.kernel.entered();
+        if *left || !self.news.are_due(entered) {
             return;
         }
         match path.kernel.table() {
-            Ok(table) => self.settled = (!look_up(&path, &self.plane, &table)).then_some(begun),
+            Ok(table) => {
+                let others = look_up(&path, &self.plane, &table);
+                self.news.settled = (!others).then_some(entered);
+            }
             Err(error) => tracing::warn!(%error, "cannot read the table of same-node connections"),
         }
     }
@@ -204,5 +229,22 @@ impl Follower {
                 take_in(&path, &plane, std::iter::from_fn(|| events.try_next()));
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_looked_at_within_a_second_though_nothing_was_counted() {
+        let mut news = News::default();
+        assert!(news.are_due(7), "nothing is known yet");
+        news.settled = Some(7);
+        assert!(news.are_due(8), "something was entered");
+        news.settled = Some(8);
+        let due: Vec<bool> = (0..8).map(|_| news.are_due(8)).collect();
+        assert_eq!(due.iter().filter(|due| **due).count(), 2);
+        assert!(TABLE * ANYWAY < Duration::from_secs(1));
     }
 }

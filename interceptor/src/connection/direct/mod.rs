@@ -61,8 +61,8 @@ pub(super) trait Kernel: Send + Sync {
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError>;
     /// How many events were lost.
     fn lost(&self) -> u64;
-    /// How many direct connections have begun, ever.
-    fn begun(&self) -> u64;
+    /// How many were entered in the kernel's table, ever, or nearly.
+    fn entered(&self) -> u64;
     /// Those that the kernel has in its table.
     fn table(&self) -> io::Result<Vec<Entered>>;
     /// Those that are open now, and what they have carried.
@@ -88,8 +88,8 @@ impl Kernel for Direct {
         self.lost()
     }
 
-    fn begun(&self) -> u64 {
-        self.begun()
+    fn entered(&self) -> u64 {
+        self.entered()
     }
 
     fn table(&self) -> io::Result<Vec<Entered>> {

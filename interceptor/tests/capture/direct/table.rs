@@ -68,6 +68,24 @@ async fn whoever_hears_of_an_end_does_not_find_it_in_the_table() {
 }
 
 #[tokio::test]
+async fn what_is_entered_in_it_is_counted() {
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    for number in 1..=3 {
+        let pair = cell.pair(APP);
+        assert_eq!(cell.direct.entered(), number);
+        close(pair);
+        cell.ended().await;
+    }
+    // One that its socket remembers is told of by itself.
+    assert_eq!(cell.count(Counter::DirectBySocket), 0);
+    cell.leaves_nothing().await;
+}
+
+#[tokio::test]
 async fn an_entry_whose_socket_vanished_is_removed() {
     if !may_run() {
         return;

@@ -72,6 +72,7 @@ struct Fake {
     grants: Mutex<HashMap<(u64, SocketAddr), Grant>>,
     published: AtomicU64,
     open: Mutex<Vec<Open>>,
+    table: Mutex<Vec<Entered>>,
     cut: Mutex<Vec<u64>>,
     cannot_cut: AtomicBool,
     is_full: AtomicBool,
@@ -107,12 +108,12 @@ impl Kernel for Fake {
         0
     }
 
-    fn begun(&self) -> u64 {
+    fn entered(&self) -> u64 {
         0
     }
 
     fn table(&self) -> io::Result<Vec<Entered>> {
-        Ok(Vec::new())
+        Ok(self.table.lock().clone())
     }
 
     fn open(&self) -> io::Result<Vec<Open>> {
