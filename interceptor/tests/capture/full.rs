@@ -212,6 +212,48 @@ async fn a_workload_that_did_not_fit_and_goes_leaves_no_trace() {
     assert_eq!(capture.status().programs.len(), programs);
 }
 
+/// Its predecessor being refused refuses nobody else.
+#[tokio::test]
+async fn a_workload_that_did_not_fit_and_is_recreated_is_refused_where_it_is_now() {
+    if !may_run() {
+        return;
+    }
+    let (node, _first, first) = crowded();
+    let (pod, peer) = connected();
+    let before = Netns::new("before");
+    let late = workload(&pod, &[V4, V6]);
+    let predecessor = Workload {
+        binding: workload(&before, &[]).binding,
+        ..late.clone()
+    };
+    for keep in [false, true] {
+        let mut capture = node.start_in(&peer);
+        let occupant = capture.enrol(&first).unwrap();
+        let programs = capture.status().programs.len();
+        capture.enrol(&predecessor).unwrap_err();
+        let with_one = (fill(&capture, "workloads"), capture.status().programs.len());
+        assert!(with_one.1 > programs);
+        is_open(&pod, &peer);
+        if keep {
+            assert!(!capture.keep_closed(&late), "this one is not closed");
+        }
+        let error = capture.enrol(&late).unwrap_err();
+        assert_eq!(error.reason(), "map_full", "{error}");
+        assert!(capture.keep_closed(&late));
+        is_shut(&pod, &peer);
+        assert_eq!(
+            fill(&capture, "workloads"),
+            with_one.0,
+            "the place was given up"
+        );
+        capture.open_closed(&late.id).unwrap();
+        is_open(&pod, &peer);
+        assert_eq!(capture.status().programs.len(), programs);
+        capture.unenrol(&first.id).unwrap();
+        close((capture, occupant));
+    }
+}
+
 /// Programs need no room.
 #[tokio::test]
 async fn many_workloads_that_do_not_fit_are_refused_all() {

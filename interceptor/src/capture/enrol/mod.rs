@@ -92,6 +92,7 @@ pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enroll
         return Err(EnrolError::Already { id: id.clone() });
     }
     let site = locate(capture, workload)?;
+    leave(capture, id, &site);
     let enrolled = enrol_at(capture, workload, site.clone());
     match &enrolled {
         Ok(_enrolled) => {
@@ -112,6 +113,7 @@ pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enroll
 pub(super) fn keep_closed(capture: &mut Capture, workload: &Workload) -> bool {
     let id = &workload.id;
     if let Ok(site) = locate(capture, workload) {
+        leave(capture, id, &site);
         close(capture, id, site);
     }
     capture.closed.contains_key(id)
@@ -126,12 +128,24 @@ fn close(capture: &mut Capture, id: &WorkloadId, site: Site) {
     }
 }
 
+/// Lets go what was kept closed for the workload elsewhere: it was recreated since, and is at `site`
+/// now. What holds there is not what held for its predecessor.
+fn leave(capture: &mut Capture, id: &WorkloadId, site: &Site) {
+    let closed = capture.closed.get(id);
+    if closed.is_some_and(|closed| closed.key() != site.key())
+        && let Err(error) = open_closed(capture, id)
+    {
+        tracing::error!(workload = %id, %error, "cannot release what its predecessor had");
+    }
+}
+
 /// Lets a workload go that was kept closed.
 pub(super) fn open_closed(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
     let Some(site) = capture.closed.remove(id) else {
         return Ok(());
     };
     let entries = capture.adopted.remove(&site.key()).unwrap_or_default();
+    publish(capture);
     release(capture, id, site.key(), &entries)
 }
 

@@ -79,7 +79,8 @@ fn close(
     }
 }
 
-/// Whether a workload that could not be enrolled was never captured and has no room.
+/// Whether a workload that could not be enrolled was never captured where it is, and has no room. What
+/// was kept closed for it elsewhere was let go before.
 pub(super) fn is_left_open(capture: &Capture, id: &WorkloadId, error: &EnrolError) -> bool {
     matches!(error, EnrolError::Full { .. }) && !capture.closed.contains_key(id)
 }
