@@ -36,6 +36,18 @@ pub enum CaptureError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The folder for what is pinned is somebody else's.
+    #[error(
+        "{} {why}: whoever made it could keep every agent of the node from starting, or choose what \
+         is pinned. Remove it, and mount the BPF file system with mode=0700",
+        folder.display()
+    )]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// Another agent of this node is running.
     #[error(
         "another agent of node {node:?} is running: take over from it with `--take-over`, stop it, \

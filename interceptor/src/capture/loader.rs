@@ -25,6 +25,7 @@ use super::btf::SocketOffsets;
 use super::cgroup::Hierarchy;
 use super::config::{Config, Pins, layout_name};
 use super::error::CaptureError;
+use super::folder::create;
 use super::held::Held;
 use super::links::Hooks;
 use super::lock::NodeLock;
@@ -266,18 +267,10 @@ pub(super) fn ensure_bpffs(path: &Path) -> Result<(), CaptureError> {
         path,
         Some("bpf"),
         MsFlags::empty(),
-        None::<&str>,
+        // Everybody may make folders in one that has none.
+        Some("mode=0700"),
     )
     .map_err(|errno| failed(errno.into()))
-}
-
-/// Creates a folder and those above it.
-pub(super) fn create(folder: &Path) -> Result<(), CaptureError> {
-    fs::create_dir_all(folder).map_err(|source| CaptureError::Io {
-        doing: "create",
-        path: folder.to_path_buf(),
-        source,
-    })
 }
 
 /// Refuses a node whose folder holds another layout than ours.

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::config::Config;
 use super::error::CaptureError;
+use super::folder::prepare;
 use super::held::file_id;
-use super::loader::{create, ensure_bpffs};
+use super::loader::ensure_bpffs;
 
 /// The right to be this node's agent, for as long as it lives.
 #[derive(Debug)]
@@ -29,11 +30,12 @@ impl NodeLock {
     ///
     /// # Errors
     ///
-    /// If another agent of the node is running, or there is no BPF file system.
+    /// If another agent of the node is running, there is no BPF file system, or the folder is another
+    /// user's.
     pub fn acquire(config: &Config) -> Result<Self, CaptureError> {
         ensure_bpffs(&config.bpffs)?;
         let folder = folder_of(config)?;
-        create(&folder)?;
+        prepare(config, &folder)?;
         Self::of_folder(&folder, &config.node)
     }
 

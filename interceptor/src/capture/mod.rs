@@ -32,6 +32,7 @@ mod direct;
 mod enrol;
 mod error;
 mod fill;
+mod folder;
 mod guard;
 mod held;
 mod heritage;

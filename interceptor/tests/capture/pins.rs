@@ -6,9 +6,10 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use interceptor::capture::{Capture, Enrolled, Loss, Lost};
+use interceptor::capture::{Capture, CaptureError, Enrolled, Loss, Lost};
 use nix::mount::{MntFlags, umount2};
 use rstest::rstest;
 
@@ -156,6 +157,53 @@ async fn a_file_system_that_is_unmounted_is_mounted_again() {
     assert!(second.to_string().contains("is running"), "{second}");
     close((enrolled, capture));
     is_closed((&pod, &peer));
+}
+
+/// The permissions of what is there, and its owner.
+fn access(path: &Path) -> (u32, u32) {
+    let found = fs::metadata(path).unwrap();
+    (found.mode() & 0o777, found.uid())
+}
+
+#[tokio::test]
+async fn nobody_else_can_lock_the_node_or_pin_there() {
+    if !may_run() {
+        return;
+    }
+    let own = OwnFileSystem::new();
+    let (file_system, node) = (&own.0.config.bpffs, folder(&own.0));
+    let all = [file_system.as_path(), node.parent().unwrap(), &node];
+    close(own.0.start());
+    let root = nix::unistd::geteuid().as_raw();
+    for folder in all {
+        assert_eq!(access(folder), (0o700, root), "{}", folder.display());
+    }
+    // As an earlier version left them.
+    for folder in all {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    close(own.0.start());
+    for folder in &all[1..] {
+        assert_eq!(access(folder), (0o700, root), "{}", folder.display());
+    }
+}
+
+#[rstest]
+#[case::the_node(0)]
+#[case::the_one_above(1)]
+#[tokio::test]
+async fn a_folder_that_another_user_has_made_is_refused(#[case] above: usize) {
+    if !may_run() {
+        return;
+    }
+    let own = OwnFileSystem::new();
+    close(own.0.start());
+    let node = folder(&own.0);
+    let folder = node.ancestors().nth(above).unwrap();
+    std::os::unix::fs::chown(folder, Some(65_534), None).unwrap();
+    let error = Capture::start(own.0.config.clone()).err().unwrap();
+    assert!(matches!(error, CaptureError::Foreign { .. }), "{error}");
+    assert!(error.to_string().starts_with(folder.to_str().unwrap()));
 }
 
 #[tokio::test]
