@@ -104,6 +104,7 @@ pub(super) fn resume(capture: &mut Capture) -> Result<Vec<(WorkloadId, EnrolErro
             failed.push((id, error));
         }
     }
+    enrol::publish(capture);
     // What it trusted and granted is nobody's verdict any more.
     capture.direct.advance();
     prober::follow(capture).map_err(|error| CaptureError::Load {

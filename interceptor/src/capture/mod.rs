@@ -185,6 +185,7 @@ impl Capture {
             observer,
             direct,
         };
+        enrol::publish(&capture);
         capture.prove()?;
         Ok(capture)
     }

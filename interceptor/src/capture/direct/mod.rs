@@ -38,7 +38,7 @@ mod open;
 mod table;
 mod totals;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -81,6 +81,8 @@ struct Shared {
     turn: Arc<Mutex<Turn>>,
     /// Where the enrolled workloads' sockets are, by workload key.
     namespaces: ArcSwap<HashMap<u64, Namespace>>,
+    /// Workloads in the maps that nobody serves: an earlier agent's, and those that stay refused.
+    unserved: ArcSwap<HashSet<u64>>,
     storage: Arc<OwnedFd>,
     table: Table,
     counts: Arc<PerCpuArray<MapData, u64>>,
@@ -157,6 +159,7 @@ impl Direct {
                 // An earlier agent may read on until it is our turn.
                 turn: Arc::new(Mutex::new(Turn::OursAgain)),
                 namespaces: ArcSwap::default(),
+                unserved: ArcSwap::default(),
                 storage: Arc::clone(&loaded.maps.storage),
                 table,
                 counts: Arc::clone(&loaded.maps.counts),
@@ -272,11 +275,12 @@ impl Direct {
     pub fn open(&self) -> io::Result<Vec<Open>> {
         let Shared {
             namespaces,
+            unserved,
             storage,
             table,
             ..
         } = &*self.shared;
-        open::open(&namespaces.load(), storage, table)
+        open::open((&namespaces.load(), &unserved.load()), storage, table)
     }
 
     /// Ends a direct connection: both ends see a reset. False if it had ended by itself.
@@ -289,9 +293,21 @@ impl Direct {
         open::cut(&self.shared.namespaces.load(), flow)
     }
 
-    /// The enrolled workloads are in these namespaces from now on.
-    pub(super) fn set_namespaces(&self, namespaces: HashMap<u64, Namespace>) {
+    /// Whether the kernel has a workload by this key, enrolled or not yet or not any more.
+    pub fn is_workload(&self, key: u64) -> bool {
+        // In this order: whoever is enrolled in between is in one of the two.
+        self.shared.unserved.load().contains(&key)
+            || self.shared.namespaces.load().contains_key(&key)
+    }
+
+    /// The enrolled workloads are in these namespaces from now on, and these others are nobody's.
+    pub(super) fn set_workloads(
+        &self,
+        namespaces: HashMap<u64, Namespace>,
+        unserved: HashSet<u64>,
+    ) {
         self.shared.namespaces.store(Arc::new(namespaces));
+        self.shared.unserved.store(Arc::new(unserved));
     }
 
     /// Takes back every grant of and to the workload with this key.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use interceptor_common::{Flow, FlowKey, FlowKind, OpenFlow};
 
-use super::table::Table;
+use super::table::{LONGER, PATIENCE, Table};
 use super::totals::{Totals, so_far};
 use super::{DirectFlow, since};
 use crate::net::diag::{self, Connection, Stored};
@@ -25,9 +25,10 @@ pub struct Open {
     pub totals: Totals,
 }
 
-/// The direct connections of these namespaces.
+/// The direct connections of these namespaces. What `unserved` workloads have open is left as it is:
+/// nobody can ask for it now, and somebody may later.
 pub(super) fn open(
-    namespaces: &HashMap<u64, Namespace>,
+    (namespaces, unserved): (&HashMap<u64, Namespace>, &HashSet<u64>),
     storage: &OwnedFd,
     table: &Table,
 ) -> io::Result<Vec<Open>> {
@@ -54,7 +55,17 @@ pub(super) fn open(
     table.sweep(
         &entries,
         |it| found.contains(&it.socket),
-        |it| namespaces.contains_key(&it.flow.workload),
+        |it| {
+            let workload = &it.flow.workload;
+            match (
+                namespaces.contains_key(workload),
+                unserved.contains(workload),
+            ) {
+                (true, _) => Some(PATIENCE),
+                (false, true) => None,
+                (false, false) => Some(LONGER),
+            }
+        },
     );
     Ok(all)
 }

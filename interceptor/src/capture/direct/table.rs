@@ -16,10 +16,10 @@ use super::{DirectFlow, since};
 use crate::net::bpf;
 
 /// So long an entry without a socket stays: a socket that ends takes its entry along at once.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The same where the namespace of the socket cannot be asked.
-const LONGER: Duration = Duration::from_mins(10);
+/// The same where the namespace of the socket cannot be asked any more: its workload was released.
+pub(super) const LONGER: Duration = Duration::from_mins(10);
 
 /// So long after `connect(2)` its SYN has left, or never will.
 const CALL: Duration = Duration::from_secs(10);
@@ -66,21 +66,21 @@ impl Table {
         Ok(entered.collect())
     }
 
-    /// Removes entries whose sockets were not found repeatedly: not among `found`, though the
-    /// namespace was asked if it `was_asked`.
+    /// Removes entries whose sockets were not found repeatedly: not among `found`, for as long as
+    /// `patience` says, if it ever ends.
     pub(super) fn sweep(
         &self,
         entries: &HashMap<FlowKey, OpenFlow>,
         found: impl Fn(&OpenFlow) -> bool,
-        was_asked: impl Fn(&OpenFlow) -> bool,
+        patience: impl Fn(&OpenFlow) -> Option<Duration>,
     ) {
         let now = Instant::now();
         let mut missing = self.missing.lock();
         let mut still = HashMap::new();
         for (key, open) in entries.iter().filter(|(_, open)| !found(open)) {
             let since = missing.get(&open.socket).copied().unwrap_or(now);
-            let patience = if was_asked(open) { PATIENCE } else { LONGER };
-            if now.duration_since(since) < patience || !self.remove(key, open) {
+            let is_over = patience(open).is_some_and(|it| now.duration_since(since) >= it);
+            if !is_over || !self.remove(key, open) {
                 still.insert(open.socket, since);
             }
         }

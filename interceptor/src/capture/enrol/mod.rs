@@ -465,14 +465,18 @@ fn settle_older(capture: &mut Capture, workload: &Workload) {
     }
 }
 
-/// Tells the observers who is enrolled.
-fn publish(capture: &Capture) {
+/// Tells the observers who is enrolled, and who is in the maps besides.
+pub(super) fn publish(capture: &Capture) {
     capture.observer.set_workloads(&capture.enrolled);
     let namespaces = capture.enrolled.values().map(|it| match &it.site {
         Site::Namespace { namespace, .. } => (it.key(), namespace.clone()),
         Site::Cgroup { .. } => (it.key(), capture.host.clone()),
     });
-    capture.direct.set_namespaces(namespaces.collect());
+    let left = capture.adopted.iter();
+    let left = left.filter(|(_, entries)| entries.workload.is_some());
+    let closed = capture.closed.values().map(Site::key);
+    let unserved = left.map(|(key, _)| *key).chain(closed).collect();
+    (capture.direct).set_workloads(namespaces.collect(), unserved);
 }
 
 /// The error of a step.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use interceptor_common::{CGROUP_BIT, HOST_NAMESPACE, WorkloadEntry};
 
-use super::{nobody, step, write_failed};
+use super::{nobody, publish, step, write_failed};
 use crate::capture::error::EnrolError;
 use crate::capture::listeners::all_keys;
 use crate::capture::loader::HOST_PROGRAM;
@@ -31,9 +31,11 @@ pub(in crate::capture) fn retire_unclaimed(capture: &mut Capture) -> Result<usiz
             // It and those after it are tried again.
             capture.adopted.insert(key, entries);
             capture.adopted.extend(adopted);
+            publish(capture);
             return Err(error);
         }
     }
+    publish(capture);
     refresh_host(capture, &nobody)?;
     capture.inherited.close();
     Ok(count)

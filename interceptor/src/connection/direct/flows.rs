@@ -95,6 +95,19 @@ pub(super) const fn id(flow: &DirectFlow) -> Id {
 
 // === what the kernel tells ===
 
+/// Whether nothing can be said of a connection yet: one of its workloads is in the kernel, from an
+/// earlier agent, and is not enrolled, or is just being so. Judged now, it would be cut for a
+/// workload that is not gone. It is judged when that is enrolled, or released.
+pub(super) fn waits(path: &DirectPath, flow: &DirectFlow) -> bool {
+    let waits = [flow.source, flow.destination]
+        .into_iter()
+        .any(|key| !path.names.know(key) && path.kernel.is_workload(key));
+    if waits {
+        path.waiting.store(true, Ordering::Relaxed);
+    }
+    waits
+}
+
 /// Enters a connection that is open, and cuts it if it may not be.
 pub(super) fn opened(path: &DirectPath, plane: &Plane, flow: &DirectFlow) {
     let mut flows = path.flows.lock();
@@ -193,7 +206,7 @@ pub(super) fn compare(path: &DirectPath, plane: &Plane, drain: impl FnOnce()) ->
         }
     };
     // Before the events: an event of the end of one of these comes later.
-    for it in &open {
+    for it in open.iter().filter(|it| !waits(path, &it.flow)) {
         opened(path, plane, &it.flow);
     }
     drain();

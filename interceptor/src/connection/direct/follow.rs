@@ -212,6 +212,7 @@ impl Follower {
             self.path.intake.lock().forget();
         }
         self.compare |= self.ticks.is_multiple_of(COMPARE);
+        self.compare |= self.path.awaited.swap(false, Ordering::Relaxed);
         let lost = self.path.kernel.lost();
         if lost != self.lost {
             let events = lost.saturating_sub(self.lost);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::flows::{Ending, Id, closed, id, is_known, opened, whole};
+use super::flows::{Ending, Id, closed, id, is_known, opened, waits, whole};
 use super::kinds::Kinds;
 use super::{DirectPath, Plane};
 use crate::capture::{DirectFlow, Entered, Event, monotonic};
@@ -44,7 +44,7 @@ impl Intake {
     fn enter(&mut self, path: &DirectPath, plane: &Plane, age: Duration) -> bool {
         let now = monotonic();
         self.fresh.retain(|_, flow| {
-            if now.saturating_sub(flow.opened()) < age {
+            if now.saturating_sub(flow.opened()) < age || waits(path, flow) {
                 return true;
             }
             path.grants.used(flow);
@@ -94,21 +94,29 @@ pub(super) fn take_in(
     intake.enter(path, plane, YOUNG)
 }
 
-/// Enters what the kernel's table has, once it is old enough. Returns whether there is something that
-/// is not, or was not accepted yet, so that this should be called again.
+/// Enters what the kernel's table has, once it is old enough and its workloads are known. Returns
+/// whether there is something of which that is not so, or that was not accepted yet, so that this
+/// should be called again.
 pub(super) fn look_up(path: &DirectPath, plane: &Plane, table: &[Entered]) -> bool {
     let _order = path.intake.lock();
     let now = monotonic();
     let mut others = false;
     for Entered { flow, established } in table {
-        if !established || now.saturating_sub(flow.opened()) < YOUNG {
+        let is_young = now.saturating_sub(flow.opened()) < YOUNG;
+        if !established || is_young || waits(path, flow) {
             others = true;
-        } else if !is_known(path, flow) {
+        } else if !is_known(path, flow) && is_anybodys(path, flow) {
             path.grants.used(flow);
             opened(path, plane, flow);
         }
     }
     others
+}
+
+/// Whether there is anybody to judge it for, and to cut it at. If not, its workloads were released, and
+/// its socket is not asked for any more.
+fn is_anybodys(path: &DirectPath, flow: &DirectFlow) -> bool {
+    path.kernel.is_workload(flow.source) || path.kernel.is_workload(flow.destination)
 }
 
 /// Enters all connections that were told to be open, however young.

@@ -67,6 +67,8 @@ pub(super) trait Kernel: Send + Sync {
     fn table(&self) -> io::Result<Vec<Entered>>;
     /// Those that are open now, and what they have carried.
     fn open(&self) -> io::Result<Vec<Open>>;
+    /// Whether the kernel has a workload by this key, served or not.
+    fn is_workload(&self, key: u64) -> bool;
     /// Ends one; false if it had ended by itself.
     fn cut(&self, flow: &DirectFlow) -> io::Result<bool>;
 }
@@ -100,6 +102,10 @@ impl Kernel for Direct {
         self.open()
     }
 
+    fn is_workload(&self, key: u64) -> bool {
+        self.is_workload(key)
+    }
+
     fn cut(&self, flow: &DirectFlow) -> io::Result<bool> {
         self.cut(flow)
     }
@@ -117,6 +123,10 @@ pub struct DirectPath {
     unseen: AtomicU64,
     /// Something that may not be open could not be cut.
     overdue: AtomicBool,
+    /// Some connection of a workload that is not enrolled yet was passed over.
+    waiting: AtomicBool,
+    /// Some workload was enrolled since, so that it may be judged.
+    awaited: AtomicBool,
     /// Somebody else has granted by a mesh of its own.
     foreign: AtomicBool,
     /// The kernel's grants are another agent's. Read, and kept so, while they are written.
@@ -163,6 +173,8 @@ impl DirectPath {
             names: Names::default(),
             unseen: AtomicU64::new(0),
             overdue: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
             left: RwLock::new(false),
         }
@@ -171,6 +183,9 @@ impl DirectPath {
     /// The kernel knows the workload `id` by this key from now on.
     pub fn enrolled(&self, key: u64, id: WorkloadId) {
         self.names.set(key, id);
+        if self.waiting.swap(false, Ordering::Relaxed) {
+            self.awaited.store(true, Ordering::Relaxed);
+        }
         // What could not be granted without it may be now.
         self.grants.look_again();
     }
@@ -247,6 +262,10 @@ struct Names {
 }
 
 impl Names {
+    fn know(&self, key: u64) -> bool {
+        self.known.read().contains_key(&key)
+    }
+
     fn of(&self, key: u64) -> Option<WorkloadId> {
         self.known.read().get(&key).cloned()
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 
-use interceptor::capture::{Counter, End, Event};
+use interceptor::capture::{Capture, Counter, DirectFlow, End, Event};
 
 use super::{APP, Cell, VIP};
 use crate::support::{Node, close, is_refused, may_run};
@@ -46,6 +46,7 @@ async fn connections_go_on_without_the_agent_and_the_next_one_learns_their_ends(
     );
 
     let mut capture = node.start_in(&host);
+    wait(&capture, &long);
     let source = capture.enrol(&workloads.0).unwrap();
     let destination = capture.enrol(&workloads.1).unwrap();
     let direct = capture.direct();
@@ -76,14 +77,35 @@ async fn connections_go_on_without_the_agent_and_the_next_one_learns_their_ends(
     assert!(by_id.contains_key(&cell.opened().await.id));
     // Grants of the earlier agent hold until this one says otherwise.
     assert_eq!(cell.direct.grants(), 2);
-    let next = cell.direct.advance();
-    assert_eq!(next, long.generation + 1);
+    assert_eq!(cell.direct.advance(), long.generation + 1);
     cell.is_the_agents(APP).await;
     close((client, server, late, late_server));
     for _ in 0..2 {
         assert_eq!(cell.ended().await.end, End::Finished);
     }
     cell.leaves_nothing().await;
+    release(&mut cell, &long);
+}
+
+/// Until its workloads are enrolled, both are known to wait for that, and nothing of theirs is asked
+/// for.
+fn wait(capture: &Capture, flow: &DirectFlow) {
+    let direct = capture.direct();
+    for key in [flow.source, flow.destination] {
+        assert!(direct.is_workload(key));
+    }
+    assert!(direct.open().unwrap().is_empty());
+    assert_eq!(direct.table().unwrap().len(), 2);
+}
+
+/// Workloads that are un-enrolled are not waited for.
+fn release(cell: &mut Cell, flow: &DirectFlow) {
+    let (source, destination) = &cell.workloads;
+    for (key, workload) in [(flow.source, source), (flow.destination, destination)] {
+        assert!(cell.direct.is_workload(key));
+        cell.capture.unenrol(&workload.id).unwrap();
+        assert!(!cell.direct.is_workload(key));
+    }
 }
 
 #[tokio::test]
