@@ -145,13 +145,16 @@ impl Direct {
     /// Of the loaded maps. What earlier agents granted stays.
     pub(super) fn new(loaded: &mut Loaded) -> Result<Self, Source> {
         let grants = Grants::new(loaded)?;
-        let mut hash = |name: &str| -> Result<OwnedFd, Source> {
+        let mut hash = |name: &str| -> Result<(OwnedFd, u32), Source> {
             match take(&mut loaded.hooks.object, name)? {
-                Map::HashMap(map) => Ok(map.fd().as_fd().try_clone_to_owned()?),
+                Map::HashMap(map) => {
+                    let room = map.info()?.max_entries();
+                    Ok((map.fd().as_fd().try_clone_to_owned()?, room))
+                }
                 _ => Err(format!("{name} is not a hash map").into()),
             }
         };
-        let table = Table::new(hash("OPEN")?, hash("CALLS")?);
+        let table = Table::new(hash("OPEN")?.0, hash("CALLS")?);
         Ok(Self {
             shared: Arc::new(Shared {
                 grants: Mutex::new(grants),
@@ -291,6 +294,16 @@ impl Direct {
     /// `CONFIG_INET_DIAG_DESTROY`).
     pub fn cut(&self, flow: &DirectFlow) -> io::Result<bool> {
         open::cut(&self.shared.namespaces.load(), flow)
+    }
+
+    /// Gives back the room of calls to `connect(2)` that failed before their SYN. Call it every second or
+    /// so: without room, others' connections cost more.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not answer.
+    pub fn sweep(&self) -> io::Result<()> {
+        self.shared.table.sweep_calls()
     }
 
     /// Whether the kernel has a workload by this key, enrolled or not yet or not any more.

@@ -24,11 +24,16 @@ pub(super) const LONGER: Duration = Duration::from_mins(10);
 /// So long after `connect(2)` its SYN has left, or never will.
 const CALL: Duration = Duration::from_secs(10);
 
+/// The same when more than half of their room is taken.
+const CROWDED_CALL: Duration = Duration::from_secs(1);
+
 /// The table.
 pub(super) struct Table {
     map: OwnedFd,
     /// Connections before their SYN, by the cookie of the socket.
     calls: OwnedFd,
+    /// For so many of those there is room.
+    room_for_calls: usize,
     /// Entries whose sockets were not found, by cookie and since when.
     missing: Mutex<HashMap<u64, Instant>>,
 }
@@ -43,10 +48,12 @@ pub struct Entered {
 }
 
 impl Table {
-    pub(super) fn new(map: OwnedFd, calls: OwnedFd) -> Self {
+    /// Of the two maps, and how many calls fit.
+    pub(super) fn new(map: OwnedFd, (calls, room_for_calls): (OwnedFd, u32)) -> Self {
         Self {
             map,
             calls,
+            room_for_calls: usize::try_from(room_for_calls).unwrap_or(usize::MAX),
             missing: Mutex::default(),
         }
     }
@@ -91,11 +98,15 @@ impl Table {
         }
     }
 
-    /// Removes what calls to `connect(2)` have left that failed before their SYN.
-    fn sweep_calls(&self) -> io::Result<()> {
+    /// Removes what calls to `connect(2)` have left that failed before their SYN: the sooner, the less
+    /// room there is, for one workload whose calls fail must not take it from the others.
+    pub(super) fn sweep_calls(&self) -> io::Result<()> {
         let calls = self.calls.as_fd();
-        let all = bpf::entries::<u64, Call>(calls)?.into_iter();
-        let mut over = all.filter(|(_, call)| since(call.open.flow.since_ns) > CALL);
+        let all = bpf::entries::<u64, Call>(calls)?;
+        let is_crowded = all.len().saturating_mul(2) > self.room_for_calls;
+        let patience = if is_crowded { CROWDED_CALL } else { CALL };
+        let mut over =
+            (all.into_iter()).filter(|(_, call)| since(call.open.flow.since_ns) > patience);
         over.try_for_each(|(socket, _)| bpf::remove(calls, &socket))
     }
 

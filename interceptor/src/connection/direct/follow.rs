@@ -196,6 +196,9 @@ impl Follower {
         if *self.path.left.read() {
             return;
         }
+        if let Err(error) = self.path.kernel.sweep() {
+            tracing::warn!(%error, "cannot remove same-node connections that failed");
+        }
         let uncertified = !self.plane.identities.are_current();
         let mesh = self.plane.mesh.load_full();
         let identities = &self.plane.identities;

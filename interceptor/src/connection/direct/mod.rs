@@ -67,6 +67,8 @@ pub(super) trait Kernel: Send + Sync {
     fn table(&self) -> io::Result<Vec<Entered>>;
     /// Those that are open now, and what they have carried.
     fn open(&self) -> io::Result<Vec<Open>>;
+    /// Gives back the room of calls that failed.
+    fn sweep(&self) -> io::Result<()>;
     /// Whether the kernel has a workload by this key, served or not.
     fn is_workload(&self, key: u64) -> bool;
     /// Ends one; false if it had ended by itself.
@@ -100,6 +102,10 @@ impl Kernel for Direct {
 
     fn open(&self) -> io::Result<Vec<Open>> {
         self.open()
+    }
+
+    fn sweep(&self) -> io::Result<()> {
+        self.sweep()
     }
 
     fn is_workload(&self, key: u64) -> bool {

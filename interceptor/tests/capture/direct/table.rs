@@ -163,6 +163,48 @@ async fn a_call_that_failed_opens_nothing_for_the_next(#[case] next: &str) {
 }
 
 #[tokio::test]
+async fn calls_that_failed_give_their_room_back_soon_when_there_is_little() {
+    const ROOM: u64 = 16;
+    if !may_run() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.sizes.flows = 64;
+    let cell = Cell::with(node);
+    cell.allow();
+    let app: SocketAddr = APP.parse().unwrap();
+    let bound = || {
+        let socket = tcp(&cell.a, APP);
+        socket.set_reuse_address(true).unwrap();
+        let source: SocketAddr = format!("{A}:7777").parse().unwrap();
+        socket.bind(&source.into()).unwrap();
+        socket
+    };
+    let sockets: Vec<_> = (0..2 * ROOM).map(|_| bound()).collect();
+    let (first, others) = sockets.split_first().unwrap();
+    first.connect(&app.into()).unwrap();
+    let server = cell.app.accept().unwrap();
+    for other in others {
+        other.connect(&app.into()).unwrap_err();
+    }
+    let beside = cell.count(Counter::DirectBySocket);
+    assert_eq!(beside, ROOM - 1, "the others have taken all room");
+    // Earlier than by the patience that calls have when there is room.
+    let deadline = Instant::now() + std::time::Duration::from_secs(8);
+    loop {
+        cell.direct.sweep().unwrap();
+        let before = cell.count(Counter::DirectBySocket);
+        close(cell.pair(APP));
+        if cell.count(Counter::DirectBySocket) == before {
+            break;
+        }
+        assert!(Instant::now() < deadline, "there is no room");
+        tokio::task::yield_now().await;
+    }
+    close((sockets, server));
+}
+
+#[tokio::test]
 async fn a_syn_that_waits_for_data_is_remembered_by_its_socket() {
     if !may_run() {
         return;

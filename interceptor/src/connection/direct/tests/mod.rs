@@ -123,6 +123,10 @@ impl Kernel for Fake {
         Ok(self.open.lock().clone())
     }
 
+    fn sweep(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn is_workload(&self, key: u64) -> bool {
         let known = [CALLER, SERVER].contains(&key) || self.others.lock().contains(&key);
         known && !self.is_empty.load(Ordering::Relaxed)
