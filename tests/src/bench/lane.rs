@@ -168,7 +168,7 @@ fn write(pod: &Pod, ports: Ports) -> Result<()> {
     })?
 }
 
-/// A pod's settings before [`write`].
+/// A pod's settings before [`write()`].
 fn read(pod: &Pod) -> Result<Ports> {
     let most_waiting = pod.run(|| fs::read_to_string(WAITING))??;
     Ok(Ports {
