@@ -126,6 +126,12 @@ pub(in crate::transport) async fn ask(
     let Ready {
         mut carrier, place, ..
     } = ready;
+    if carrier.is_going() {
+        // It said so with its greeting.
+        return Err(AskError::Dead(SessionError::GoAway {
+            code: "NO_ERROR".to_owned(),
+        }));
+    }
     request(&mut carrier, authority, headers);
     let slots = carrier.load(&Sizer::default(), |slots, _most| Ok(early.read(slots)));
     let count = slots.map_err(|error| AskError::Dead(load_error(error)))?;

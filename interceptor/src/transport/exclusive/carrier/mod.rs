@@ -165,8 +165,16 @@ impl Carrier {
                     Some(Said::Hello) => {
                         greeted = true;
                         // A client may have asked already; a server answers nobody yet.
-                        if self.role == Role::Client && self.next()?.is_some() {
-                            return Poll::Ready(Err(CodecError::Unexpected.into()));
+                        if self.role == Role::Client {
+                            match self.next() {
+                                Ok(None) => {}
+                                Ok(Some(_)) => {
+                                    return Poll::Ready(Err(CodecError::Unexpected.into()));
+                                }
+                                // It is about to be replaced: whoever asks here is told so.
+                                Err(SessionFailure::Closed) if self.going => {}
+                                Err(failure) => return Poll::Ready(Err(failure)),
+                            }
                         }
                     }
                     Some(_) => return Poll::Ready(Err(CodecError::Unexpected.into())),
@@ -185,6 +193,11 @@ impl Carrier {
         self.highest = self.stream;
         self.active = true;
         self.stream
+    }
+
+    /// Whether the peer has said that it takes no more streams.
+    pub(super) const fn is_going(&self) -> bool {
+        self.going
     }
 
     /// Whether another stream can begin here: the last one is over, for both ends, and nothing of
