@@ -80,7 +80,7 @@ async fn run(world: &World, input: &[u8]) -> Features {
     let mut choices = Choices::of(input);
     let (at_once, manner) = (choices.next() & 1 == 1, Manner::of(choices.next()));
     let early = usize::from(choices.next());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = super::listen().await;
     let gateway = listener.local_addr().unwrap();
     let peer = Arc::new(Peer {
         choices: Mutex::new(choices),

@@ -14,6 +14,7 @@ mod route;
 pub(crate) mod server;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +31,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Our own protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ impl Protocol {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What may end takes milliseconds; what has not ended by then never will.
 const SOON: Duration = Duration::from_secs(10);
+/// Until there may be a free port again.
+const PORTS: Duration = Duration::from_millis(100);
 /// All that a peer says in one run: less than sockets hold, so that nobody waits for who does not
 /// read.
 const MOST: usize = 192 << 10;
@@ -136,9 +139,21 @@ async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     given.unwrap_or_else(|_| panic!("{what} does not end"))
 }
 
+/// A listener. Connections that ended in order keep their ports for a minute, and several targets use
+/// them up together: then there is none for a while.
+async fn listen() -> TcpListener {
+    loop {
+        match TcpListener::bind("127.0.0.1:0").await {
+            Ok(listener) => return listener,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => sleep(PORTS).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// Two ends of a connection. The first one resets when it is dropped, so that no port is kept.
 async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listen().await;
     let address = listener.local_addr().unwrap();
     let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
     (one.unwrap(), other.unwrap().0)
