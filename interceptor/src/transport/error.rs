@@ -225,6 +225,13 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// The peer has ended the session in order, or is about to.
+    pub(crate) fn goodbye() -> Self {
+        Self::GoAway {
+            code: "NO_ERROR".to_owned(),
+        }
+    }
+
     /// Whether the peer ended the session in order: what it has not answered, it has not seen.
     pub(crate) fn is_goodbye(&self) -> bool {
         matches!(self, Self::GoAway { code } if code == "NO_ERROR")

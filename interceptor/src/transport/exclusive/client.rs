@@ -128,9 +128,7 @@ pub(in crate::transport) async fn ask(
     } = ready;
     if carrier.is_going() {
         // It said so with its greeting.
-        return Err(AskError::Dead(SessionError::GoAway {
-            code: "NO_ERROR".to_owned(),
-        }));
+        return Err(AskError::Dead(SessionError::goodbye()));
     }
     request(&mut carrier, authority, headers);
     let slots = carrier.load(&Sizer::default(), |slots, _most| Ok(early.read(slots)));

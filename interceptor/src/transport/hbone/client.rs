@@ -321,10 +321,8 @@ impl Client {
         let slot = Arc::clone(&lease.slot);
         let facts = slot.outcome.wait().await.clone().map_err(Failure::Final)?;
         let requests = slot.requests.lock().clone();
-        let gone = || SessionError::GoAway {
-            code: "NO_ERROR".to_owned(),
-        };
-        let mut requests = match requests.ok_or_else(|| Failure::Dead(gone()))? {
+        let gone = || Failure::Dead(SessionError::goodbye());
+        let mut requests = match requests.ok_or_else(gone)? {
             Requests::Http2(requests) => requests,
             Requests::Mux(hub) => {
                 let reused = lease.reused;

@@ -13,7 +13,7 @@ use super::super::codec::frame;
 use super::super::error::{SessionError, StreamError};
 use super::super::exclusive::socket::read_once;
 use super::super::hbone::stream::reset_error;
-use super::hub::{Inner, goodbye};
+use super::hub::Inner;
 use super::slot::{End, Progress};
 use super::stream::MuxStream;
 
@@ -88,7 +88,7 @@ impl Inner {
         (app, has_ended): (&TcpStream, HasEnded),
     ) -> Result<Down, Trouble> {
         let slot = self.streams.get_mut(&stream);
-        let slot = slot.ok_or_else(|| broken(&goodbye()))?;
+        let slot = slot.ok_or_else(|| broken(&SessionError::goodbye()))?;
         slot.wakes(cx.waker());
         if let Some(End::App(error)) = slot.end.take_if(|end| matches!(end, End::App(_))) {
             return Err(Trouble::App(error));
@@ -116,7 +116,7 @@ impl Inner {
             (Some(End::Reset(code)), _) if !is_whole => {
                 return Err(Trouble::Stream(reset_error((*code).into())));
             }
-            (Some(_), _) if !is_whole => return Err(broken(&goodbye())),
+            (Some(_), _) if !is_whole => return Err(broken(&SessionError::goodbye())),
             (None, Some(error)) if !is_whole => return Err(broken(error)),
             _ => {}
         }

@@ -19,7 +19,7 @@ use super::super::error::SessionError;
 use super::super::exclusive::{AskError, Early};
 use super::super::hbone::stream::Abort;
 use super::super::hbone::{ConnectHeaders, Lease};
-use super::hub::{Hub, Inner, goodbye};
+use super::hub::{Hub, Inner};
 use super::slot::End;
 use super::stream::MuxStream;
 
@@ -75,14 +75,14 @@ async fn answer(stream: &MuxStream) -> Result<Box<Fields>, Unanswered> {
         let mut inner = stream.hub().lock();
         let ended = inner.ended.clone();
         let Some(slot) = inner.streams.get_mut(&stream.stream) else {
-            return Poll::Ready(Err(Unanswered::Broken(goodbye())));
+            return Poll::Ready(Err(Unanswered::Broken(SessionError::goodbye())));
         };
         slot.wakes(cx.waker());
         if let Some(fields) = slot.answer.take() {
             return Poll::Ready(Ok(fields));
         }
         match &slot.end {
-            Some(End::Unserved) => Poll::Ready(Err(Unanswered::Unseen(goodbye()))),
+            Some(End::Unserved) => Poll::Ready(Err(Unanswered::Unseen(SessionError::goodbye()))),
             Some(End::Reset(code)) => {
                 let detail = format!(
                     "the stream was reset before its answer ({})",

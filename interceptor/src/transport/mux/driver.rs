@@ -6,7 +6,7 @@
 //! * Whatever ends the session, everybody who has a stream learns of it.
 
 use std::future::{Future as _, poll_fn};
-use std::io::{self, ErrorKind, IoSliceMut};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,17 +16,16 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::super::codec::{CodecError, Fields, Reader, frame};
+use super::super::codec::{CodecError, Event, Fields, Reader, frame};
 use super::super::config::Config;
 use super::super::error::{HandshakeError, SessionError};
 use super::super::exclusive::carrier::SessionFailure;
 use super::super::exclusive::carrier::inbox::Inbox;
-use super::super::exclusive::socket::read_once;
-use super::super::record::{Content, Opener, RecordError};
+use super::super::record::{Opener, RecordError};
 use super::super::splice::half_close;
 use super::super::tls::Fast;
 use super::events::Arrived;
-use super::hub::{Hub, Role, goodbye};
+use super::hub::{Hub, Role};
 use super::out::{FlushError, Out};
 use super::stream::MuxStream;
 use super::window::FIRST;
@@ -152,7 +151,7 @@ impl Driver {
         let error = SessionError::from(failure);
         let mut inner = self.hub.lock();
         if is_orderly && inner.streams.is_empty() {
-            inner.fail(&goodbye());
+            inner.fail(&SessionError::goodbye());
         } else {
             inner.fail(&error);
         }
@@ -261,7 +260,7 @@ impl Driver {
         }
         if inner.role == Role::Client {
             // Whoever is about to begin a stream is told to do it elsewhere.
-            inner.fail(&goodbye());
+            inner.fail(&SessionError::goodbye());
             drop(inner);
             self.say_goodbye(frame::NO_ERROR);
             half_close(&self.socket);
@@ -284,59 +283,23 @@ impl Driver {
     fn take_in(&mut self, frames: &mut usize) -> Result<Vec<Arrived>, SessionFailure> {
         let mut arrived = Vec::new();
         let mut inner = self.hub.lock();
-        loop {
-            let inbox = &mut self.inbox;
-            while *frames > 0
-                && let Some(event) = self.reader.next(&inbox.chunk, &mut inbox.open)?
-            {
-                *frames -= 1;
-                arrived.extend(inner.on(event, &inbox.chunk)?);
-            }
-            if *frames == 0 {
-                break;
-            }
-            let filled = inbox.chunk.get_mut(..inbox.sealed.end).unwrap_or_default();
-            let Some(record) = self.opener.open(filled, inbox.sealed.start)? else {
-                break;
-            };
-            inbox.sealed.start = record.end;
-            match record.content {
-                Content::Data(open) => inbox.open = open,
-                Content::Nothing => {
-                    if self.opener.take_update_request() {
-                        inner.out.update()?;
-                    }
-                }
-                Content::Closed => return Err(SessionFailure::Closed),
-            }
+        while *frames > 0
+            && let Some(event) = self.inbox.next(&mut self.reader, &mut self.opener)?
+        {
+            *frames -= 1;
+            arrived.extend(inner.on(event, &self.inbox.chunk)?);
+        }
+        if self.opener.take_update_request() {
+            inner.out.update()?;
         }
         Ok(arrived)
     }
 
     /// Waits until something has been received.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionFailure>> {
-        loop {
-            if self.inbox.sealed.is_empty() {
-                self.inbox.release();
-            }
-            let Poll::Ready(ready) = self.socket.poll_read_ready(cx) else {
-                self.inbox.shrink();
-                return Poll::Pending;
-            };
-            ready?;
-            let room = self.inbox.room();
-            let wanted = room.len();
-            match read_once(&self.socket, &mut [IoSliceMut::new(room)], wanted) {
-                Ok(0) => return Poll::Ready(Err(SessionFailure::Closed)),
-                Ok(count) => {
-                    self.inbox.received(count);
-                    self.heard = true;
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
+        let received = ready!(self.inbox.poll_receive(&self.socket, cx));
+        self.heard |= received.is_ok();
+        Poll::Ready(received)
     }
 
     /// Resolves when the peer has given no sign of life in time.
@@ -367,30 +330,17 @@ impl Driver {
             let sent = self.hub.lock().out.poll_flush(&self.socket, cx)?;
             {
                 let mut inner = self.hub.lock();
-                let inbox = &mut self.inbox;
-                while !inner.is_greeted {
-                    if let Some(event) = self.reader.next(&inbox.chunk, &mut inbox.open)? {
-                        // Nothing comes before the greeting.
-                        if !matches!(event, super::super::codec::Event::Settings) {
-                            return Poll::Ready(Err(CodecError::Unexpected.into()));
-                        }
-                        let _none = inner.on(event, &inbox.chunk)?;
-                        continue;
+                while !inner.is_greeted
+                    && let Some(event) = self.inbox.next(&mut self.reader, &mut self.opener)?
+                {
+                    // Nothing comes before the greeting.
+                    if event != Event::Settings {
+                        return Poll::Ready(Err(CodecError::Unexpected.into()));
                     }
-                    let filled = inbox.chunk.get_mut(..inbox.sealed.end).unwrap_or_default();
-                    let Some(record) = self.opener.open(filled, inbox.sealed.start)? else {
-                        break;
-                    };
-                    inbox.sealed.start = record.end;
-                    match record.content {
-                        Content::Data(open) => inbox.open = open,
-                        Content::Nothing => {
-                            if self.opener.take_update_request() {
-                                inner.out.update()?;
-                            }
-                        }
-                        Content::Closed => return Poll::Ready(Err(SessionFailure::Closed)),
-                    }
+                    let _none = inner.on(event, &self.inbox.chunk)?;
+                }
+                if self.opener.take_update_request() {
+                    inner.out.update()?;
                 }
                 if inner.is_greeted {
                     return sent.map(Ok);

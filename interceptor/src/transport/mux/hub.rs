@@ -134,7 +134,7 @@ impl Inner {
         // A carrier that has stalled is not given ever more requests that nobody waits for any more.
         let has_stalled = self.out.frames().len() > MOST_WAITING;
         if self.is_going || full || has_stalled {
-            return Err(goodbye());
+            return Err(SessionError::goodbye());
         }
         // Odd numbers, beginning with 1 (RFC 9113 5.1.1).
         let stream = if self.highest == 0 {
@@ -230,13 +230,6 @@ impl Inner {
         if !self.queue.is_empty() {
             self.wake_driver();
         }
-    }
-}
-
-/// The peer has gone in order, or is about to.
-pub(super) fn goodbye() -> SessionError {
-    SessionError::GoAway {
-        code: "NO_ERROR".to_owned(),
     }
 }
 

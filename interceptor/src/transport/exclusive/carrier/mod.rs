@@ -18,7 +18,7 @@ mod heart;
 pub(in crate::transport) mod inbox;
 mod sending;
 
-use std::io::{self, ErrorKind, IoSliceMut};
+use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -34,9 +34,8 @@ use self::inbox::Inbox;
 use super::super::buffer::Chunk;
 use super::super::codec::{CodecError, Event, Fields, Reader, frame};
 use super::super::config::Config;
-use super::super::record::{self, Content};
+use super::super::record;
 use super::super::tls::Fast;
-use super::socket::read_once;
 use crate::lanes::Lane;
 
 /// Payload of one DATA frame: what is left of a record.
@@ -257,26 +256,12 @@ impl Carrier {
     ///
     /// Why the session is over.
     pub(in crate::transport) fn next(&mut self) -> Result<Option<Said>, SessionFailure> {
-        loop {
-            while let Some(event) = (self.reader).next(&self.inbox.chunk, &mut self.inbox.open)? {
-                if let Some(said) = self.on(event)? {
-                    return Ok(Some(said));
-                }
-            }
-            let Range { start, end } = self.inbox.sealed;
-            let filled = self.inbox.chunk.get_mut(..end).unwrap_or_default();
-            match self.session.opener.open(filled, start)? {
-                None => return Ok(None),
-                Some(record) => {
-                    self.inbox.sealed.start = record.end;
-                    match record.content {
-                        Content::Data(open) => self.inbox.open = open,
-                        Content::Nothing => {}
-                        Content::Closed => return Err(SessionFailure::Closed),
-                    }
-                }
+        while let Some(event) = (self.inbox).next(&mut self.reader, &mut self.session.opener)? {
+            if let Some(said) = self.on(event)? {
+                return Ok(Some(said));
             }
         }
+        Ok(None)
     }
 
     /// What an event means for the stream.
@@ -371,34 +356,9 @@ impl Carrier {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SessionFailure>> {
-        loop {
-            if self.inbox.sealed.is_empty() {
-                self.inbox.release();
-            }
-            let Poll::Ready(ready) = self.socket.poll_read_ready(cx) else {
-                self.inbox.shrink();
-                return Poll::Pending;
-            };
-            ready?;
-            match self.receive() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-                Ok(0) => return Poll::Ready(Err(SessionFailure::Closed)),
-                Ok(_) => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-
-    /// Receives what there is, once. 0 at the end of the connection.
-    fn receive(&mut self) -> io::Result<usize> {
-        let room = self.inbox.room();
-        let wanted = room.len();
-        let count = read_once(&self.socket, &mut [IoSliceMut::new(room)], wanted)?;
-        self.inbox.received(count);
-        if count > 0 {
-            self.heart.heard = true;
-        }
-        Ok(count)
+        let received = ready!(self.inbox.poll_receive(&self.socket, cx));
+        self.heart.heard |= received.is_ok();
+        Poll::Ready(received)
     }
 }
 
