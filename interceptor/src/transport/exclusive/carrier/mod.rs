@@ -212,7 +212,7 @@ impl Carrier {
             && self.stream < u32::MAX / 4
     }
 
-    /// The bytes that ranges in [`Said::Data`] refer to, until the next [`Self::receive`].
+    /// The bytes that ranges in [`Said::Data`] refer to, until the next [`Self::poll_receive`].
     pub(in crate::transport) fn received(&self) -> &[u8] {
         &self.inbox.chunk
     }
