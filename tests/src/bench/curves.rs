@@ -16,6 +16,8 @@ pub(super) struct Chart {
     pub(super) grows: &'static str,
     pub(super) axis: Axis,
     pub(super) panels: &'static [Panel],
+    /// What is in the table only.
+    pub(super) beside: &'static [Panel],
 }
 
 /// How what grows is drawn.
@@ -122,6 +124,7 @@ impl Chart {
         let columns: Vec<(String, Points)> = self
             .panels
             .iter()
+            .chain(self.beside)
             .flat_map(|panel| {
                 let points = panel.points(report).into_iter();
                 points.zip(panel.series).map(|(points, (name, _))| {
@@ -203,6 +206,7 @@ mod tests {
             title: "memory, MiB",
             series: &[("", "mesh_rss_mb_")],
         }],
+        beside: &[],
     };
 
     #[test]

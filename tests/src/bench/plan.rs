@@ -94,6 +94,8 @@ pub struct Plan {
     /// Churn: how many windows, and the length of one.
     pub(super) churn: (usize, Duration),
     churn_every_round: bool,
+    /// How often a large mesh and a small one take turns, each of the two times.
+    pub(super) mesh_turns: usize,
     /// How many samples make a median.
     pub rounds: usize,
 }
@@ -107,6 +109,7 @@ impl Plan {
             budget: None,
             churn: (15, Duration::from_secs(2)),
             churn_every_round: true,
+            mesh_turns: 12,
             rounds: 3,
         }
     }
@@ -119,6 +122,7 @@ impl Plan {
             budget: Some(Duration::from_secs(45)),
             churn: (3, Duration::from_millis(500)),
             churn_every_round: false,
+            mesh_turns: 6,
             rounds: 3,
         }
     }
@@ -132,8 +136,11 @@ impl Plan {
         all.extend([0, 1, 16, 64, 128, 256].map(Step::Peers));
         all.extend([1, 10, 100, 1000, 10_000].map(Step::Nodes));
         all.extend([1000, 10_000, 25_000, 50_000].map(Step::Mesh));
+        // A ratio of two short samples scatters by a tenth: whoever wants to know it to a fiftieth
+        // needs as many as this.
         Self {
             all,
+            mesh_turns: 36,
             ..Self::full()
         }
     }
@@ -204,10 +211,13 @@ impl Plan {
             Step::Http(_) => times(sample.max(second), variants),
             Step::Churn => times(times(self.churn.1, self.churn.0), variants),
             Step::Policy | Step::Policies(_) => second,
-            Step::Mesh(_) => 13 * sample.max(second * 3 / 5) * 5 / 4 + 15 * second,
+            Step::Mesh(_) => {
+                let samples = 4 * self.mesh_turns + 2;
+                times(turn(sample) * 5 / 4, samples) + 15 * second
+            }
             Step::Peers(_) => 17 * second,
             Step::Nodes(_) => 3 * second,
-            Step::Held(count) => second + times(Duration::from_micros(300), count),
+            Step::Held(count) => 6 * second + times(Duration::from_micros(300), count),
         }
     }
 
@@ -218,6 +228,11 @@ impl Plan {
         let fair = self.budget.map(|budget| budget * 4 / 5 / samples.max(1));
         fair.map_or(self.longest, |fair| fair.min(self.longest))
     }
+}
+
+/// The length of one turn with a mesh: short, because there are many of them.
+pub(super) fn turn(sample: Duration) -> Duration {
+    (sample / 3).max(Duration::from_millis(300))
 }
 
 fn steps(idle: &[usize], meshes: &[usize]) -> Vec<Step> {

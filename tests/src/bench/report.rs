@@ -224,12 +224,31 @@ impl Report {
         json!({ "medians": medians, "unit": self.units, "runs": self.runs })
     }
 
+    /// What several runs have measured, together: a long run can be made in parts. Of a sample that
+    /// two of them have, the later one counts.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one of them is none.
+    pub fn together(parts: &[Value]) -> Result<Self> {
+        let (mut runs, mut units) = (Vec::new(), Map::new());
+        for part in parts {
+            for run in part["runs"].as_array().context("no `runs`")? {
+                // All of them were on this machine.
+                let is_known = run["work"].is_null() && runs.contains(run);
+                runs.extend((!is_known).then(|| run.clone()));
+            }
+            units.extend(part["unit"].as_object().cloned().unwrap_or_default());
+        }
+        Self::from_json(&json!({ "runs": runs, "unit": units }))
+    }
+
     /// The report that [`Report::json`] was made of.
     ///
     /// # Errors
     ///
     /// Fails if it was made of something else.
-    pub fn from_json(json: &Value) -> Result<Self> {
+    fn from_json(json: &Value) -> Result<Self> {
         let runs = json["runs"].as_array().context("no `runs`")?;
         let variants = runs.iter().filter_map(|run| run["variant"].as_str());
         let mut report = Self::default();
@@ -311,9 +330,25 @@ mod tests {
         report.note("congestion control: cubic");
         report.skip("http_64", "not installed: wrk");
         report.fail(2, "connect_1", &Variant::named("envoy"), "refused");
-        let again = Report::from_json(&report.json())?;
+        let again = Report::together(&[report.json()])?;
         assert_eq!(again.json(), report.json());
         assert_eq!(again.table(), report.table());
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_in_parts_is_one_report() -> Result<()> {
+        let part = |work: &str, value| {
+            let mut report = Report::new(vec![Variant::CrossNode]);
+            report.note("congestion control: cubic");
+            report.add(1, &Variant::CrossNode, &[Figure::new(work, "MiB", value)]);
+            report.json()
+        };
+        let parts = [part("held_near_mb_0", 1.0), part("held_near_mb_10", 2.0)];
+        let all = Report::together(&parts)?;
+        assert_eq!(all.works(), ["held_near_mb_0", "held_near_mb_10"]);
+        assert_eq!(all.unit("held_near_mb_10"), "MiB");
+        assert_eq!(all.notes(), ["congestion control: cubic"]);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::figure::{Figure, Variant, median};
 use super::lane::{Lane, PORT, Parts};
 use super::load::{Load, Sample, measure};
 use super::peer::Kind;
-use super::plan::{Plan, Step, Work};
+use super::plan::{Plan, Step, Work, turn};
 use super::processes::resident_mib;
 use super::report::Report;
 use super::twin::{Place, Twin};
@@ -40,6 +40,7 @@ pub struct Rig {
     manifests: String,
     sample: Duration,
     churn: (usize, Duration),
+    mesh_turns: usize,
 }
 
 impl Rig {
@@ -114,6 +115,7 @@ impl Rig {
         Ok(Self {
             sample: plan.sample(lanes.len()),
             churn: plan.churn,
+            mesh_turns: plan.mesh_turns,
             near,
             far,
             lanes,
@@ -204,10 +206,9 @@ impl Rig {
         let twin = Twin::start(&self.place)?;
         let far = self.far.as_ref().context("two agents are wanted")?;
         let agents = [&self.near, far];
-        // Shorter than others: there are many of them.
-        let length = (self.sample / 2).max(Duration::from_millis(300));
+        let turns = (self.mesh_turns, turn(self.sample));
         let mut changes = Vec::new();
-        let kept = twin::kept(&twin, (lane, agents), (workloads, length), || {
+        let kept = twin::kept(&twin, (lane, agents), workloads, turns, || {
             for _ in 0..6 {
                 changes.push(self.policy(lane)?);
             }
@@ -222,6 +223,11 @@ impl Rig {
                 format!("mesh_connect_kept_{workloads}"),
                 "large/small",
                 kept.ratio,
+            ),
+            Figure::new(
+                format!("mesh_connect_error_{workloads}"),
+                "%",
+                kept.error * 100.0,
             ),
         ]);
         Ok(figures)
@@ -374,6 +380,8 @@ fn held(lane: &Lane, count: usize, length: Duration) -> Result<Vec<Figure>> {
     };
     let sample = load(lane, Work::PingPong(1), (1, length))?;
     let latencies = [50, 99].map(|quantile| sample.quantile_us(quantile));
+    // At rest: a few connections do not disturb it.
+    thread::sleep(REST);
     let sizes = [resident_mib(near)?, resident_mib(far)?];
     drop(open);
     Ok(scale::held(count, sizes, latencies))

@@ -111,6 +111,10 @@ const CHARTS: [Chart; 5] = [
                 series: &[("", "mesh_connect_kept_")],
             },
         ],
+        beside: &[Panel {
+            title: "error of that, %",
+            series: &[("", "mesh_connect_error_")],
+        }],
     },
     Chart {
         file: "policies",
@@ -125,6 +129,7 @@ const CHARTS: [Chart; 5] = [
                 ("refused", "verdict_refused_ns_"),
             ],
         }],
+        beside: &[],
     },
     Chart {
         file: "connections",
@@ -142,6 +147,7 @@ const CHARTS: [Chart; 5] = [
                 series: &[("median", "held_p50_us_"), ("p99", "held_p99_us_")],
             },
         ],
+        beside: &[],
     },
     Chart {
         file: "peers",
@@ -162,6 +168,7 @@ const CHARTS: [Chart; 5] = [
                 series: &[("", "peers_cpu_s_")],
             },
         ],
+        beside: &[],
     },
     Chart {
         file: "nodes",
@@ -179,6 +186,7 @@ const CHARTS: [Chart; 5] = [
                 series: &[("", "nodes_rss_mb_")],
             },
         ],
+        beside: &[],
     },
 ];
 

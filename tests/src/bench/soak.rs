@@ -33,6 +33,9 @@ const MESSAGE: usize = 64;
 /// Each connection sends a message this often.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// Whoever waits longer than this for an answer will never get one.
+const PATIENCE: Duration = EVERY;
+
 /// One line of the result covers this long.
 const SAMPLE: Duration = Duration::from_secs(10);
 
@@ -102,6 +105,7 @@ pub struct Soak {
 #[derive(Debug, Default)]
 struct Traffic {
     latencies: Mutex<Vec<u64>>,
+    /// Connections that have ended, or whose message was not answered.
     ended: AtomicU64,
 }
 
@@ -161,11 +165,11 @@ impl Soak {
     ///
     /// # Errors
     ///
-    /// Fails if a connection or an agent has ended.
+    /// Fails if a connection or an agent has ended, or if a message was not answered.
     pub fn sample(&self) -> Result<Sample> {
         std::thread::sleep(SAMPLE);
         let ended = self.traffic.ended.load(Ordering::Relaxed);
-        ensure!(ended == 0, "{ended} connections ended");
+        ensure!(ended == 0, "{ended} connections ended or stand still");
         let mut latencies = std::mem::take(&mut *self.traffic.latencies.lock());
         latencies.sort_unstable();
         let quantile = |hundredths: usize| {
@@ -275,8 +279,11 @@ async fn exchange(stream: TcpStream, first: Duration, traffic: &Traffic) -> std:
     loop {
         turn.tick().await;
         let begun = Instant::now();
-        stream.write_all(&message).await?;
-        stream.read_exact(&mut message).await?;
+        let there_and_back = async {
+            stream.write_all(&message).await?;
+            stream.read_exact(&mut message).await
+        };
+        tokio::time::timeout(PATIENCE, there_and_back).await??;
         let taken = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         traffic.latencies.lock().push(taken);
     }

@@ -146,18 +146,18 @@ impl<'p> Twin<'p> {
 pub(super) struct Kept {
     pub(super) rate: f64,
     pub(super) ratio: f64,
+    /// By how much of it the ratio may be wrong by chance, as a standard error.
+    pub(super) error: f64,
 }
 
-/// How often the two take turns, with the mesh at the one and at the other.
-const TURNS: usize = 6;
-
 /// Measures two pairs of agents in short turns, of which one has a large mesh, and then the other;
-/// so that neither the machine's other work nor a difference between the pairs is in the ratio.
-/// `meanwhile` is done while the lane has it.
+/// so that neither the machine's other work nor a difference between the pairs is in the ratio. They
+/// take that many `turns` of that length each time. `meanwhile` is done while the lane has the mesh.
 pub(super) fn kept(
     twin: &Twin<'_>,
     (lane, agents): (&Lane, [&Agent; 2]),
-    (workloads, length): (usize, Duration),
+    workloads: usize,
+    (turns, length): (usize, Duration),
     mut meanwhile: impl FnMut() -> Result<()>,
 ) -> Result<Kept> {
     let work = Work::Connect(64);
@@ -170,7 +170,7 @@ pub(super) fn kept(
     for at_lane in [true, false] {
         let with = if at_lane { agents } else { twin.agents() };
         let loaded = Loaded::into(&with, workloads)?;
-        for turn in 0..TURNS {
+        for turn in 0..turns {
             // Nobody always comes after the other.
             let (own, other) = if turn % 2 == 0 {
                 let own = own()?;
@@ -188,13 +188,61 @@ pub(super) fn kept(
         }
         loaded.remove()?;
     }
-    let half = to_float(2).recip();
-    let (first, second) = ratios.split_at(TURNS);
-    let ratio = median(first).zip(median(second));
-    // What one pair does better than the other is in one of them as much as in the other's inverse.
-    let ratio = ratio.map(|(first, second)| (first * second).powf(half));
+    let (first, second) = ratios.split_at(turns);
+    let (ratio, error) = without_bias(first, second).context("no turns")?;
     Ok(Kept {
         rate: median(&rates).context("no turns")?,
-        ratio: ratio.context("no turns")?,
+        ratio,
+        error,
     })
+}
+
+/// One ratio of those with the mesh at the one pair and of those with it at the other, and its
+/// standard error: what one pair does better than the other is in one of them as much as in the
+/// other's inverse.
+fn without_bias(first: &[f64], second: &[f64]) -> Option<(f64, f64)> {
+    let (first, one) = center(first)?;
+    let (second, other) = center(second)?;
+    let ratio = (first * second).sqrt();
+    Some((ratio, one.hypot(other) / 2.0))
+}
+
+/// The median and its relative standard error, by the median deviation: a sample that something has
+/// disturbed is in neither.
+fn center(ratios: &[f64]) -> Option<(f64, f64)> {
+    /// Of normally distributed samples: a standard deviation in median deviations, and how much
+    /// larger a median's error is than a mean's.
+    const SCALE: f64 = 1.4826 * 1.2533;
+    let center = median(ratios)?;
+    let deviations: Vec<f64> = ratios.iter().map(|it| (it / center - 1.0).abs()).collect();
+    let count = to_float(u64::try_from(ratios.len()).ok()?);
+    Some((center, SCALE * median(&deviations)? / count.sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_bias;
+
+    #[test]
+    fn a_difference_between_the_pairs_is_not_in_the_ratio() {
+        // One pair is a quarter faster, and the mesh costs a tenth.
+        let with_mesh_at = |bias: f64| [0.9 * bias; 5];
+        let (ratio, error) = without_bias(&with_mesh_at(1.25), &with_mesh_at(0.8)).unwrap();
+        assert!(
+            (ratio - 0.9).abs() < 1e-9 && error < 1e-9,
+            "{ratio} {error}"
+        );
+    }
+
+    #[test]
+    fn more_turns_make_the_error_smaller_and_one_disturbed_turn_does_not_make_it_larger() {
+        let few = [0.9, 1.0, 1.1];
+        let many = few.repeat(25);
+        let (_, error) = without_bias(&few, &few).unwrap();
+        let (_, less) = without_bias(&many, &many).unwrap();
+        assert!((error / less - 5.0).abs() < 1e-9, "{error} {less}");
+        let disturbed = [many.as_slice(), &[9.0]].concat();
+        let (ratio, same) = without_bias(&disturbed, &many).unwrap();
+        assert!((ratio - 1.0).abs() < 1e-9 && same < less, "{same} {less}");
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,6 +13,7 @@ use interceptor_tests::bench::{
 };
 use interceptor_tests::interruption::Interruption;
 use interceptor_tests::settings;
+use serde_json::Value;
 
 /// Measures throughput, latency, connections per second, memory and CPU time between two simulated
 /// nodes: raw TCP, captured traffic, and peers, interleaved, medians of several rounds. Needs root.
@@ -49,9 +50,10 @@ struct Arguments {
     /// Also draw `docs/bench/*.svg` and write the results into `docs/bench/README.md`.
     #[arg(long)]
     plots: bool,
-    /// Measure nothing, but show, judge and plot what an earlier run wrote with `--json`.
+    /// Measure nothing, but show, judge and plot what an earlier run wrote with `--json`, or what
+    /// several did that each measured a part.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "only", "variant", "json"])]
-    from: Option<PathBuf>,
+    from: Vec<PathBuf>,
     /// Measure what more workloads, policies, connections, peers and nodes cost; `--plots`
     /// then draws `docs/scale/*.svg` and writes the results into `docs/scale.md`.
     #[arg(long, conflicts_with = "quick")]
@@ -87,9 +89,10 @@ fn main() -> Result<ExitCode> {
     if arguments.keep {
         keep_all()?;
     }
-    let report = match &arguments.from {
-        Some(file) => earlier(file)?,
-        None => measured(&arguments)?,
+    let report = if arguments.from.is_empty() {
+        measured(&arguments)?
+    } else {
+        earlier(&arguments.from)?
     };
     write!(
         io::stdout(),
@@ -107,10 +110,15 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(report.own_failed() || missed)))
 }
 
-fn earlier(file: &Path) -> Result<Report> {
-    let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    Report::from_json(&serde_json::from_slice(&text)?)
-        .with_context(|| format!("{} is no result of a benchmark", file.display()))
+fn earlier(files: &[PathBuf]) -> Result<Report> {
+    let read = |file: &PathBuf| {
+        let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+        let json: Value = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is no result of a benchmark", file.display()))?;
+        Ok(json)
+    };
+    let parts = files.iter().map(read).collect::<Result<Vec<_>>>()?;
+    Report::together(&parts).context("these are no results of a benchmark")
 }
 
 fn measured(arguments: &Arguments) -> Result<Report> {
