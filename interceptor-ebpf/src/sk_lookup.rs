@@ -74,6 +74,9 @@ fn look_up<const UDP: u32>(ctx: &SkLookupContext) -> u32 {
             DROP
         };
     }
+    if is_question(ctx) {
+        return DROP;
+    }
     let key = flow_key(ctx);
     if key.destination.is_loopback() {
         return over_loopback(ctx, &key);
@@ -133,6 +136,14 @@ fn over_loopback(ctx: &SkLookupContext, key: &FlowKey) -> u32 {
         Some(flow) if flow.is(FlowKind::Own) && came_over_loopback(ctx) => PASS,
         _ => refuse(Counter::RefusedUnknownAddress),
     }
+}
+
+/// Whether nothing has arrived: somebody asks `sock_diag(7)` for a connection that is not there, as the
+/// agent does for one that it ends. Who listens instead is nobody's answer, and nothing to be counted.
+/// False where the kernel does not tell.
+#[inline]
+fn is_question(ctx: &SkLookupContext) -> bool {
+    tells_interface() && get(&fields(ctx).ingress_ifindex) == 0
 }
 
 /// Whether it came in over the loopback interface; true where the kernel does not tell.

@@ -203,6 +203,26 @@ fn carried(info: &[u8]) -> Option<Carried> {
     })
 }
 
+/// The connection of the calling thread's namespace between these two, if there is one. One that is
+/// bound to an interface is not found.
+///
+/// Unlike a list of all of them it costs the same however many there are.
+pub(crate) fn find(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Connection>> {
+    /// `INET_DIAG_NOCOOKIE`, in both halves.
+    const ANY: u64 = u64::MAX;
+    let Connection { family, id, .. } = Connection::new(local, remote, ANY);
+    let request = request(family, u32::MAX, &id);
+    match ask(libc::NETLINK_SOCK_DIAG, BY_FAMILY, 0, &request) {
+        Ok(answers) => {
+            let mut found = answers.iter().filter_map(|answer| read(answer));
+            // Without a connection it is whoever listens there.
+            Ok(found.find(|it| (it.local, it.remote) == (local, remote)))
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Ends a connection of the calling thread's namespace: both ends see a reset. False if it ended
 /// by itself meanwhile.
 pub(crate) fn destroy(connection: &Connection) -> io::Result<bool> {
@@ -263,6 +283,8 @@ mod tests {
             let found = connections().unwrap();
             let again = found.iter().find(|it| it.local == local).unwrap();
             assert!(Connection::new(local, remote, again.cookie()).is(again));
+            assert!(find(local, remote).unwrap().unwrap().is(again));
+            assert_eq!(find(local, SocketAddr::new(remote.ip(), 1)).unwrap(), None);
             for ends in [(local, remote), (remote, local)] {
                 let found = found.iter().find(|it| (it.local, it.remote) == ends);
                 let found = found.unwrap_or_else(|| panic!("{ends:?} is missing"));

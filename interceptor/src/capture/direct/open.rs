@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use interceptor_common::{Flow, FlowKey, FlowKind, OpenFlow};
 
-use super::table::{LONGER, PATIENCE, Table};
+use super::table::{Owner, Table};
 use super::totals::{Totals, so_far};
 use super::{DirectFlow, since};
 use crate::net::diag::{self, Connection, Stored};
@@ -57,13 +57,12 @@ pub(super) fn open(
         |it| found.contains(&it.socket),
         |it| {
             let workload = &it.flow.workload;
-            match (
-                namespaces.contains_key(workload),
-                unserved.contains(workload),
-            ) {
-                (true, _) => Some(PATIENCE),
-                (false, true) => None,
-                (false, false) => Some(LONGER),
+            if namespaces.contains_key(workload) {
+                Owner::Enrolled
+            } else if unserved.contains(workload) {
+                Owner::Unserved
+            } else {
+                Owner::Released
             }
         },
     );
@@ -87,21 +86,51 @@ fn entry(entries: &HashMap<FlowKey, OpenFlow>, socket: &Stored, key: &FlowKey) -
     entry.filter(|entry| entry.socket == socket.connection.cookie())
 }
 
-/// Ends the connection: at its initiator, or at its acceptor if the initiator's workload is gone.
+/// Ends the connection at both ends. False if its initiator's had ended by itself.
+///
+/// The initiator's goes first, because its end is what is told: as cut, with all that it carried. The
+/// reset that it sends may be lost, or never be sent, so the acceptor's end is ended as well. That one
+/// is known by its cookie from before, for a moment later the 4-tuple may be another connection's.
 pub(super) fn cut(namespaces: &HashMap<u64, Namespace>, flow: &DirectFlow) -> io::Result<bool> {
     let (ours, theirs) = (flow.source_address, flow.destination_address);
-    if let Some(namespace) = namespaces.get(&flow.source) {
-        let end = Connection::new(ours, theirs, flow.id);
-        return namespace.enter(|| {
-            // A socket that is bound to an interface is found by its cookie only.
-            Ok(diag::destroy(&end)? || destroy_where(|it| it.cookie() == flow.id)?)
-        });
+    let destination = namespaces.get(&flow.destination);
+    let Some(source) = namespaces.get(&flow.source) else {
+        let message = "neither end's workload is enrolled";
+        let neither = || io::Error::new(io::ErrorKind::NotFound, message);
+        let acceptor = destination.ok_or_else(neither)?;
+        return acceptor.enter(|| destroy_where(|it| (it.local, it.remote) == (theirs, ours)));
+    };
+    let acceptor = destination.map(|namespace| (namespace, acceptor(namespace, flow)));
+    let end = Connection::new(ours, theirs, flow.id);
+    let was_open = source.enter(|| {
+        // A socket that is bound to an interface is found by its cookie only.
+        Ok(diag::destroy(&end)? || destroy_where(|it| it.cookie() == flow.id)?)
+    })?;
+    // If the initiator was gone, its port may be another's by now, and the acceptor belong to that.
+    let is_orphan = || source.enter(|| Ok(diag::find(ours, theirs)?.is_none()));
+    let end_at = |(namespace, found): (&Namespace, io::Result<Option<Connection>>)| match found? {
+        // Most have heard of it already.
+        Some(end) if was_open || is_orphan()? => namespace.enter(|| diag::destroy(&end)),
+        _ => Ok(false),
+    };
+    if let Some(Err(error)) = acceptor.map(end_at) {
+        tracing::warn!(from = %ours, to = %theirs, %error, "cannot end a same-node connection at its acceptor; it was sent a reset");
     }
-    if let Some(namespace) = namespaces.get(&flow.destination) {
-        return namespace.enter(|| destroy_where(|it| (it.local, it.remote) == (theirs, ours)));
-    }
-    let message = "neither end's workload is enrolled";
-    Err(io::Error::new(io::ErrorKind::NotFound, message))
+    Ok(was_open)
+}
+
+/// The acceptor's end of the connection.
+fn acceptor(namespace: &Namespace, flow: &DirectFlow) -> io::Result<Option<Connection>> {
+    let (ours, theirs) = (flow.destination_address, flow.source_address);
+    namespace.enter(|| {
+        let found = diag::find(ours, theirs)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        // It may be bound to an interface.
+        let mut all = diag::connections()?.into_iter();
+        Ok(all.find(|it| (it.local, it.remote) == (ours, theirs)))
+    })
 }
 
 /// Ends the connection of the calling thread's namespace of which this is true.
