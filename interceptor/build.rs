@@ -4,6 +4,9 @@
 //! first, and a plain `cargo check` or an editor must not start downloading one. An agent without
 //! kernel programs could only fail at run time, so a missing object fails the build instead.
 //!
+//! A target folder that was copied from elsewhere leads to the object there until this script runs again:
+//! touch it.
+//!
 //! `INTERCEPTOR_EBPF_OBJECT` overrides the place; every place is watched, so that a new object
 //! means a new agent.
 

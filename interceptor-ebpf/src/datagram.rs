@@ -95,32 +95,55 @@ pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
 /// Remembers that a datagram from there may arrive at this port.
 ///
 /// A workload that asks and asks displaces what it has asked itself, or it could have the answers
-/// to all others refused.
+/// to all others refused. What is asked again gets a new place before its old one is another's, and its
+/// old one gives up nothing but itself: so the answer to a question arrives until the workload has
+/// asked half as many others as there are places.
 #[inline]
 fn expect(workload: u64, from: Address, port_be: u16) {
     let key = expected(workload, from, port_be);
-    // SAFETY: the entry is only asked for.
-    if unsafe { EXPECTED.get(key) }.is_some() {
+    // SAFETY: the number is copied at once.
+    let known = unsafe { EXPECTED.get(key) }.copied();
+    if known.is_some_and(|turn| turns(workload).wrapping_sub(turn) <= EXPECTED_EACH / 2) {
         return;
     }
+    let turn = take_turn(workload);
     let place = ExpectedPlace {
         workload,
-        place: turn(workload) % EXPECTED_EACH,
+        place: turn % EXPECTED_EACH,
         reserved: 0,
     };
-    // SAFETY: the key is copied at once.
-    if let Some(oldest) = unsafe { EXPECTED_PLACES.get(place) }.copied() {
-        let _gone_already = EXPECTED.remove(oldest);
+    // SAFETY: the key is the workload's own whenever it is read, and is looked at each time.
+    if let Some(oldest) = unsafe { EXPECTED_PLACES.get(place) } {
+        give_up(oldest, place.place);
     }
     // What cannot be remembered is refused when it arrives.
     let _forgotten = EXPECTED_PLACES.insert(place, key, 0);
-    let _forgotten = EXPECTED.insert(key, 1, 0);
+    let _forgotten = EXPECTED.insert(key, turn, 0);
 }
 
-/// How often the workload has asked before. Two processors may get the same turn; then one of the
+/// Forgets a datagram, if this is its place still.
+#[inline]
+fn give_up(oldest: &ExpectedKey, place: u32) {
+    // SAFETY: the number is copied at once.
+    let turn = unsafe { EXPECTED.get(oldest) }.copied();
+    if turn.is_some_and(|turn| turn % EXPECTED_EACH == place) {
+        let _gone_already = EXPECTED.remove(oldest);
+    }
+}
+
+/// How often the workload has asked.
+#[inline]
+fn turns(workload: u64) -> u32 {
+    // SAFETY: the number is copied at once.
+    unsafe { EXPECTED_TURNS.get(workload) }
+        .copied()
+        .unwrap_or(0)
+}
+
+/// The same before this question. Two processors may get the same turn; then one of the
 /// two questions is forgotten when the map is full, and not when its turn comes again.
 #[inline]
-fn turn(workload: u64) -> u32 {
+fn take_turn(workload: u64) -> u32 {
     let Some(turn) = EXPECTED_TURNS.get_ptr_mut(workload) else {
         let _forgotten = EXPECTED_TURNS.insert(workload, 1, 0);
         return 0;

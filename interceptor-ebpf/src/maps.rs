@@ -65,7 +65,8 @@ pub(crate) static OPEN: HashMap<FlowKey, OpenFlow, 16_384> = HashMap::new();
 #[btf_map]
 pub(crate) static CALLS: HashMap<u64, Call, 1024> = HashMap::new();
 
-/// Datagrams that workloads expect although their owners want none. Written by the kernel.
+/// Datagrams that workloads expect although their owners want none, to the turns in which they asked
+/// for them last. Written by the kernel.
 ///
 /// Least recently used entries give way: an answer that nobody remembers is refused, and asked for
 /// again. No workload has more than its share of them, see [`EXPECTED_PLACES`].

@@ -216,6 +216,41 @@ async fn a_workload_that_asks_and_asks_is_heard_at_its_own_cost() {
     assert!(cell.arrives(&asked, answer("[fd79::2]:6000")), "the newest");
 }
 
+/// A place that is another's by now takes nothing along that was asked again since.
+#[tokio::test]
+async fn a_question_that_is_asked_again_is_not_forgotten_with_its_first_time() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new(UdpRule::DenyExceptDns);
+    let (server, app) = (socket(&cell.peer, 53), socket(&cell.pod, 6_000));
+    let others = socket(&cell.pod, 6_001);
+    let mut number = 0_u32;
+    let mut ask_others = |count| {
+        for _ in 0..count {
+            number += 1;
+            let unheard = format!("[fd77::1:{number:x}]:53");
+            // Nobody answers, and the queue for unknown neighbours may be full.
+            let _unsent = others.send_to(b"?", unheard);
+        }
+    };
+    // Each round has less questions of others than there are places, all of them together more.
+    for _ in 0..4 {
+        app.send_to(b"?", "[fd77::1]:53").unwrap();
+        ask_others(120);
+        let answer = || {
+            server.send_to(b"!", "[fd77::2]:6000").unwrap();
+        };
+        assert!(cell.arrives(&app, answer), "after {number}");
+    }
+    // Not for ever.
+    ask_others(300);
+    let answer = || {
+        server.send_to(b"!", "[fd77::2]:6000").unwrap();
+    };
+    assert!(!cell.arrives(&app, answer));
+}
+
 #[rstest]
 #[case::ipv4(MAPPED)]
 #[case::ipv6(NATIVE)]
