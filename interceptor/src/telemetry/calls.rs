@@ -119,7 +119,7 @@ impl Calls {
 
     fn note_at(&self, record: &Record, at: Timestamp) {
         if let Some((line, source)) = self.find(record, at) {
-            line.add(at, source);
+            line.add(at, source, 1);
         }
     }
 
@@ -174,16 +174,16 @@ impl Calls {
 }
 
 impl Line {
-    /// Counts a connection of a caller at this address.
-    pub(super) fn add(&self, at: Timestamp, source: IpAddr) {
+    /// Counts so many connections of a caller at this address.
+    pub(super) fn add(&self, at: Timestamp, source: IpAddr, connections: u64) {
         if let Some(count) = &self.count {
             let mut count = count.lock();
-            count.connections = count.connections.saturating_add(1);
+            count.connections = count.connections.saturating_add(connections);
             count.last = at;
             count.source = source;
         } else {
             let mut seen = self.calls.seen.lock();
-            seen.overflowed = seen.overflowed.saturating_add(1);
+            seen.overflowed = seen.overflowed.saturating_add(connections);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Connections that differ only in their [`Numbers`], reported together.
 //!
 //! A caller that opens thousands of connections a second to one server has thousands of records
-//! that are the same but for ports, bytes and times. What they share is resolved once, as a
-//! [`Shape`]: label sets, counters, and an access line with holes. One of them costs a few
-//! additions and the bytes of its line then.
+//! that are the same but for ports, bytes and times, and the same numbers at both ends. What they
+//! share is resolved once, as a [`Shape`]: label sets, counters, and access lines with holes. One of
+//! them costs a few additions and the bytes of its lines then.
 //!
 //! A shape is of one moment. Names, identities and what allowed a connection may change: whoever
 //! keeps one must know when.
@@ -15,19 +15,29 @@ use jiff::Timestamp;
 use super::access::{self, Template};
 use super::calls;
 use super::metrics::Counted;
-use super::record::{Numbers, Outcome, Record, ResponseFlags, Security};
+use super::record::{Numbers, Outcome, Record, ResponseFlags, Security, Tally};
 use super::{Recent, Telemetry};
+
+/// So many shapes are counted at the same time, in a batch.
+const TALLIES: usize = 16;
 
 /// What connections share that were allowed, carried and ended well.
 #[derive(Debug)]
 pub struct Shape {
+    ends: Vec<End>,
+    lines: Arc<[Template]>,
+}
+
+/// What is reported of one end.
+#[derive(Debug)]
+struct End {
     record: Record,
-    line: Arc<Template>,
     counted: Counted,
     call: Option<calls::Line>,
 }
 
-/// Reports connections that were over when they were heard of, many at once.
+/// Reports connections that were over when they were heard of, many at once. What is not reported yet
+/// is when it is dropped.
 #[derive(Debug)]
 pub struct Batch {
     lines: access::Batch,
@@ -35,18 +45,28 @@ pub struct Batch {
     /// Somebody follows the live feed: asked once.
     followed: bool,
     now: Timestamp,
+    tallies: Vec<(Arc<Shape>, Tally)>,
 }
 
 impl Telemetry {
-    /// What connections like `record` share. `None` if there is more to be told of each: a
-    /// refusal, a failure, plaintext, or what policies that only report said.
-    pub fn shape(&self, record: Record) -> Option<Shape> {
+    /// What connections share whose ends are recorded like these. `None` if there is more to be told
+    /// of each: a refusal, a failure, plaintext, or what policies that only report said.
+    pub fn shape(&self, records: impl IntoIterator<Item = Record>) -> Option<Shape> {
+        let ends = records.into_iter().map(|record| self.end(record));
+        let ends: Vec<End> = ends.collect::<Option<_>>()?;
+        let lines = ends.iter().map(|end| self.access.template(&end.record));
+        Some(Shape {
+            lines: lines.collect(),
+            ends,
+        })
+    }
+
+    fn end(&self, record: Record) -> Option<End> {
         let is_plain = record.outcome == Outcome::Allowed
             && record.flags == ResponseFlags::None
             && record.security != Security::None
             && record.shadows.is_empty();
-        is_plain.then(|| Shape {
-            line: Arc::new(self.access.template(&record)),
+        is_plain.then(|| End {
             counted: self.metrics.counted(&record),
             call: self.calls.line(&record),
             record,
@@ -60,23 +80,55 @@ impl Telemetry {
             recent: self.recent.clone(),
             followed: self.recent.is_followed(),
             now: Timestamp::now(),
+            tallies: Vec::with_capacity(TALLIES),
         }
     }
 }
 
 impl Batch {
-    /// Reports a connection of this shape that ended `at` this time.
-    pub fn whole(&mut self, shape: &Shape, at: Timestamp, numbers: &Numbers) {
-        shape.counted.whole(numbers);
-        if let (Some(call), Some(source)) = (&shape.call, numbers.source) {
-            call.add(self.now, source.ip().to_canonical());
-        }
+    /// Reports a connection of this shape that ended `at` this time, at all ends.
+    pub fn whole(&mut self, shape: &Arc<Shape>, at: Timestamp, numbers: &Numbers) {
+        self.tally(shape, numbers);
         if self.followed {
-            let record = shape.record.with(numbers);
-            self.recent.opened(&record);
-            self.recent.ended(&record);
+            for end in &shape.ends {
+                let record = end.record.with(numbers);
+                self.recent.opened(&record);
+                self.recent.ended(&record);
+            }
         }
-        self.lines.write(&shape.line, at, numbers);
+        self.lines.write(&shape.lines, at, numbers);
+    }
+
+    /// Remembers to count it: the counters are others', too, and cost more.
+    fn tally(&mut self, shape: &Arc<Shape>, numbers: &Numbers) {
+        let mut known = self.tallies.iter_mut().rev();
+        if let Some((_, tally)) = known.find(|(it, _)| Arc::ptr_eq(it, shape)) {
+            return tally.add(numbers);
+        }
+        if self.tallies.len() >= TALLIES {
+            self.count();
+        }
+        let mut tally = Tally::default();
+        tally.add(numbers);
+        self.tallies.push((Arc::clone(shape), tally));
+    }
+
+    /// Counts what was tallied.
+    fn count(&mut self) {
+        for (shape, tally) in self.tallies.drain(..) {
+            for end in &shape.ends {
+                end.counted.add(&tally);
+                if let (Some(call), Some(source)) = (&end.call, tally.source) {
+                    call.add(self.now, source.ip().to_canonical(), tally.connections);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.count();
     }
 }
 
@@ -125,13 +177,17 @@ mod tests {
             inbound.reporter = Reporter::Destination;
             let mut batch = together.batch();
             let mut lines = Vec::new();
-            for record in [fixtures::direct(), inbound, fixtures::allowed()] {
-                let shape = together.shape(record.clone()).unwrap();
-                for record in alike(&record) {
-                    let open = single.opened(&record, Arc::default());
-                    single.closed(open, &record);
-                    batch.whole(&shape, at(), &record.numbers());
-                    lines.extend(render(&record, at(), format));
+            let ends = |one: &Record, own: &Numbers| [one.with(own), inbound.with(own)];
+            for record in [fixtures::direct(), fixtures::allowed()] {
+                let both = ends(&record, &record.numbers());
+                let shape = Arc::new(together.shape(both).unwrap());
+                for numbers in alike(&record).iter().map(Record::numbers) {
+                    for record in ends(&record, &numbers) {
+                        let open = single.opened(&record, Arc::default());
+                        single.closed(open, &record);
+                        lines.extend(render(&record, at(), format));
+                    }
+                    batch.whole(&shape, at(), &numbers);
                 }
             }
             drop(batch);
@@ -162,7 +218,7 @@ mod tests {
         for reporter in [Reporter::Source, Reporter::Destination] {
             let mut record = fixtures::direct();
             record.reporter = reporter;
-            let shape = telemetry.shape(record.clone()).unwrap();
+            let shape = Arc::new(telemetry.shape([record.clone()]).unwrap());
             telemetry.batch().whole(&shape, at(), &record.numbers());
         }
         let text = telemetry.metrics.render().unwrap();
@@ -176,6 +232,22 @@ mod tests {
     }
 
     #[test]
+    fn more_shapes_than_are_tallied_together_are_counted_all_the_same() {
+        let telemetry = Telemetry::new(AccessLog::disabled());
+        let record = fixtures::direct();
+        let shape = || Arc::new(telemetry.shape([record.clone()]).unwrap());
+        let shapes: Vec<_> = std::iter::repeat_with(shape).take(3 * TALLIES).collect();
+        let mut batch = telemetry.batch();
+        for shape in shapes.iter().chain(&shapes) {
+            batch.whole(shape, at(), &record.numbers());
+        }
+        drop(batch);
+        let calls = telemetry.calls.report().calls;
+        let counted: Vec<u64> = calls.iter().map(|call| call.connections).collect();
+        assert_eq!(counted, [u64::try_from(6 * TALLIES).unwrap()]);
+    }
+
+    #[test]
     fn what_has_more_to_tell_has_no_shape() {
         let telemetry = Telemetry::new(AccessLog::disabled());
         for record in [
@@ -185,7 +257,7 @@ mod tests {
             fixtures::passthrough(),
             fixtures::allowed_inbound(),
         ] {
-            assert!(telemetry.shape(record).is_none());
+            assert!(telemetry.shape([record]).is_none());
         }
     }
 
@@ -194,7 +266,7 @@ mod tests {
         let telemetry = Telemetry::new(AccessLog::disabled());
         let mut feed = telemetry.recent.follow();
         let record = fixtures::direct();
-        let shape = telemetry.shape(record.clone()).unwrap();
+        let shape = Arc::new(telemetry.shape([record.clone()]).unwrap());
         telemetry.batch().whole(&shape, at(), &record.numbers());
         let seen = std::iter::from_fn(|| feed.try_recv().ok());
         assert_eq!(seen.count(), 2, "its beginning and its end");

@@ -52,8 +52,7 @@ struct Key {
 
 /// The records of both ends, without numbers.
 struct Kind {
-    near: Shape,
-    far: Shape,
+    shape: Arc<Shape>,
     /// The batch in which there was one of them last.
     round: u64,
 }
@@ -119,8 +118,7 @@ impl Round<'_> {
             tcp: measured(totals),
         };
         let at = self.now.at(flow.opened() + totals.duration);
-        self.batch.whole(&kind.near, at, &numbers);
-        self.batch.whole(&kind.far, at, &numbers);
+        self.batch.whole(&kind.shape, at, &numbers);
         true
     }
 }
@@ -158,8 +156,7 @@ impl Kind {
     fn new(path: &DirectPath, plane: &Plane, flow: &DirectFlow) -> Option<Self> {
         let Told { near, far, .. } = told(plane, path, flow);
         Some(Self {
-            near: plane.telemetry.shape(near)?,
-            far: plane.telemetry.shape(far)?,
+            shape: Arc::new(plane.telemetry.shape([near, far])?),
             round: 0,
         })
     }

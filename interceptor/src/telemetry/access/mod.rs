@@ -24,11 +24,13 @@ use super::record::{Outcome, Record};
 mod batch;
 mod clock;
 mod template;
+mod words;
 
 pub use batch::Batch;
 pub use template::Template;
 
 use clock::Clock;
+use words::Words;
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,7 +127,9 @@ fn is_enabled(outcome: Outcome) -> bool {
 pub fn render(record: &Record, at: Timestamp, format: Format) -> Vec<u8> {
     let template = Template::new(record, format);
     let mut line = Vec::with_capacity(template.longest());
-    template.fill(&mut line, &mut Clock::default(), at, &record.numbers());
+    let mut words = Words::default();
+    words.set(&template, &mut Clock::default(), at, &record.numbers());
+    template.fill(&mut line, &words);
     line
 }
 

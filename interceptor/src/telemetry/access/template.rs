@@ -7,14 +7,11 @@
 //! Every line is made this way, so that a line of many cannot look different from a single one.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use jiff::Timestamp;
-
 use super::Format;
-use super::clock::Clock;
-use crate::telemetry::record::{ConnectionId, Numbers, Outcome, Record, Reporter, Security};
+use super::words::{What, Words};
+use crate::telemetry::record::{Outcome, Record, Reporter, Security};
 use crate::telemetry::shadow::Effect;
 use crate::telemetry::text::{Quoted, bounded};
 
@@ -24,17 +21,17 @@ const NUMBERS: usize = 256;
 /// What they take usually.
 const USUAL: usize = 96;
 
-/// A line without its numbers: a whole one together with a connection's [`Numbers`].
+/// A line without its numbers: a whole one together with a connection's
+/// [`Numbers`](crate::telemetry::Numbers).
 #[derive(Clone, Debug)]
 pub struct Template {
-    format: Format,
+    pub(super) format: Format,
     reporter: Reporter,
-    outcome: Outcome,
     text: String,
     /// In the order of their places.
     holes: Vec<Hole>,
     /// The client's address that is expected, and how it is written.
-    client: Option<(IpAddr, String)>,
+    pub(super) client: Option<(IpAddr, String)>,
 }
 
 /// Something is to be put in at this place of the text.
@@ -42,17 +39,6 @@ pub struct Template {
 struct Hole {
     at: usize,
     what: What,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum What {
-    Time,
-    Source,
-    Sent,
-    Received,
-    Milliseconds,
-    Id,
-    Tcp,
 }
 
 impl Template {
@@ -74,16 +60,10 @@ impl Template {
         Self {
             format,
             reporter: record.reporter,
-            outcome: record.outcome,
             text: line.out,
             holes: line.holes,
             client,
         }
-    }
-
-    /// What became of connections that are told by it.
-    pub(super) const fn outcome(&self) -> Outcome {
-        self.outcome
     }
 
     /// How many bytes a line takes at most.
@@ -96,94 +76,19 @@ impl Template {
         self.text.len() + USUAL
     }
 
-    /// Appends the line of the connection with these numbers, written `at` this time.
-    pub(super) fn fill(
-        &self,
-        out: &mut Vec<u8>,
-        clock: &mut Clock,
-        at: Timestamp,
-        numbers: &Numbers,
-    ) {
+    /// Appends the line of the connection with these numbers.
+    pub(super) fn fill(&self, out: &mut Vec<u8>, words: &Words) {
         out.reserve(self.longest());
-        let by_client = (numbers.bytes_sent, numbers.bytes_received);
-        let (by_local, to_local) = self.reporter.turned(by_client);
         let mut begin = 0;
         for hole in &self.holes {
             let part = self.text.get(begin..hole.at).unwrap_or_default();
             out.extend_from_slice(part.as_bytes());
+            out.extend_from_slice(words.word(hole.what, self.reporter));
             begin = hole.at;
-            match hole.what {
-                What::Time => clock.write(out, at),
-                What::Source => self.source(out, numbers.source),
-                What::Sent => digits(out, by_local),
-                What::Received => digits(out, to_local),
-                What::Milliseconds => milliseconds(out, numbers),
-                What::Id => hexadecimal(out, numbers.id),
-                What::Tcp => self.tcp(out, numbers),
-            }
         }
         let rest = self.text.get(begin..).unwrap_or_default();
         out.extend_from_slice(rest.as_bytes());
     }
-
-    fn source(&self, out: &mut Vec<u8>, source: Option<SocketAddr>) {
-        match (source, &self.client) {
-            (Some(source), Some((ip, text))) if source.ip() == *ip && !is_scoped(source) => {
-                out.extend_from_slice(text.as_bytes());
-                digits(out, source.port());
-            }
-            (Some(source), _) => write!(out, "{source}").unwrap_or_default(),
-            (None, _) => {}
-        }
-    }
-
-    /// What the kernel measured, if it did.
-    fn tcp(&self, out: &mut Vec<u8>, numbers: &Numbers) {
-        let Some(tcp) = numbers.tcp else { return };
-        let (round_trip, retransmits): (&[u8], &[u8]) = match self.format {
-            Format::Text => (b" tcp.srtt_us=", b" tcp.retransmits="),
-            Format::Json => (b",\"tcp.srtt_us\":", b",\"tcp.retransmits\":"),
-        };
-        out.extend_from_slice(round_trip);
-        digits(out, saturated(tcp.round_trip.as_micros()));
-        out.extend_from_slice(retransmits);
-        digits(out, tcp.retransmits);
-    }
-}
-
-/// Whether an address of IPv6 is written with the interface that it is on.
-const fn is_scoped(address: SocketAddr) -> bool {
-    match address {
-        SocketAddr::V4(_) => false,
-        SocketAddr::V6(address) => address.scope_id() != 0,
-    }
-}
-
-fn saturated(number: u128) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
-}
-
-fn milliseconds(out: &mut Vec<u8>, numbers: &Numbers) {
-    digits(out, saturated(numbers.duration.as_millis()));
-}
-
-fn digits(out: &mut Vec<u8>, number: impl itoa::Integer) {
-    let mut buffer = itoa::Buffer::new();
-    out.extend_from_slice(buffer.format(number).as_bytes());
-}
-
-/// The number of a connection, as it is displayed.
-fn hexadecimal(out: &mut Vec<u8>, ConnectionId(id): ConnectionId) {
-    let mut rest = id;
-    let digits: [u8; 16] = std::array::from_fn(|_| {
-        rest = rest.rotate_left(4);
-        let [digit, ..] = rest.to_le_bytes();
-        match digit & 0xf {
-            digit @ 0..10 => b'0' + digit,
-            digit => b'a' - 10 + digit,
-        }
-    });
-    out.extend_from_slice(&digits);
 }
 
 const fn level(outcome: Outcome) -> &'static str {

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 use super::access::AccessLog;
-use super::record::{ConnectionId, Numbers, Outcome, Record, Reporter, ResponseFlags, Security};
+use super::record::{ConnectionId, Outcome, Record, Reporter, ResponseFlags, Security, Tally};
 use super::shadow::{Count, Effect};
 use super::status::Status;
 use crate::net::Traffic;
@@ -220,14 +220,14 @@ fn policy_label(record: &Record) -> String {
 pub(super) struct Counted(Arc<Cells>);
 
 impl Counted {
-    /// Counts one: opened and closed, with what it carried.
-    pub(super) fn whole(&self, numbers: &Numbers) {
+    /// Counts them: opened and closed, with what they carried.
+    pub(super) fn add(&self, tally: &Tally) {
         let Self(cells) = self;
-        cells.opened.fetch_add(1, Ordering::Relaxed);
-        cells.closed.fetch_add(1, Ordering::Relaxed);
+        (cells.opened).fetch_add(tally.connections, Ordering::Relaxed);
+        (cells.closed).fetch_add(tally.connections, Ordering::Relaxed);
         // Istio's are seen from the server, ours from the client.
-        (cells.sent).fetch_add(numbers.bytes_received, Ordering::Relaxed);
-        (cells.received).fetch_add(numbers.bytes_sent, Ordering::Relaxed);
+        (cells.sent).fetch_add(tally.bytes_received, Ordering::Relaxed);
+        (cells.received).fetch_add(tally.bytes_sent, Ordering::Relaxed);
     }
 }
 

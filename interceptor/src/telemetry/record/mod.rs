@@ -17,7 +17,7 @@ use crate::workload::{ServiceName, Workload};
 
 mod numbers;
 
-pub use numbers::Numbers;
+pub use numbers::{Numbers, Tally};
 
 /// Number of a connection, unique for the life of the agent and random enough not to be guessed
 /// across restarts: 16 hexadecimal digits. It is sent to the peer (in `traceparent`), so both

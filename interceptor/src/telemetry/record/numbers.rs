@@ -23,6 +23,29 @@ pub struct Numbers {
     pub tcp: Option<TcpFacts>,
 }
 
+/// What many of them have carried together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many connections.
+    pub connections: u64,
+    /// Bytes that the clients sent.
+    pub bytes_sent: u64,
+    /// Bytes that the clients received.
+    pub bytes_received: u64,
+    /// The latest client's address.
+    pub source: Option<SocketAddr>,
+}
+
+impl Tally {
+    /// Adds a connection.
+    pub fn add(&mut self, numbers: &Numbers) {
+        self.connections += 1;
+        self.bytes_sent = self.bytes_sent.saturating_add(numbers.bytes_sent);
+        self.bytes_received = self.bytes_received.saturating_add(numbers.bytes_received);
+        self.source = numbers.source.or(self.source);
+    }
+}
+
 impl Record {
     /// What is this connection's own.
     pub const fn numbers(&self) -> Numbers {
