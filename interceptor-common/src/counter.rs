@@ -131,6 +131,8 @@ counters! {
     InboundPassedAgentDown = "inbound_passed_agent_down",
     /// Direct connections that were entered in the table, before their SYN left.
     DirectEntered = "direct_entered",
+    /// Refused: a socket of nobody's that is used in a workload, or one of a workload's that is used by nobody.
+    RefusedLentSocket = "refused_lent_socket",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

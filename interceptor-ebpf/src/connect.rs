@@ -29,10 +29,12 @@ use crate::datagram;
 use crate::direct::{self, Granted, Share};
 use crate::field::low_half;
 use crate::flow::{forget, recall, remember};
+use crate::lent;
 use crate::log;
 use crate::maps::{INBOUND, RULES, count, full_key};
 use crate::settings::{
-    CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, PROTOCOL_NOT_SUPPORTED, fail_with,
+    CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, NOT_PERMITTED, PROTOCOL_NOT_SUPPORTED,
+    fail_with,
 };
 use crate::sock_addr::{Endpoint, bound_to, cookie, endpoint, protocol, rewrite, socket};
 use crate::tcp::leaves_at_once;
@@ -82,7 +84,7 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         return PROCEED;
     }
     let Some(source) = source(ctx.as_ptr()) else {
-        return leave_alone(socket, Counter::NotEnrolled);
+        return nobodys(ctx, socket);
     };
     let to = endpoint::<FAMILY>(ctx);
     if source.is_prober() {
@@ -122,6 +124,15 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         return proceed_openly(socket, &flow, Counter::PassedAgentDown);
     }
     capture::<FAMILY>(ctx, &source, to, generation)
+}
+
+/// A socket that belongs to no workload goes as it is, unless it came from one or is used in one.
+#[inline]
+fn nobodys(ctx: &SockAddrContext, socket: *mut bpf_sock) -> i32 {
+    if lent::borrower().is_some() || lent::is_from_workload(ctx.as_ptr(), socket) {
+        return refuse(socket, Counter::RefusedLentSocket, NOT_PERMITTED);
+    }
+    leave_alone(socket, Counter::NotEnrolled)
 }
 
 /// Whether the connection may go as it is because no agent listens for it.

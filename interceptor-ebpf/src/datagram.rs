@@ -22,6 +22,7 @@ use interceptor_common::{
 
 use crate::connect::is_own_address;
 use crate::field::low_half;
+use crate::lent::borrower;
 use crate::maps::{EXPECTED, EXPECTED_PLACES, EXPECTED_TURNS, INBOUND, count};
 use crate::sock_addr::{bound_to, endpoint};
 use crate::who::workload_of;
@@ -59,7 +60,7 @@ pub(crate) const fn is_asked_about(protocol: u32) -> bool {
 #[inline]
 pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     let Some(source) = workload_of(ctx.as_ptr()) else {
-        return PROCEED;
+        return decide_lent::<FAMILY>(ctx);
     };
     let udp = source.entry.udp;
     if udp == 0 {
@@ -75,11 +76,7 @@ pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         }
         return PROCEED;
     }
-    let (kind, seen, refused) = match to.port_be {
-        PORT_QUIC => (Udp::QUIC, Counter::UdpQuicObserved, Counter::RefusedQuic),
-        PORT_DNS => (Udp::DNS, Counter::UdpObserved, Counter::RefusedUdp),
-        _ => (Udp::OTHER, Counter::UdpObserved, Counter::RefusedUdp),
-    };
+    let (kind, seen, refused) = kind(to.port_be);
     if udp & kind != 0 {
         count(refused);
         return REFUSE;
@@ -90,6 +87,32 @@ pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     }
     count(seen);
     PROCEED
+}
+
+/// The same for a socket that is not a workload's, but may be used in one: what its owner refuses does
+/// not leave by way of somebody else's namespace.
+#[inline]
+fn decide_lent<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
+    let udp = borrower().map_or(0, |workload| workload.udp);
+    if udp & Udp::ALL == 0 {
+        return PROCEED;
+    }
+    let (kind, _, refused) = kind(endpoint::<FAMILY>(ctx).port_be);
+    if udp & kind == 0 {
+        return PROCEED;
+    }
+    count(refused);
+    REFUSE
+}
+
+/// The kind of datagrams to this port, and how they are counted when they leave and when they do not.
+#[inline]
+const fn kind(port_be: u16) -> (u32, Counter, Counter) {
+    match port_be {
+        PORT_QUIC => (Udp::QUIC, Counter::UdpQuicObserved, Counter::RefusedQuic),
+        PORT_DNS => (Udp::DNS, Counter::UdpObserved, Counter::RefusedUdp),
+        _ => (Udp::OTHER, Counter::UdpObserved, Counter::RefusedUdp),
+    }
 }
 
 /// Remembers that a datagram from there may arrive at this port.

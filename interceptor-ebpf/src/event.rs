@@ -132,10 +132,10 @@ fn inside(socket: *mut bpf_sock, state: u32, acknowledged: u32) -> Inside {
         state,
         BPF_TCP_FIN_WAIT1 | BPF_TCP_FIN_WAIT2 | BPF_TCP_CLOSING | BPF_TCP_LAST_ACK
     );
-    if sends_fin && read::<u32>(tcp, offsets.write_sequence) == acknowledged {
+    if sends_fin && read::<_, u32>(tcp, offsets.write_sequence) == acknowledged {
         fins |= FIN_ACKNOWLEDGED;
     }
-    if read::<u64>(tcp, offsets.flags) & DONE != 0 {
+    if read::<_, u64>(tcp, offsets.flags) & DONE != 0 {
         fins |= FIN_RECEIVED;
     }
     Inside {

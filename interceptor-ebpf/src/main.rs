@@ -46,6 +46,7 @@ mod field;
 mod flow;
 mod getname;
 mod guard;
+mod lent;
 mod log;
 mod maps;
 mod settings;

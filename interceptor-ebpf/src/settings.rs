@@ -36,6 +36,32 @@ static DEFERRAL_BIT: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static CALLBACKS_AT: Global<u32> = Global::new(0);
 
+/// Where a task's namespaces are in this kernel's `task_struct`, the network's among them, and its
+/// cookie in that; zero in the first if that is not known.
+#[unsafe(no_mangle)]
+static TASK_PROXY: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static TASK_NAMESPACE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static TASK_COOKIE: Global<u32> = Global::new(0);
+
+/// Where its cgroup is in this kernel's `tcp_sock`, and in that its level, its node and the node's
+/// number, its parent's state and that one's cgroup; zero in the first if that is not known.
+#[unsafe(no_mangle)]
+static CGROUP_OF_SOCKET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static CGROUP_LEVEL: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static CGROUP_NODE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static CGROUP_ID: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static CGROUP_PARENT: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static CGROUP_OF_PARENT: Global<u32> = Global::new(0);
+
+/// `EPERM`: what it would see under a packet filter.
+pub(crate) const NOT_PERMITTED: i32 = 1;
 /// `ECONNREFUSED`: what the application would see of a port that nobody listens on.
 pub(crate) const CONNECTION_REFUSED: i32 = 111;
 /// `ENETUNREACH`: what it would see without an address of that family.
@@ -96,6 +122,48 @@ pub(crate) fn deferral() -> Option<Bit> {
 pub(crate) fn callbacks_at() -> Option<u32> {
     let at = CALLBACKS_AT.load();
     (at != 0).then_some(at)
+}
+
+/// The way from a task to the cookie of its network namespace.
+pub(crate) struct TaskOffsets {
+    pub(crate) proxy: u32,
+    pub(crate) namespace: u32,
+    pub(crate) cookie: u32,
+}
+
+/// That way, if it is known.
+#[inline]
+pub(crate) fn task_offsets() -> Option<TaskOffsets> {
+    let proxy = TASK_PROXY.load();
+    (proxy != 0).then(|| TaskOffsets {
+        proxy,
+        namespace: TASK_NAMESPACE.load(),
+        cookie: TASK_COOKIE.load(),
+    })
+}
+
+/// The way from a TCP socket to the cgroup in which it was made, and to those above.
+pub(crate) struct CgroupOffsets {
+    pub(crate) of_socket: u32,
+    pub(crate) level: u32,
+    pub(crate) node: u32,
+    pub(crate) id: u32,
+    pub(crate) parent: u32,
+    pub(crate) of_parent: u32,
+}
+
+/// That way, if it is known.
+#[inline]
+pub(crate) fn cgroup_offsets() -> Option<CgroupOffsets> {
+    let of_socket = CGROUP_OF_SOCKET.load();
+    (of_socket != 0).then(|| CgroupOffsets {
+        of_socket,
+        level: CGROUP_LEVEL.load(),
+        node: CGROUP_NODE.load(),
+        id: CGROUP_ID.load(),
+        parent: CGROUP_PARENT.load(),
+        of_parent: CGROUP_OF_PARENT.load(),
+    })
 }
 
 /// Chooses the errno that the refused system call returns; without this it is `EPERM`.

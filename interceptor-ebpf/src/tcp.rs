@@ -17,11 +17,11 @@ pub(crate) unsafe fn tcp_socket(socket: *mut bpf_sock) -> Option<*mut tcp_sock> 
     (!tcp.is_null()).then_some(tcp)
 }
 
-/// Reads one field of a TCP socket.
+/// Reads one field of a structure of the kernel's: of a TCP socket, or of what a field points to.
 #[inline]
-pub(crate) fn read<T: Copy>(tcp: *mut tcp_sock, offset: u32) -> T {
+pub(crate) fn read<S, T: Copy>(of: *mut S, offset: u32) -> T {
     let offset = usize::try_from(offset).unwrap_or(0);
-    let field = tcp.wrapping_byte_add(offset).cast::<T>();
+    let field = of.wrapping_byte_add(offset).cast::<T>();
     // SAFETY: the verifier refuses an offset at which there is no such field.
     unsafe { field.read_volatile() }
 }
@@ -39,7 +39,7 @@ pub(crate) unsafe fn leaves_at_once(socket: *mut bpf_sock) -> bool {
     };
     // SAFETY: the caller vouches for the socket.
     let tcp = unsafe { tcp_socket(socket) };
-    tcp.is_some_and(|tcp| read::<u8>(tcp, deferral.at) & deferral.bit == 0)
+    tcp.is_some_and(|tcp| read::<_, u8>(tcp, deferral.at) & deferral.bit == 0)
 }
 
 /// Whether programs may be told of changes of this socket's state, as of those that initiated a flow.
@@ -55,5 +55,5 @@ pub(crate) unsafe fn may_have_flow(socket: *mut bpf_sock) -> bool {
     };
     // SAFETY: the caller vouches for the socket.
     let tcp = unsafe { tcp_socket(socket) };
-    tcp.is_some_and(|tcp| read::<u8>(tcp, at) != 0)
+    tcp.is_some_and(|tcp| read::<_, u8>(tcp, at) != 0)
 }

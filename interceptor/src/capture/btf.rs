@@ -1,8 +1,10 @@
 //! Where a field is in a structure of the running kernel, by the kernel's own description (BTF).
 //!
 //! Three fields of a TCP socket tell how a connection ended and which of its FINs were taken, a fourth
-//! whether its SYN waits for data, a fifth whether programs hear of its changes, and no stable interface has them. Their offsets become constants of the programs; the verifier checks
-//! each against the same description.
+//! whether its SYN waits for data, a fifth whether programs hear of its changes. Others lead from a task
+//! to its network namespace, and from a socket to the cgroup in which it was made. No stable interface
+//! has them. Their offsets become constants of the programs; the verifier checks each against the same
+//! description.
 //!
 //! Only as much of the format is read as that takes. A kernel without BTF is one whose fields are
 //! not known.
@@ -25,9 +27,10 @@ const KIND_SECTION: u32 = 15;
 const KIND_DECLARATION_TAG: u32 = 17;
 const KIND_ENUM64: u32 = 19;
 
-/// Where the fields are that the programs read, in bytes from the beginning of a `tcp_sock`.
+/// Where the fields are that the programs read, in bytes: from the beginning of a `tcp_sock`, unless
+/// said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SocketOffsets {
+pub(super) struct Offsets {
     pub(super) error: u32,
     pub(super) flags: u32,
     pub(super) write_sequence: u32,
@@ -38,9 +41,59 @@ pub(super) struct SocketOffsets {
     pub(super) callbacks: u32,
     /// Whether lookup programs are told over which interface a packet came.
     pub(super) lookups_know_interface: bool,
+    /// From a task to the cookie of its network namespace; zero if that is not known.
+    pub(super) task: TaskOffsets,
+    /// From a socket to the cgroup in which it was made; zero if that is not known.
+    pub(super) cgroup: CgroupOffsets,
 }
 
-impl SocketOffsets {
+/// The way from a task to the cookie of its network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TaskOffsets {
+    pub(super) proxy: u32,
+    pub(super) namespace: u32,
+    pub(super) cookie: u32,
+}
+
+/// The way from a TCP socket to the cgroup in which it was made, and to those above that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CgroupOffsets {
+    pub(super) of_socket: u32,
+    pub(super) level: u32,
+    pub(super) node: u32,
+    pub(super) id: u32,
+    pub(super) parent: u32,
+    pub(super) of_parent: u32,
+}
+
+impl TaskOffsets {
+    fn read(types: &Types<'_>) -> Option<Self> {
+        Some(Self {
+            proxy: types.offset("task_struct", "nsproxy")?,
+            namespace: types.offset("nsproxy", "net_ns")?,
+            cookie: types.offset("net", "net_cookie")?,
+        })
+    }
+}
+
+impl CgroupOffsets {
+    fn read(types: &Types<'_>) -> Option<Self> {
+        let sum = |(outer, field), (inner, within)| {
+            (types.offset(outer, field)?).checked_add(types.offset(inner, within)?)
+        };
+        const STATE: &str = "cgroup_subsys_state";
+        Some(Self {
+            of_socket: sum(("sock", "sk_cgrp_data"), ("sock_cgroup_data", "cgroup"))?,
+            level: types.offset("cgroup", "level")?,
+            node: types.offset("cgroup", "kn")?,
+            id: types.offset("kernfs_node", "id")?,
+            parent: sum(("cgroup", "self"), (STATE, "parent"))?,
+            of_parent: types.offset(STATE, "cgroup")?,
+        })
+    }
+}
+
+impl Offsets {
     /// Those of the running kernel; zero in all of them if it does not say.
     pub(super) fn of_this_kernel() -> Self {
         let found = std::fs::read(OWN).ok().and_then(|all| Self::read(&all));
@@ -64,6 +117,8 @@ impl SocketOffsets {
             callbacks: (types.offset("tcp_sock", "bpf_sock_ops_cb_flags")).unwrap_or_default(),
             lookups_know_interface: (types.offset("bpf_sk_lookup_kern", "ingress_ifindex"))
                 .is_some(),
+            task: TaskOffsets::read(&types).unwrap_or_default(),
+            cgroup: CgroupOffsets::read(&types).unwrap_or_default(),
         })
     }
 }
@@ -223,12 +278,15 @@ mod tests {
         assert_eq!(types.offset("sock", "skc_daddr"), Some(0));
         assert_eq!(types.offset("sock", "no_such_field"), None);
         assert_eq!(types.offset("no_such_structure", "skc_daddr"), None);
-        let offsets = SocketOffsets::read(&own).unwrap();
+        let offsets = Offsets::read(&own).unwrap();
         assert!(offsets.lookups_know_interface, "as of Linux 5.17");
         assert!(offsets.flags < offsets.error && offsets.error < offsets.write_sequence);
         let (at, bit) = offsets.deferral;
         assert!(at > offsets.error && bit.is_power_of_two());
         assert!(offsets.callbacks > offsets.error);
+        let (task, cgroup) = (offsets.task, offsets.cgroup);
+        assert!(task.proxy > 0 && task.namespace > 0 && task.cookie > 0);
+        assert!(cgroup.of_socket > 0 && cgroup.node > 0 && cgroup.parent > 0);
     }
 
     proptest! {

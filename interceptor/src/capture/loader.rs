@@ -21,7 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::btf::SocketOffsets;
+use super::btf::{Offsets, TaskOffsets};
 use super::cgroup::Hierarchy;
 use super::config::{Config, Pins, layout_name};
 use super::error::CaptureError;
@@ -166,7 +166,11 @@ fn hold(pins: &Pins) -> Result<Held, CaptureError> {
 fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
     let choose_errno = u8::from(chooses_errno());
     let log_level: u8 = if config.debug_log { u8::MAX } else { 0 };
-    let offsets = SocketOffsets::of_this_kernel();
+    let mut offsets = Offsets::of_this_kernel();
+    if !tells_task() {
+        offsets.task = TaskOffsets::default();
+    }
+    let (task, cgroup) = (&offsets.task, &offsets.cgroup);
     let tell_interface = u8::from(offsets.lookups_know_interface);
     let mut loader = EbpfLoader::new();
     loader
@@ -179,6 +183,15 @@ fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
         .override_global("DEFERRAL_AT", &offsets.deferral.0, true)
         .override_global("DEFERRAL_BIT", &offsets.deferral.1, true)
         .override_global("CALLBACKS_AT", &offsets.callbacks, true)
+        .override_global("TASK_PROXY", &task.proxy, true)
+        .override_global("TASK_NAMESPACE", &task.namespace, true)
+        .override_global("TASK_COOKIE", &task.cookie, true)
+        .override_global("CGROUP_OF_SOCKET", &cgroup.of_socket, true)
+        .override_global("CGROUP_LEVEL", &cgroup.level, true)
+        .override_global("CGROUP_NODE", &cgroup.node, true)
+        .override_global("CGROUP_ID", &cgroup.id, true)
+        .override_global("CGROUP_PARENT", &cgroup.parent, true)
+        .override_global("CGROUP_OF_PARENT", &cgroup.of_parent, true)
         .override_global(aya_log::LEVEL, &log_level, false);
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
@@ -198,6 +211,12 @@ fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
 /// Whether programs may choose the errno of a refused call: Linux 5.18 and later.
 fn chooses_errno() -> bool {
     let helper = BpfHelper::BPF_FUNC_set_retval;
+    is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
+}
+
+/// Whether programs may look at the calling task: Linux 5.11 and later.
+fn tells_task() -> bool {
+    let helper = BpfHelper::BPF_FUNC_get_current_task_btf;
     is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
 }
 

@@ -1,16 +1,13 @@
 //! Ways around capture, tried from inside of an enrolled workload: each is captured or refused,
 //! and counted. `docs/threats.md` lists all of them with their tests.
 
-use std::io::{self, IoSlice, IoSliceMut, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::thread;
+use std::os::fd::AsRawFd;
 
 use interceptor::capture::{Capture, Counter, Enrolled};
 use interceptor::net::Namespace;
 use io_uring::{IoUring, opcode, squeue, types};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use rstest::rstest;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -20,20 +17,20 @@ use crate::support::{
 };
 
 /// Where the evaders want to go.
-const TARGET: &str = "192.0.2.1:443";
+pub(crate) const TARGET: &str = "192.0.2.1:443";
 
 /// A workload that is enrolled, its neighbour, and what enrolled it.
-struct Cell {
-    enrolled: Enrolled,
-    capture: Capture,
+pub(crate) struct Cell {
+    pub(crate) enrolled: Enrolled,
+    pub(crate) capture: Capture,
     // Last, so that they outlive the capture.
     _node: Node,
-    pod: Netns,
-    peer: Netns,
+    pub(crate) pod: Netns,
+    pub(crate) peer: Netns,
 }
 
 impl Cell {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::after(|_pod, _peer| {}).0
     }
 
@@ -55,7 +52,7 @@ impl Cell {
     }
 
     /// The connection that `app` made to `to` is the agent's, and was counted once.
-    async fn has_captured(&self, app: impl Into<TcpStream>, to: &str) {
+    pub(crate) async fn has_captured(&self, app: impl Into<TcpStream>, to: &str) {
         let (stream, _) = accept(&self.enrolled.listeners.outbound).await;
         let destination = self.enrolled.origin.outbound(&stream).unwrap();
         assert_eq!(destination, to.parse().unwrap());
@@ -63,7 +60,7 @@ impl Cell {
         ping(app.into(), stream).await;
     }
 
-    fn count(&self, counter: Counter) -> u64 {
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.capture.counters().of(counter)
     }
 
@@ -76,13 +73,13 @@ impl Cell {
 }
 
 /// A TCP socket of a namespace, not connected.
-fn tcp(namespace: &Namespace, to: &str) -> Socket {
+pub(crate) fn tcp(namespace: &Namespace, to: &str) -> Socket {
     let domain = Domain::for_address(to.parse().unwrap());
     let open = || Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
     namespace.enter(open).unwrap()
 }
 
-fn address(to: &str) -> SockAddr {
+pub(crate) fn address(to: &str) -> SockAddr {
     to.parse::<SocketAddr>().unwrap().into()
 }
 
@@ -206,50 +203,6 @@ async fn a_socket_that_is_bound_to_a_device_is_captured() {
     let device = cell.pod.interface();
     socket.bind_device(Some(device.as_bytes())).unwrap();
     socket.connect(&address(TARGET)).unwrap();
-    cell.has_captured(socket, TARGET).await;
-}
-
-#[tokio::test]
-async fn a_socket_that_was_handed_out_is_captured() {
-    if !may_run() {
-        return;
-    }
-    let cell = Cell::new();
-    // Made in the workload, used by a thread of another namespace.
-    let socket = handed_over(tcp(&cell.pod.namespace, TARGET));
-    connect_in(&cell.peer.namespace, &socket, TARGET).unwrap();
-    cell.has_captured(socket, TARGET).await;
-}
-
-#[tokio::test]
-async fn a_socket_that_was_handed_in_stays_where_it_came_from() {
-    if !may_run() {
-        return;
-    }
-    let cell = Cell::new();
-    let server = cell.peer.listen("10.77.0.1:9000");
-    // A process of the workload gains no more than what the giver could have done itself, with
-    // the giver's address and not with the workload's.
-    let socket = handed_over(tcp(&cell.peer.namespace, TARGET));
-    connect_in(&cell.pod.namespace, &socket, "10.77.0.1:9000").unwrap();
-    let (_stream, from) = server.accept().unwrap();
-    assert_eq!(from.ip().to_string(), "10.77.0.1");
-    assert_eq!(cell.count(Counter::Captured), 0);
-    // To the workload itself it is a stranger's connection.
-    let stranger = handed_over(tcp(&cell.peer.namespace, TARGET));
-    connect_in(&cell.pod.namespace, &stranger, "10.77.0.2:9000").unwrap();
-    accept(&cell.enrolled.listeners.inbound).await;
-    assert_eq!(cell.count(Counter::SteeredInbound), 1);
-}
-
-#[tokio::test]
-async fn a_thread_that_went_to_another_namespace_is_captured_with_its_old_socket() {
-    if !may_run() {
-        return;
-    }
-    let cell = Cell::new();
-    let socket = tcp(&cell.pod.namespace, TARGET);
-    connect_in(&cell.peer.namespace, &socket, TARGET).unwrap();
     cell.has_captured(socket, TARGET).await;
 }
 
@@ -384,31 +337,4 @@ async fn other_protocols_with_connections_are_not_created(
         let absent = [libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT];
         assert!(absent.map(Some).contains(&errno), "{errno:?}");
     }
-}
-
-/// Connects a socket on a thread that is in `namespace`.
-fn connect_in(namespace: &Namespace, socket: &Socket, to: &str) -> io::Result<()> {
-    let connect = || namespace.enter(|| socket.connect(&address(to)));
-    thread::scope(|scope| scope.spawn(connect).join().unwrap())
-}
-
-/// Passes a socket through another one, as from process to process.
-fn handed_over(socket: Socket) -> Socket {
-    let (giver, taker) = UnixStream::pair().unwrap();
-    let descriptors = [socket.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let byte = [IoSlice::new(b"x")];
-    sendmsg::<()>(giver.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None).unwrap();
-    drop(socket);
-
-    let mut space = nix::cmsg_space!([RawFd; 1]);
-    let mut byte = [0];
-    let mut buffer = [IoSliceMut::new(&mut byte)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let received = recvmsg::<()>(taker.as_raw_fd(), &mut buffer, Some(&mut space), flags).unwrap();
-    let Some(ControlMessageOwned::ScmRights(received)) = received.cmsgs().unwrap().next() else {
-        panic!("no descriptor arrived");
-    };
-    // SAFETY: the kernel just gave this descriptor to us and to nobody else.
-    Socket::from(unsafe { OwnedFd::from_raw_fd(received[0]) })
 }

@@ -16,7 +16,7 @@ fn workload(cgroup: &Cgroup) -> Workload {
 }
 
 /// Moves the calling thread into `netns`, which then is the host's namespace to an agent there.
-fn become_host(netns: &Netns) {
+pub(crate) fn become_host(netns: &Netns) {
     setns(&netns.namespace, CloneFlags::CLONE_NEWNET).unwrap();
     assert_eq!(
         Namespace::current().unwrap().cookie(),

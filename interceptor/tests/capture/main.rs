@@ -29,6 +29,8 @@ mod host_network;
 #[cfg(test)]
 mod inbound;
 #[cfg(test)]
+mod lent;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod load;

@@ -69,6 +69,12 @@ pub(crate) fn spawn(command: &mut Command) -> Child {
     child
 }
 
+/// Starts a program.
+pub(crate) fn fork(command: &mut Command) -> io::Result<Child> {
+    let _forking = FORKING.lock();
+    command.spawn()
+}
+
 /// Closes something for good.
 pub(crate) fn close<T>(it: T) {
     let _not_forking = FORKING.lock();
