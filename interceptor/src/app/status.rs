@@ -107,7 +107,7 @@ impl Watch {
         SameNode {
             granted: counts.granted,
             unpublished: counts.unpublished,
-            displaced: counts.displaced,
+            refused: counts.refused,
             open: counts.open,
             events_lost: self.observer.counters().of(Counter::DirectEventLost),
             ends_unseen: counts.unseen,

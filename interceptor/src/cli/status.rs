@@ -232,7 +232,7 @@ fn same_node(same_node: &SameNode) -> (String, Tone) {
     let mut tone = Tone::Normal;
     if same_node.unpublished > 0 {
         let without = count(same_node.unpublished, "pair");
-        text = format!("{text}; no room for {without} (maxGrants)");
+        text = format!("{text}; no room for {without} (maxGrants, a quarter for each workload)");
         tone = Tone::Warning;
     }
     if same_node.events_lost > 0 {

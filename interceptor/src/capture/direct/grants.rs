@@ -10,10 +10,10 @@ use interceptor_common::{Address, GrantKey, GrantTarget, Inbound, MAX_TARGETS};
 
 use crate::capture::loader::{Loaded, Source};
 use crate::capture::maps::{WriteError, failed, gone, take};
-use crate::net::{SharedNumber, mapped, unmapped};
+use crate::net::{SharedNumber, mapped};
 
 /// The part of the map that one workload may have: a quarter. One that connects to everything there
-/// is displaces its own grants, not those of others.
+/// is goes by the agent beyond that, and takes no room from others.
 const SHARE: usize = 4;
 
 /// The map in messages.
@@ -42,6 +42,12 @@ pub enum GrantError {
     /// There is no room, even without the grants of earlier generations.
     #[error("the map of grants is full: raise its size in the agent's configuration")]
     Full,
+    /// The source workload has its share of the map, and all of it holds.
+    #[error(
+        "the workload has its share of the map of grants, a quarter: raise its size in the agent's \
+         configuration"
+    )]
+    Share,
     /// No target at all, or more than a grant can name.
     #[error("a grant names 1 to {MAX_TARGETS} endpoints, not {0}")]
     Targets(usize),
@@ -59,6 +65,7 @@ impl GrantError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Full => "map_full",
+            Self::Share => "share",
             Self::Targets(_) => "targets",
             Self::Target(_) => "target",
             Self::Kernel(_) => "kernel",
@@ -108,12 +115,9 @@ impl Index {
         self.0.values().map(HashMap::len).sum()
     }
 
-    /// Which of its source's grants gives way to a new one with this key, if the source has so many.
-    fn displaced_by(&self, key: &GrantKey, share: usize) -> Option<GrantKey> {
-        let of_source = self.0.get(&key.workload)?;
-        let is_full = of_source.len() >= share && !of_source.contains_key(key);
-        // Any of them: one that is in use is granted anew by its next connection.
-        of_source.keys().next().filter(|_| is_full).copied()
+    /// Whether a new grant with this key would be more than its source may have.
+    fn is_beyond(&self, key: &GrantKey, share: usize) -> bool {
+        (self.0.get(&key.workload)).is_some_and(|it| it.len() >= share && !it.contains_key(key))
     }
 }
 
@@ -165,13 +169,15 @@ impl Grants {
         self.generation.increment()
     }
 
-    /// Publishes a grant. Returns the address of another grant of the same source, if it had to give
-    /// way.
-    pub(super) fn publish(&mut self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError> {
+    /// Publishes a grant. What holds never gives way to it.
+    pub(super) fn publish(&mut self, grant: &Grant) -> Result<(), GrantError> {
         let (key, value) = (grant.key(), self.value(grant)?);
-        let displaced = self.known.displaced_by(&key, self.share);
-        if let Some(displaced) = &displaced {
-            self.remove(displaced)?;
+        if self.known.is_beyond(&key, self.share) {
+            let now = self.generation();
+            self.remove_if(|it, known| it.workload == key.workload && known.generation != now);
+            if self.known.is_beyond(&key, self.share) {
+                return Err(GrantError::Share);
+            }
         }
         match self.granted.insert(key, value, 0) {
             Err(error) if is_full(&error) && self.sweep()? => {
@@ -180,9 +186,7 @@ impl Grants {
             written => written.map_err(refused)?,
         }
         self.known.insert(key, Known::new(&value));
-        let address =
-            |it: GrantKey| SocketAddr::new(unmapped(it.address), u16::from_be(it.port_be));
-        Ok(displaced.map(address))
+        Ok(())
     }
 
     /// The grant as the kernel wants it.

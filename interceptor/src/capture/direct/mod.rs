@@ -183,14 +183,13 @@ impl Direct {
         self.shared.grants.lock().advance()
     }
 
-    /// Publishes a grant, in the place of an earlier one for the same source and address. A source
-    /// that has its share of the map gives up another one; that one's address is returned.
+    /// Publishes a grant, in the place of an earlier one for the same source and address.
     ///
     /// # Errors
     ///
     /// If a target is not an address of a workload that is enrolled on this node, or there is no
-    /// room. Then connections take the agent's path.
-    pub fn publish(&self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError> {
+    /// room, or the source has its share of the map. Then connections take the agent's path.
+    pub fn publish(&self, grant: &Grant) -> Result<(), GrantError> {
         self.shared.grants.lock().publish(grant)
     }
 

@@ -43,8 +43,8 @@ pub(super) struct Grants {
     /// Counts what is no change of the mesh and may change an answer all the same.
     epoch: AtomicU64,
     pairs: Mutex<HashMap<Key, Pair>>,
-    /// Pairs whose grant gave way to another of the same source.
-    displaced: AtomicU64,
+    /// How often a pair was not granted for want of room.
+    refused: AtomicU64,
 }
 
 /// What is known of one pair.
@@ -100,9 +100,9 @@ impl Grants {
         (granted, without)
     }
 
-    /// Pairs whose grant gave way to another of the same source, so far.
-    pub(super) fn displaced(&self) -> u64 {
-        self.displaced.load(Ordering::Relaxed)
+    /// How often a pair was not granted for want of room, so far.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// See [`super::DirectPath::choice`].
@@ -133,8 +133,8 @@ impl Grants {
         let mesh = plane.mesh.load_full();
         let answer = answer(&*path.kernel, &mesh, &plane.identities, (id, key, moment));
         drop(left);
-        if let Some((answer, displaced)) = answer {
-            self.displace(key, displaced);
+        if let Some(answer) = answer {
+            self.count(&answer);
             self.keep(key, id.clone(), moment, answer);
         }
     }
@@ -163,8 +163,7 @@ impl Grants {
             let asked = (&pair.source, key, moment);
             let answer = is_used.then(|| answer(kernel, mesh, identities, asked));
             match answer.flatten() {
-                Some((answer @ Answer::Granted(_), displaced)) => {
-                    self.displace(key, displaced);
+                Some(answer @ Answer::Granted(_)) => {
                     let renewed = Pair {
                         moment,
                         answer,
@@ -219,12 +218,10 @@ impl Grants {
         pairs.get(key).is_some_and(|pair| pair.moment == moment)
     }
 
-    /// Forgets a pair whose grant had to give way to another one's of the same source: its next
-    /// connection asks again.
-    fn displace(&self, (source, _): Key, displaced: Option<SocketAddr>) {
-        if let Some(address) = displaced {
-            self.displaced.fetch_add(1, Ordering::Relaxed);
-            self.pairs.lock().remove(&(source, address));
+    /// Counts an answer that there was no room for.
+    fn count(&self, answer: &Answer) {
+        if matches!(answer, Answer::NoRoom) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -247,18 +244,17 @@ impl Grants {
     }
 }
 
-/// Decides a pair and tells the kernel; also which other pair of the source gave way. Nothing to be
-/// remembered if that may change at any time.
+/// Decides a pair and tells the kernel. Nothing to be remembered if that may change at any time.
 fn answer(
     kernel: &dyn Kernel,
     mesh: &Mesh,
     identities: &Identities,
     (id, key, moment): (&WorkloadId, Key, Moment),
-) -> Option<(Answer, Option<SocketAddr>)> {
+) -> Option<Answer> {
     let (key, address) = key;
     let source = mesh.workload(id)?;
     if !outbound_captured(&source.capture, address).captured {
-        return Some((Answer::Agent, None));
+        return Some(Answer::Agent);
     }
     let ways = decide::ways(mesh, source, address);
     if !are_certified(identities, source, &ways) {
@@ -266,7 +262,7 @@ fn answer(
     }
     let targets = decide::slots(&ways, rand::random());
     if targets.is_empty() {
-        return Some((Answer::Agent, None));
+        return Some(Answer::Agent);
     }
     let grant = Grant {
         source: key,
@@ -276,14 +272,19 @@ fn answer(
         tag: 0,
     };
     match kernel.publish(&grant) {
-        Ok(displaced) => Some((Answer::Granted(ways.into()), displaced)),
+        Ok(()) => Some(Answer::Granted(ways.into())),
         Err(GrantError::Full) => {
             tracing::warn!(workload = %id, %address, "the kernel has no room for another pair of this node; it takes the agent's path");
-            Some((Answer::NoRoom, None))
+            Some(Answer::NoRoom)
+        }
+        // Whoever connects to everything there is would fill the log as well.
+        Err(GrantError::Share) => {
+            tracing::debug!(workload = %id, %address, "the workload has a quarter of all pairs of this node; this one takes the agent's path");
+            Some(Answer::NoRoom)
         }
         Err(error) => {
             tracing::debug!(workload = %id, %address, reason = error.reason(), "a pair of this node takes the agent's path");
-            Some((Answer::Agent, None))
+            Some(Answer::Agent)
         }
     }
 }

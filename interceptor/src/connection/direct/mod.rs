@@ -56,7 +56,7 @@ pub(super) trait Kernel: Send + Sync {
     /// Voids all grants of earlier generations, and returns the new one.
     fn advance(&self) -> io::Result<u64>;
     /// Publishes a grant.
-    fn publish(&self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError>;
+    fn publish(&self, grant: &Grant) -> Result<(), GrantError>;
     /// Takes one back.
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError>;
     /// How many events were lost.
@@ -80,7 +80,7 @@ impl Kernel for Direct {
         Ok(self.advance())
     }
 
-    fn publish(&self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError> {
+    fn publish(&self, grant: &Grant) -> Result<(), GrantError> {
         self.publish(grant)
     }
 
@@ -146,8 +146,8 @@ pub struct DirectCounts {
     pub granted: u64,
     /// Pairs that may, and for which the kernel had no room.
     pub unpublished: u64,
-    /// Pairs that gave way to others of the same source, so far.
-    pub displaced: u64,
+    /// How often a pair was not granted for want of room, so far.
+    pub refused: u64,
     /// Connections that are open.
     pub open: u64,
     /// Connections whose end was found by comparing, because the kernel's events were lost.
@@ -242,7 +242,7 @@ impl DirectPath {
         DirectCounts {
             granted,
             unpublished,
-            displaced: self.grants.displaced(),
+            refused: self.grants.refused(),
             open: self.flows.lock().len(),
             unseen: self.unseen.load(Ordering::Relaxed),
         }

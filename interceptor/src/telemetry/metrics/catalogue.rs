@@ -105,8 +105,8 @@ catalogue! {
         "Pairs of a workload and an address whose connections go from socket to socket inside of the node";
     SAME_NODE_UNPUBLISHED = Gauge "interceptor_same_node_unpublished", &[],
         "Pairs that could, and take the agent's path because the kernel has no room for them";
-    SAME_NODE_DISPLACED = Counter "interceptor_same_node_grants_displaced", &[],
-        "Pairs that gave way to others of the same source workload, which had its share (a quarter of capture.maxGrants)";
+    SAME_NODE_REFUSED = Counter "interceptor_same_node_grants_refused", &[],
+        "Pairs that were not granted for want of room: all of capture.maxGrants, or their source workload's share, a quarter";
     SAME_NODE_OPEN = Gauge "interceptor_same_node_connections_open", &[],
         "Connections open from socket to socket; each is reported by both ends";
     SAME_NODE_LOST = Counter "interceptor_same_node_events_lost", &[],

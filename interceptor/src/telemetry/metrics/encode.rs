@@ -153,7 +153,7 @@ fn kernel(out: &mut Out<'_>, status: &Status) -> fmt::Result {
     let same_node = &status.same_node;
     out.one(&c::SAME_NODE_GRANTS, same_node.granted)?;
     out.one(&c::SAME_NODE_UNPUBLISHED, same_node.unpublished)?;
-    out.one(&c::SAME_NODE_DISPLACED, same_node.displaced)?;
+    out.one(&c::SAME_NODE_REFUSED, same_node.refused)?;
     out.one(&c::SAME_NODE_OPEN, same_node.open)?;
     out.one(&c::SAME_NODE_LOST, same_node.events_lost)?;
     out.one(&c::SAME_NODE_UNSEEN, same_node.ends_unseen)?;

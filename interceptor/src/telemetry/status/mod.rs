@@ -63,9 +63,9 @@ pub struct SameNode {
     pub granted: u64,
     /// Pairs that may, and take the agent's path because the kernel has no room for them.
     pub unpublished: u64,
-    /// Pairs that gave way to others of the same source workload, since the agent started.
+    /// How often a pair was not granted for want of room, since the agent started.
     #[serde(default)]
-    pub displaced: u64,
+    pub refused: u64,
     /// Connections that are open.
     pub open: u64,
     /// Events that the kernel could not tell the agent of, since its maps were created.

@@ -183,7 +183,7 @@ async fn a_full_map_refuses_a_grant_and_gives_none_up() {
         // None of these workloads has more than its share.
         let mut grant = cell.grant(&format!("10.96.1.{number}:80"), &[Some(APP)]);
         grant.source = 1_000 + number / 4;
-        assert_eq!(cell.direct.publish(&grant).unwrap(), None);
+        cell.direct.publish(&grant).unwrap();
     }
     assert!(matches!(publish(&cell, 16), Err(GrantError::Full)));
     cell.is_the_agents("10.96.1.16:80").await;
@@ -200,9 +200,10 @@ async fn a_full_map_refuses_a_grant_and_gives_none_up() {
     cell.leaves_nothing().await;
 }
 
-/// One workload that connects to everything there is costs others nothing.
+/// One workload that connects to everything there is costs others nothing, and itself nothing that it
+/// has.
 #[tokio::test]
-async fn a_workload_that_has_its_share_gives_up_grants_of_its_own() {
+async fn a_workload_that_has_its_share_gets_no_more_and_keeps_what_it_has() {
     if !may_run() {
         return;
     }
@@ -212,22 +213,34 @@ async fn a_workload_that_has_its_share_gives_up_grants_of_its_own() {
     let mut others = cell.grant("10.96.2.1:80", &[Some(APP)]);
     others.source = 1_000;
     cell.direct.publish(&others).unwrap();
-    let mut gave_way = Vec::new();
+    let address = |number: u64| format!("10.96.1.{number}:80");
+    let publish = |cell: &Cell, number: u64| {
+        let grant = cell.grant(&address(number), &[Some(APP)]);
+        cell.direct.publish(&grant)
+    };
     for number in 1..=40 {
-        let address = format!("10.96.1.{number}:80");
-        let grant = cell.grant(&address, &[Some(APP)]);
-        gave_way.extend(cell.direct.publish(&grant).unwrap());
-        // Publishing it again needs no more room.
-        assert_eq!(cell.direct.publish(&grant).unwrap(), None);
+        let published = publish(&cell, number);
+        if number <= 4 {
+            published.unwrap();
+        } else {
+            assert_eq!(published.unwrap_err().reason(), "share");
+        }
     }
     assert_eq!(cell.direct.grants(), 1 + 4);
-    assert_eq!(gave_way.len(), 36);
-    gave_way.dedup();
-    assert_eq!(gave_way.len(), 36);
-    // The newest one holds, those that gave way do not.
-    close(cell.pair("10.96.1.40:80"));
+    for number in 1..=4 {
+        close(cell.pair(&address(number)));
+        cell.ended().await;
+        // Publishing it again needs no more room.
+        publish(&cell, number).unwrap();
+    }
+    for number in [5, 40] {
+        cell.is_the_agents(&address(number)).await;
+    }
+    // What holds no more is no part of its share.
+    cell.direct.advance();
+    publish(&cell, 40).unwrap();
+    close(cell.pair(&address(40)));
     cell.ended().await;
-    cell.is_the_agents(&gave_way[0].to_string()).await;
     cell.direct.withdraw(1_000, others.address).unwrap();
 }
 

@@ -51,15 +51,21 @@ async fn before_the_first_mesh_and_without_room_nothing_is_granted() {
 }
 
 #[tokio::test]
-async fn a_pair_that_gave_way_to_another_asks_again() {
+async fn beyond_its_share_a_workload_takes_the_agents_path_and_keeps_what_it_has() {
     let agent = Agent::new(DEMO).await;
     agent.offer("10.0.0.2:8080");
-    *agent.kernel.displaces.lock() = "10.0.0.2:8080".parse().ok();
-    agent.offer("10.0.0.2:8081");
-    assert_eq!(agent.path().counts().displaced, 1);
-    assert_eq!(agent.path().counts().granted, 1);
-    agent.offer("10.0.0.2:8080");
+    agent.kernel.has_its_share.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        agent.offer("10.0.0.2:8081");
+    }
+    let counts = agent.path().counts();
+    assert_eq!((counts.granted, counts.unpublished), (1, 1));
+    assert_eq!(counts.refused, 1, "each pair once");
     assert!(agent.granted("10.0.0.2:8080").is_some());
+    // After a change it is looked at again.
+    agent.kernel.has_its_share.store(false, Ordering::Relaxed);
+    agent.change(good_mesh(DEMO));
+    agent.offer("10.0.0.2:8081");
     assert_eq!(agent.path().counts().granted, 2);
 }
 

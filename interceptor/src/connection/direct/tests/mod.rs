@@ -79,8 +79,8 @@ struct Fake {
     /// All workloads are released.
     is_empty: AtomicBool,
     is_full: AtomicBool,
-    /// What gives way to the next grant.
-    displaces: Mutex<Option<SocketAddr>>,
+    /// The source has its share.
+    has_its_share: AtomicBool,
 }
 
 impl Kernel for Fake {
@@ -88,18 +88,17 @@ impl Kernel for Fake {
         Ok(self.generation.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    fn publish(&self, grant: &Grant) -> Result<Option<SocketAddr>, GrantError> {
+    fn publish(&self, grant: &Grant) -> Result<(), GrantError> {
         if self.is_full.load(Ordering::Relaxed) {
             return Err(GrantError::Full);
+        }
+        if self.has_its_share.load(Ordering::Relaxed) {
+            return Err(GrantError::Share);
         }
         self.published.fetch_add(1, Ordering::Relaxed);
         let key = (grant.source, grant.address);
         self.grants.lock().insert(key, grant.clone());
-        let displaced = self.displaces.lock().take();
-        if let Some(address) = displaced {
-            self.grants.lock().remove(&(grant.source, address));
-        }
-        Ok(displaced)
+        Ok(())
     }
 
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError> {
