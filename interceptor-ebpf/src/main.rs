@@ -49,6 +49,7 @@ mod guard;
 mod lent;
 mod log;
 mod maps;
+mod room;
 mod settings;
 mod sk_lookup;
 mod sock_addr;
