@@ -21,3 +21,4 @@ mod stress;
 mod takeover;
 mod telemetry;
 mod uninstall;
+mod ways;

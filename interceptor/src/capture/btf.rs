@@ -78,10 +78,10 @@ impl TaskOffsets {
 
 impl CgroupOffsets {
     fn read(types: &Types<'_>) -> Option<Self> {
+        const STATE: &str = "cgroup_subsys_state";
         let sum = |(outer, field), (inner, within)| {
             (types.offset(outer, field)?).checked_add(types.offset(inner, within)?)
         };
-        const STATE: &str = "cgroup_subsys_state";
         Some(Self {
             of_socket: sum(("sock", "sk_cgrp_data"), ("sock_cgroup_data", "cgroup"))?,
             level: types.offset("cgroup", "level")?,

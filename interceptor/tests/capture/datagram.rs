@@ -169,3 +169,41 @@ async fn a_changed_rule_applies_to_the_next_datagram() {
     socket.send_to(b"x", QUIC).unwrap_err();
     assert_eq!(capture.counters().of(Counter::RefusedQuic), 1);
 }
+
+/// A socket that is connected has named its peer, and was asked then.
+#[rstest]
+#[case::observed(UdpRule::Observe)]
+#[case::refused(UdpRule::Deny)]
+#[tokio::test]
+async fn a_socket_that_was_connected_before_the_rule_is_not_asked_again(#[case] rule: UdpRule) {
+    if !may_run() {
+        return;
+    }
+    let (pod, peer) = connected();
+    let node = Node::new();
+    let mut capture = node.start();
+    let mut workload = workload(&pod, &[V4]);
+    let _enrolled = capture.enrol(&workload).unwrap();
+    let server = || UdpSocket::bind(OTHER);
+    let server = peer.namespace.enter(server).unwrap();
+    server
+        .set_read_timeout(Some(crate::support::PATIENCE))
+        .unwrap();
+    let open = || UdpSocket::bind("0.0.0.0:0");
+    let (before, after) = (
+        pod.namespace.enter(open).unwrap(),
+        pod.namespace.enter(open).unwrap(),
+    );
+    before.connect(OTHER).unwrap();
+    workload.capture.udp = rule;
+    capture.update(&workload).unwrap();
+    // What `status` says of it: `Unprotected::by_udp_beside_its_rule`.
+    before.send(b"x").unwrap();
+    assert_eq!(server.recv(&mut [0; 8]).unwrap(), 1);
+    assert_eq!(capture.counters().of(Counter::UdpObserved), 0);
+    assert_eq!(capture.counters().of(Counter::RefusedUdp), 0);
+    let is_let_out = after.connect(OTHER).is_ok();
+    assert_eq!(is_let_out, rule == UdpRule::Observe);
+    // To name its peer once more is to be asked.
+    assert_eq!(before.connect(OTHER).is_ok(), is_let_out);
+}

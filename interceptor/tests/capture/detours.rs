@@ -113,6 +113,7 @@ async fn the_agents_ports_of_another_pod_are_captured_like_any_other(#[case] to:
     let (stream, _) = accept(&cell.enrolled.listeners.outbound).await;
     let destination = cell.enrolled.origin.outbound(&stream).unwrap();
     assert_eq!(destination, to.parse().unwrap());
+    assert_eq!(cell.count(Counter::Captured), 1);
     ping(app, stream).await;
 }
 
@@ -141,6 +142,9 @@ async fn an_application_gains_nothing_by_the_agents_ports() {
         app.set_nonblocking(true).unwrap();
         assert!(app.accept().is_err());
     }
+    assert_eq!(cell.count(Counter::SteeredInbound), 2);
+    assert_eq!(cell.count(Counter::SteeredHbone), 1);
+    assert_eq!(cell.count(Counter::DirectPass), 0);
 }
 
 #[tokio::test]

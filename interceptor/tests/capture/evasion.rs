@@ -12,8 +12,8 @@ use rstest::rstest;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::support::{
-    Netns, Node, V4, V6, accept, close, connected, given_to_the_agent, is_refused, may_run, ping,
-    workload,
+    Netns, Node, V4, V6, accept, close, connected, given_to_the_agent, is_refused, is_required,
+    may_run, ping, workload,
 };
 
 /// Where the evaders want to go.
@@ -125,9 +125,13 @@ async fn multipath_tcp_is_captured_or_refused(#[case] to: &str) {
     let cell = Cell::new();
     let domain = Domain::for_address(to.parse().unwrap());
     let open = || Socket::new(domain, Type::STREAM, Some(Protocol::MPTCP));
-    // A kernel without it refuses by itself.
-    let Ok(socket) = cell.pod.namespace.enter(open) else {
-        return;
+    let socket = match cell.pod.namespace.enter(open) {
+        Ok(socket) => socket,
+        // A kernel without it refuses by itself.
+        Err(error) => {
+            must_be_here("Multipath TCP", &error);
+            return;
+        }
     };
     match socket.connect(&address(to)) {
         Ok(()) => cell.has_captured(socket, to).await,
@@ -138,36 +142,113 @@ async fn multipath_tcp_is_captured_or_refused(#[case] to: &str) {
     }
 }
 
+/// Who looks at what a ring is given.
+#[derive(Clone, Copy)]
+enum Ring {
+    /// The task that submits it.
+    Inline,
+    /// A worker of the kernel's.
+    Worker,
+    /// A thread of the kernel's that looks by itself.
+    Poller,
+}
+
+impl Ring {
+    /// A ring of this kind; `None` where the kernel has none.
+    fn open(self) -> Option<IoUring> {
+        let opened = match self {
+            Self::Poller => IoUring::builder().setup_sqpoll(1_000).build(2),
+            Self::Inline | Self::Worker => IoUring::new(2),
+        };
+        match opened {
+            Ok(ring) => Some(ring),
+            // Where it is switched off, nobody gets around by it.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
+                must_be_here("io_uring", &error);
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Connects a socket and returns what the ring says of it.
+    fn connect(self, ring: &mut IoUring, socket: &Socket, to: &str) -> i32 {
+        let to = address(to);
+        let fd = types::Fd(socket.as_raw_fd());
+        let connect = opcode::Connect::new(fd, to.as_ptr().cast(), to.len());
+        let flags = match self {
+            Self::Worker => squeue::Flags::ASYNC,
+            Self::Inline | Self::Poller => squeue::Flags::empty(),
+        };
+        let entry = connect.build().flags(flags);
+        // SAFETY: socket and address outlive the completion, which is waited for below.
+        unsafe { ring.submission().push(&entry) }.unwrap();
+        // A wait that is interrupted after the submission says nothing about it.
+        loop {
+            ring.submit_and_wait(1).unwrap();
+            if let Some(completed) = ring.completion().next() {
+                return completed.result();
+            }
+        }
+    }
+}
+
 #[rstest]
-#[case::inline(squeue::Flags::empty())]
-#[case::on_a_worker_of_the_kernel(squeue::Flags::ASYNC)]
+#[case::inline(Ring::Inline)]
+#[case::on_a_worker_of_the_kernel(Ring::Worker)]
+#[case::on_a_thread_of_the_kernel(Ring::Poller)]
 #[tokio::test]
-async fn a_connect_of_io_uring_is_captured(#[case] flags: squeue::Flags) {
+async fn a_connect_of_io_uring_is_captured(#[case] kind: Ring) {
     if !may_run() {
         return;
     }
-    let mut ring = match IoUring::new(2) {
-        Ok(ring) => ring,
-        // Where it is switched off, nobody gets around by it.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => return,
-        Err(error) => panic!("{error}"),
+    let Some(mut ring) = kind.open() else {
+        return;
     };
     let cell = Cell::new();
     let socket = tcp(&cell.pod.namespace, TARGET);
-    let to = address(TARGET);
-    let connect = opcode::Connect::new(types::Fd(socket.as_raw_fd()), to.as_ptr().cast(), to.len());
-    let entry = connect.build().flags(flags);
-    // SAFETY: socket and address outlive the completion, which is waited for below.
-    unsafe { ring.submission().push(&entry) }.unwrap();
-    // A wait that is interrupted after the submission says nothing about it.
-    let completed = loop {
-        ring.submit_and_wait(1).unwrap();
-        if let Some(completed) = ring.completion().next() {
-            break completed;
-        }
-    };
-    assert_eq!(completed.result(), 0);
+    assert_eq!(kind.connect(&mut ring, &socket, TARGET), 0);
     cell.has_captured(socket, TARGET).await;
+}
+
+/// Workers and threads of a ring are in the namespace of whoever made it.
+#[rstest]
+#[case::inline(Ring::Inline)]
+#[case::on_a_worker_of_the_kernel(Ring::Worker)]
+#[case::on_a_thread_of_the_kernel(Ring::Poller)]
+#[tokio::test]
+async fn a_ring_of_the_workload_does_not_connect_what_was_handed_in(#[case] kind: Ring) {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    let to = "10.77.0.1:9000";
+    let _server = cell.peer.listen(to);
+    let socket = tcp(&cell.peer.namespace, to);
+    let connect = || {
+        Ok(kind
+            .open()
+            .map(|mut ring| kind.connect(&mut ring, &socket, to)))
+    };
+    let Some(result) = cell.pod.namespace.enter(connect).unwrap() else {
+        return;
+    };
+    assert_eq!(result, -libc::EPERM);
+    assert_eq!(cell.count(Counter::RefusedLentSocket), 1);
+}
+
+/// Says that something was not tried because this kernel does not have it.
+fn not_here(what: &str) {
+    #[expect(clippy::print_stderr, reason = "a test that tries nothing must say so")]
+    {
+        eprintln!("NOT EXERCISED: this kernel has no {what}");
+    }
+}
+
+/// The same for something that has to be there where tests have to run.
+fn must_be_here(what: &str, error: &std::io::Error) {
+    assert!(!is_required(), "this kernel has no {what}: {error}");
+    not_here(what);
 }
 
 #[tokio::test]
@@ -239,24 +320,33 @@ async fn a_tuple_that_is_used_again_carries_nothing_of_its_past() {
 }
 
 #[rstest]
-#[case::outbound(15_001)]
-#[case::inbound(15_006)]
+#[case::outbound(15_001, Counter::SteeredInbound)]
+#[case::inbound(15_006, Counter::SteeredInbound)]
+#[case::hbone(15_008, Counter::SteeredHbone)]
 #[tokio::test]
-async fn a_listener_of_the_agent_cannot_be_reached_by_its_port(#[case] port: u16) {
+async fn a_listener_of_the_agent_cannot_be_reached_by_its_port(
+    #[case] port: u16,
+    #[case] steered: Counter,
+) {
     if !may_run() {
         return;
     }
     let cell = Cell::new();
     let to = format!("{V4}:{port}");
-    // From outside it is a port like any other: the agent decides, as for plaintext.
+    // From outside it is a port like any other, or HBONE's: the agent decides.
     let client = cell.peer.dial(&to).unwrap();
-    let (stream, _) = accept(&cell.enrolled.listeners.inbound).await;
+    let listeners = &cell.enrolled.listeners;
+    let (stream, _) = match steered {
+        Counter::SteeredHbone => accept(&listeners.hbone).await,
+        _ => accept(&listeners.inbound).await,
+    };
     let origin = &cell.enrolled.origin;
     assert_eq!(origin.inbound(&stream).unwrap(), to.parse().unwrap());
     ping(client, stream).await;
-    assert_eq!(cell.count(Counter::SteeredInbound), 1);
+    assert_eq!(cell.count(steered), 1);
     // From inside nobody listens at the workload's address.
     assert!(is_refused(cell.pod.dial(&to)));
+    assert_eq!(cell.count(Counter::OwnAddress), 1);
     assert_eq!(given_to_the_agent(&cell.capture), 1);
 }
 
@@ -273,6 +363,9 @@ async fn a_listener_that_is_dialled_over_loopback_learns_no_destination() {
         let refused = origin.inbound(&stream).unwrap_err();
         assert_eq!(refused.reason(), "not_captured");
     }
+    // What the agent makes of it: `e2e::ways`.
+    assert_eq!(cell.count(Counter::Loopback), 2);
+    assert_eq!(given_to_the_agent(&cell.capture), 0);
 }
 
 #[rstest]
@@ -315,26 +408,37 @@ async fn sockets_that_carry_no_connection_are_created(
     assert_eq!(cell.count(Counter::RefusedRawSocket), 0);
 }
 
+/// Raw sockets reach the hook on every kernel.
 #[rstest]
 #[case::sctp(Type::STREAM, 132)]
 #[case::sctp_messages(Type::SEQPACKET, 132)]
+#[case::sctp_by_hand(Type::RAW, 132)]
 #[case::dccp(Type::from(6), 33)]
+#[case::dccp_by_hand(Type::RAW, 33)]
 #[tokio::test]
 async fn other_protocols_with_connections_are_not_created(
     #[case] kind: Type,
     #[case] protocol: i32,
+    #[values(Domain::IPV4, Domain::IPV6)] domain: Domain,
 ) {
     if !may_run() {
         return;
     }
     let cell = Cell::new();
-    let open = || Socket::new(Domain::IPV4, kind, Some(Protocol::from(protocol)));
+    let open = || Socket::new(domain, kind, Some(Protocol::from(protocol)));
     let errno = cell.pod.namespace.enter(open).unwrap_err().raw_os_error();
     if errno == Some(libc::EPERM) {
         assert_eq!(cell.count(Counter::RefusedProtocol), 1);
     } else {
-        // This kernel does not have it.
         let absent = [libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT];
-        assert!(absent.map(Some).contains(&errno), "{errno:?}");
+        assert!(
+            kind != Type::RAW && absent.map(Some).contains(&errno),
+            "{errno:?}"
+        );
+        not_here("SCTP or DCCP");
     }
+    // Nobody else is concerned.
+    let others = cell.peer.namespace.enter(open);
+    assert!(others.is_ok() || kind != Type::RAW);
+    assert!(cell.count(Counter::RefusedProtocol) <= 1);
 }

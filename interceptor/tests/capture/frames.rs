@@ -14,6 +14,8 @@ pub(crate) const TCP: u8 = 6;
 
 /// TCP's flag that begins a connection.
 pub(crate) const SYN: u8 = 0x02;
+/// TCP's flag of data that is to be read at once.
+pub(crate) const PUSH: u8 = 0x08;
 /// TCP's flag of everything that follows.
 pub(crate) const ACK: u8 = 0x10;
 
@@ -201,7 +203,12 @@ impl Forger {
 
     /// Sends a SYN between these addresses, from this port to port 9000.
     pub(crate) fn forge(&self, ends: (&str, &str), port: u16) {
-        let syn = tcp_for(ends, (port, 9000), SYN);
-        self.wire.send(IPV4, &[&v4(ends, TCP, 0, &[]), &syn]);
+        self.forge_as(ends, port, SYN);
+    }
+
+    /// The same of a packet with other flags.
+    pub(crate) fn forge_as(&self, ends: (&str, &str), port: u16, flags: u8) {
+        let packet = tcp_for(ends, (port, 9000), flags);
+        self.wire.send(IPV4, &[&v4(ends, TCP, 0, &[]), &packet]);
     }
 }

@@ -228,6 +228,8 @@ async fn dialling_the_listener_tells_the_agent_nothing() {
     let (stream, _) = accept(&enrolled.listeners.outbound).await;
     let refused = enrolled.origin.outbound(&stream).unwrap_err();
     assert_eq!(refused.reason(), "not_captured");
+    assert_eq!(capture.counters().of(Counter::Loopback), 1);
+    assert_eq!(given_to_the_agent(&capture), 0);
 }
 
 #[tokio::test]
@@ -267,6 +269,9 @@ async fn a_bound_source_address_and_port_are_kept() {
     let loopback = "127.0.0.1:0".parse().unwrap();
     let refused = dial_from(&pod.namespace, loopback, "192.0.2.1:443").unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    let counters = capture.counters();
+    assert_eq!(counters.of(Counter::Captured), 4);
+    assert_eq!(counters.of(Counter::RefusedLoopbackSource), 1);
 }
 
 /// Connects from a source address.

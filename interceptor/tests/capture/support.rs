@@ -31,15 +31,18 @@ pub(crate) const PEER_V4: &str = "10.77.0.1";
 /// How long an application of a test waits before it calls something broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whether tests that cannot run here fail.
+pub(crate) fn is_required() -> bool {
+    std::env::vars().any(|(name, value)| name == "INTERCEPTOR_E2E" && value == "require")
+}
+
 /// Whether tests that need root run. They say so if not, and fail where they must run.
 pub(crate) fn may_run() -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;
     }
-    let required =
-        std::env::vars().any(|(name, value)| name == "INTERCEPTOR_E2E" && value == "require");
     assert!(
-        !required,
+        !is_required(),
         "these tests need root, and INTERCEPTOR_E2E=require is set"
     );
     #[expect(clippy::print_stderr, reason = "a skipped test must say so")]

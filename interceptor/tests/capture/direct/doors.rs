@@ -8,7 +8,7 @@ use interceptor::capture::{Counter, End};
 use rstest::rstest;
 
 use super::{A, APP, APP6, B, Cell, PATIENCE, resetting, tcp};
-use crate::frames::{Forger, IPV4, SYN, TCP, Wire, tcp_for, v4};
+use crate::frames::{ACK, Forger, IPV4, PUSH, SYN, TCP, Wire, tcp_for, v4};
 use crate::support::{Netns, close, may_run};
 
 /// A connection from a port of our choice, to be closed with a reset.
@@ -113,6 +113,52 @@ async fn a_forged_syn_of_a_neighbour_is_stopped_at_its_interface() {
     counted(&cell, Counter::RefusedUnknownSyn, 0);
     close(socket);
     assert_eq!(cell.ended().await.end, End::Abandoned);
+    cell.leaves_nothing().await;
+}
+
+/// Its SYN finds the door open, and the answer goes to whose door it is: without the number in it nobody
+/// gets in.
+#[tokio::test]
+async fn a_forged_syn_of_a_stranger_during_the_handshake_gets_nobody_in() {
+    const PORT: u16 = 7_777;
+    if !may_run() {
+        return;
+    }
+    let mut cell = Cell::new();
+    cell.allow();
+    let forger = Forger::new(&cell.b);
+    // The true SYN gets lost, so that the handshake lasts.
+    cell.host.drop_everything_to(B);
+    let socket = tcp(&cell.a, APP);
+    let source: SocketAddr = format!("{A}:{PORT}").parse().unwrap();
+    socket.bind(&source.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+        .connect(&APP.parse::<SocketAddr>().unwrap().into())
+        .unwrap_err();
+    forger.forge((A, B), PORT);
+    counted(&cell, Counter::DirectPass, 0);
+    for flags in [ACK, ACK | SYN, ACK | PUSH] {
+        forger.forge_as((A, B), PORT, flags);
+    }
+    cell.app.set_nonblocking(true).unwrap();
+    assert!(cell.app.accept().is_err());
+    assert_eq!(cell.count(Counter::DirectEstablished), 0);
+    // Whose door it is gets in with its next SYN.
+    cell.host.drop_nothing(&[B]);
+    let deadline = Instant::now() + PATIENCE;
+    let (server, from) = loop {
+        match cell.app.accept() {
+            Ok(accepted) => break accepted,
+            Err(_not_yet) => assert!(Instant::now() < deadline, "it does not get in"),
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(from.port(), PORT);
+    assert!(cell.app.accept().is_err(), "it and nobody else");
+    close((socket, server));
+    let ended = cell.ended().await;
+    assert!(ended.established && ended.totals.retransmits > 0);
     cell.leaves_nothing().await;
 }
 

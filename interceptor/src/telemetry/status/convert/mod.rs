@@ -147,6 +147,7 @@ impl Unprotected {
             plaintext(mesh, workload, &mut entries);
         }
         entries.extend(Self::by_udp(mesh));
+        entries.extend(Self::by_udp_beside_its_rule(mesh));
         let local = mesh.local();
         entries.extend(local.filter_map(|it| Self::by_udp_on_the_host(it)));
         entries
@@ -185,6 +186,25 @@ impl Unprotected {
             subject,
             what: "UDP".to_owned(),
             why,
+            connections: None,
+        })
+    }
+
+    /// What leaves although owners refuse it, in one line: the rule is asked where a peer is named.
+    fn by_udp_beside_its_rule(mesh: &Mesh) -> Option<Self> {
+        let refuses =
+            |it: &&Arc<Workload>| !matches!(it.capture.udp, UdpRule::Allow | UdpRule::Observe);
+        let refusing: Vec<_> = mesh.local().filter(refuses).collect();
+        let subject = match refusing.as_slice() {
+            [] => return None,
+            [one] => one.id.to_string(),
+            several => format!("{} workloads", several.len()),
+        };
+        Some(Self {
+            subject,
+            what: "UDP that is refused".to_owned(),
+            why: "sockets that were connected before the rule go on, and CAP_NET_RAW sends past it"
+                .to_owned(),
             connections: None,
         })
     }

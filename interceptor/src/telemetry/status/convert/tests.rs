@@ -87,15 +87,46 @@ fn udp_that_leaves_is_one_line(
     #[case] batch: &str,
     #[case] expected: Option<&str>,
 ) {
-    let manifests = MANIFESTS
+    let entries = lines(&Unprotected::by_configuration(&mesh(&with_udp(
+        server, batch,
+    ))));
+    let udp: Vec<_> = entries.iter().filter(|it| it.contains(": UDP: ")).collect();
+    assert_eq!(udp, expected.as_slice());
+}
+
+#[rstest]
+#[case::nobody_refuses("observe", "allow", None)]
+#[case::one("deny-quic", "allow", Some("demo/server"))]
+#[case::several("deny-quic", "deny", Some("2 workloads"))]
+fn what_goes_past_a_rule_for_udp_is_one_line(
+    #[case] server: &str,
+    #[case] batch: &str,
+    #[case] subject: Option<&str>,
+) {
+    let entries = lines(&Unprotected::by_configuration(&mesh(&with_udp(
+        server, batch,
+    ))));
+    let found: Vec<_> = entries
+        .iter()
+        .filter(|it| it.contains("UDP that is"))
+        .collect();
+    let expected = subject.map(|it| {
+        format!(
+            "{it}: UDP that is refused: sockets that were connected before the rule go on, and \
+             CAP_NET_RAW sends past it"
+        )
+    });
+    assert_eq!(found, expected.iter().collect::<Vec<_>>());
+}
+
+/// The manifests with these rules for UDP.
+fn with_udp(server: &str, batch: &str) -> String {
+    MANIFESTS
         .replace("  annotations:\n", &format!("  annotations:\n    interceptor.dev/udp: {server}\n"))
         .replace(
             "labels: {istio.io/dataplane-mode: none}",
             &format!("annotations: {{interceptor.dev/udp: {batch}, interceptor.dev/network-namespace: batch}}"),
-        );
-    let entries = lines(&Unprotected::by_configuration(&mesh(&manifests)));
-    let udp: Vec<_> = entries.iter().filter(|it| it.contains(": UDP: ")).collect();
-    assert_eq!(udp, expected.as_slice());
+        )
 }
 
 #[test]
