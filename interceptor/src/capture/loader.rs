@@ -29,8 +29,9 @@ use super::folder::create;
 use super::held::Held;
 use super::links::Hooks;
 use super::lock::NodeLock;
-use super::maps::{Maps, SHAPES};
+use super::maps::Maps;
 use super::object::OBJECT;
+use super::shapes::SHAPES;
 use crate::net::bpf::Target;
 
 /// The programs that are attached to the cgroup root.

@@ -47,6 +47,7 @@ mod origin;
 mod plan;
 mod prober;
 mod rules;
+mod shapes;
 mod site;
 mod status;
 mod uninstall;
