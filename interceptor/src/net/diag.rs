@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use interceptor_common::Flow;
 
 use super::bpf;
-use super::netlink::{ACKNOWLEDGE, Attributes, DUMP, ask, number};
+use super::netlink::{ACKNOWLEDGE, Attributes, DUMP, ask, each, number};
 
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
@@ -135,19 +135,23 @@ pub(crate) fn connections() -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
     for family in [INET, INET6] {
         let request = request(family, LIVE, &[0; ID]);
-        let answers = ask(libc::NETLINK_SOCK_DIAG, BY_FAMILY, DUMP, &request)?;
-        found.extend(answers.iter().filter_map(|answer| read(answer)));
+        let mut keep = |answer: &[u8]| found.extend(read(answer));
+        each(
+            libc::NETLINK_SOCK_DIAG,
+            (BY_FAMILY, DUMP),
+            &request,
+            &mut keep,
+        )?;
     }
     Ok(found)
 }
 
-/// The connections of the calling thread's namespace that are not over, with what `map` has for their
-/// sockets.
-pub(crate) fn stored(map: BorrowedFd<'_>) -> io::Result<Vec<Stored>> {
+/// Looks at each connection of the calling thread's namespace that is not over, with what `map` has
+/// for its socket.
+pub(crate) fn stored(map: BorrowedFd<'_>, mut look: impl FnMut(Stored)) -> io::Result<()> {
     /// `INET_DIAG_REQ_SK_BPF_STORAGES`, and the nested `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`.
     const STORAGES: u16 = 2 | 1 << 15;
     const MAP: u16 = 1;
-    let mut found = Vec::new();
     for family in [INET, INET6] {
         let mut request = request(family, NOT_OVER, &[0; ID]);
         request.splice(2..3, [WITH_INFO]);
@@ -156,10 +160,14 @@ pub(crate) fn stored(map: BorrowedFd<'_>) -> io::Result<Vec<Stored>> {
         request.extend(8_u16.to_ne_bytes());
         request.extend(MAP.to_ne_bytes());
         request.extend(map.as_raw_fd().to_ne_bytes());
-        let answers = ask(libc::NETLINK_SOCK_DIAG, BY_FAMILY, DUMP, &request)?;
-        found.extend(answers.iter().filter_map(|answer| read_stored(answer)));
+        let answer = |answer: &[u8]| {
+            if let Some(socket) = read_stored(answer) {
+                look(socket);
+            }
+        };
+        each(libc::NETLINK_SOCK_DIAG, (BY_FAMILY, DUMP), &request, answer)?;
     }
-    Ok(found)
+    Ok(())
 }
 
 impl Stored {

@@ -107,6 +107,21 @@ fn link(message: &[u8]) -> Option<Link> {
 
 /// Asks one question and returns the bodies of the answers.
 pub(super) fn ask(family: i32, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let mut answers = Vec::new();
+    each(family, (kind, flags), body, |answer| {
+        answers.push(answer.to_vec());
+    })?;
+    Ok(answers)
+}
+
+/// Asks one question and looks at the body of each answer, of which none is kept: where there are
+/// ten thousand sockets, ten megabytes would be.
+pub(super) fn each(
+    family: i32,
+    (kind, flags): (u16, u16),
+    body: &[u8],
+    mut answer: impl FnMut(&[u8]),
+) -> io::Result<()> {
     let socket = Socket::new(
         Domain::from(libc::AF_NETLINK),
         Type::RAW.cloexec(),
@@ -122,19 +137,18 @@ pub(super) fn ask(family: i32, kind: u16, flags: u16, body: &[u8]) -> io::Result
     request.extend(body);
     socket.send(&request)?;
 
-    let mut answers = Vec::new();
     let mut buffer = vec![0; ROOM];
     loop {
         let length = (&socket).read(&mut buffer)?;
-        let is_last = take(buffer.get(..length).unwrap_or_default(), &mut answers)?;
+        let is_last = take(buffer.get(..length).unwrap_or_default(), &mut answer)?;
         if is_last || flags & DUMP == 0 {
-            return Ok(answers);
+            return Ok(());
         }
     }
 }
 
 /// Takes the messages of one read apart. True if no more follow.
-fn take(mut read: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+fn take(mut read: &[u8], answer: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     let cut_short = || io::Error::from(io::ErrorKind::UnexpectedEof);
     while !read.is_empty() {
         let length = read.get(..4).and_then(number).ok_or_else(cut_short)?;
@@ -153,7 +167,7 @@ fn take(mut read: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
                 }
                 return Err(io::Error::from_raw_os_error(errno));
             }
-            _ => answers.push(body.to_vec()),
+            _ => answer(body),
         }
         read = read.get(aligned(length)..).unwrap_or_default();
     }
@@ -217,9 +231,9 @@ mod tests {
     proptest! {
         #[test]
         fn nonsense_is_an_error_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let mut answers = Vec::new();
-            if take(&bytes, &mut answers).is_ok() {
-                prop_assert!(answers.len() <= bytes.len() / HEADER + 1);
+            let mut answers = 0;
+            if take(&bytes, &mut |_body: &[u8]| answers += 1).is_ok() {
+                prop_assert!(answers <= bytes.len() / HEADER + 1);
             }
             let _nothing = link(&bytes);
             prop_assert!(Attributes(&bytes).count() <= bytes.len());

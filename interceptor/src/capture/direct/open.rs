@@ -41,7 +41,8 @@ pub(super) fn open(
         if !asked.insert(namespace.cookie()) {
             continue;
         }
-        for socket in namespace.enter(|| diag::stored(storage.as_fd()))? {
+        // Most of a node's connections are others': none is kept that is not direct.
+        let look = |socket: Stored| {
             let key = key(&socket);
             let entry = entry(&entries, &socket, &key);
             found.extend(entry.map(|entry| entry.socket));
@@ -50,7 +51,8 @@ pub(super) fn open(
             if let Some(flow) = flow.filter(|_| is_direct && socket.is_established()) {
                 all.push(Open::new(&socket, &flow, &key));
             }
-        }
+        };
+        namespace.enter(|| diag::stored(storage.as_fd(), look))?;
     }
     table.sweep(
         &entries,
