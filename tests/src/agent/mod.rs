@@ -327,6 +327,15 @@ impl Agent {
         Ok(fs::rename(temporary, self.manifests().join(file))?)
     }
 
+    /// Removes one file of manifests.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none.
+    pub fn remove(&self, file: &str) -> Result<()> {
+        Ok(fs::remove_file(self.manifests().join(file))?)
+    }
+
     /// Everything it said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()

@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+/// Envoy with two threads instead of its default.
+pub const ENVOY_2: &str = "envoy_2";
+
+/// nginx, which is measured for the latency of messages only.
+pub const NGINX: &str = "nginx";
+
 /// How the bytes travel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Variant {
@@ -45,6 +51,27 @@ impl Variant {
         matches!(self, Self::Raw | Self::RawSameNode)
     }
 
+    /// Whether something else than this project carries it.
+    pub const fn is_peer(&self) -> bool {
+        matches!(self, Self::Peer(_))
+    }
+
+    /// Whether it is measured for what it may be the best at, and not in everything: Envoy once more
+    /// with another number of threads, and nginx.
+    pub fn is_partial(&self) -> bool {
+        matches!(self, Self::Peer(name) if name == ENVOY_2) || self.is_nginx()
+    }
+
+    /// Whether it is nginx, of which the latency of messages is of interest.
+    pub(super) fn is_nginx(&self) -> bool {
+        matches!(self, Self::Peer(name) if name == NGINX)
+    }
+
+    /// Whether it stays inside of a node.
+    pub const fn is_within(&self) -> bool {
+        matches!(self, Self::RawSameNode | Self::SameNode)
+    }
+
     /// Whether this project carries it.
     pub const fn is_own(&self) -> bool {
         matches!(self, Self::SameNode | Self::CrossNode)
@@ -84,9 +111,25 @@ impl Figure {
     }
 }
 
+/// When a figure was taken: in which round, and for works that are measured often in a round, as which
+/// sample of it, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Take {
+    /// Counted from 1.
+    pub round: usize,
+    /// 0 if the round has one sample.
+    pub turn: usize,
+}
+
+impl From<usize> for Take {
+    fn from(round: usize) -> Self {
+        Self { round, turn: 0 }
+    }
+}
+
 /// Whether more of a unit is better.
 pub(super) fn more_is_better(unit: &str) -> bool {
-    ["Gbit/s", "1/s", "last/first", "large/small"].contains(&unit)
+    ["Gbit/s", "1/s", "last/first", "large/small", "with/without"].contains(&unit)
 }
 
 #[expect(
@@ -112,9 +155,33 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
     ))
 }
 
+/// The standard error of the median, from the median absolute deviation: a disturbed sample does not
+/// make it larger than it is. Nothing if there are too few values to tell.
+pub(super) fn error_of_median(values: &[f64]) -> Option<f64> {
+    /// What makes the median absolute deviation of a normal distribution its standard deviation.
+    const TO_SIGMA: f64 = 1.4826;
+    /// How much more a median scatters than a mean.
+    const OF_MEDIANS: f64 = 1.2533;
+    const FEWEST: usize = 3;
+    let middle = median(values).filter(|_| values.len() >= FEWEST)?;
+    let deviations: Vec<f64> = values.iter().map(|it| (it - middle).abs()).collect();
+    let count = to_float(u64::try_from(values.len()).ok()?);
+    Some(median(&deviations)? * TO_SIGMA * OF_MEDIANS / count.sqrt())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::{error_of_median, median};
+
+    #[test]
+    fn an_outlier_is_no_error() {
+        let even = [0.98, 0.99, 1.0, 1.01, 1.02];
+        let disturbed = [0.98, 0.99, 1.0, 1.01, 7.0];
+        assert_eq!(error_of_median(&even), error_of_median(&disturbed));
+        let error = error_of_median(&even).unwrap_or_default();
+        assert!((0.008..0.0085).contains(&error), "{error}");
+        assert_eq!(error_of_median(&[1.0, 2.0]), None);
+    }
 
     #[test]
     fn the_median_is_in_the_middle() {

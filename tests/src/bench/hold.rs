@@ -10,7 +10,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use super::load::{listen, open};
+use super::load::open;
+use super::server::listen;
 use crate::netns::join;
 use crate::pod::Pod;
 use crate::wait;

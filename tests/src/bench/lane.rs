@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::figure::Variant;
-use super::load::LoadServer;
 use super::peer::{Kind, Pair, Process, Site, local};
+use super::server::LoadServer;
 use crate::pod::Pod;
 
 /// Where the load's server listens.
@@ -38,7 +38,6 @@ pub(super) struct Parts {
     pub(super) variant: Variant,
     /// The client's and the server's.
     pub(super) pods: [Pod; 2],
-    pub(super) agents: Vec<u32>,
     pub(super) kind: Option<Kind>,
 }
 
@@ -48,7 +47,6 @@ impl Lane {
         let Parts {
             variant,
             pods: [client, server],
-            agents,
             kind,
         } = parts;
         let folder = fabric.join(format!("bench-{variant}"));
@@ -65,7 +63,7 @@ impl Lane {
             _web: web.transpose()?,
             client,
             server,
-            agents,
+            agents: Vec::new(),
             kind,
             folder,
             ca: fabric.join("ca"),
@@ -73,6 +71,16 @@ impl Lane {
         };
         lane.pair = lane.carry(PORT)?;
         Ok(lane)
+    }
+
+    /// Takes note of the agents' processes, the first node's first, if it is they who carry it.
+    pub(super) fn is_carried_by(&mut self, agents: &[u32]) {
+        let count = match self.variant {
+            Variant::SameNode => 1,
+            Variant::CrossNode => agents.len(),
+            _ => 0,
+        };
+        self.agents = agents.iter().copied().take(count).collect();
     }
 
     /// Where the client connects to.
@@ -141,6 +149,8 @@ impl Lane {
 struct Ports {
     first_and_last: [u32; 2],
     most_waiting: u32,
+    /// `tcp_tw_reuse`.
+    reuse: u32,
 }
 
 /// More connections per minute than the default range allows, which raw TCP would exhaust first;
@@ -149,9 +159,11 @@ struct Ports {
 const EASY: Ports = Ports {
     first_and_last: [20_000, 65_535],
     most_waiting: 2048,
+    reuse: 1,
 };
 
 const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const REUSE: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 const WAITING: &str = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
 
 /// Lets a pod connect as often as anybody measures.
@@ -164,15 +176,19 @@ fn write(pod: &Pod, ports: Ports) -> Result<()> {
     pod.run(|| {
         fs::write(RANGE, format!("{first} {last}"))?;
         fs::write(WAITING, ports.most_waiting.to_string())?;
-        Ok(fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?)
+        Ok(fs::write(REUSE, ports.reuse.to_string())?)
     })?
 }
 
 /// A pod's settings before [`write()`].
 fn read(pod: &Pod) -> Result<Ports> {
-    let most_waiting = pod.run(|| fs::read_to_string(WAITING))??;
+    let number = |file: &'static str| {
+        let text = pod.run(|| fs::read_to_string(file))??;
+        text.trim().parse().context(file)
+    };
     Ok(Ports {
         first_and_last: super::churn::DEFAULT_PORTS,
-        most_waiting: most_waiting.trim().parse().context(WAITING)?,
+        most_waiting: number(WAITING)?,
+        reuse: number(REUSE)?,
     })
 }

@@ -1,30 +1,29 @@
-//! The load: a server that does what the first byte of a connection says, and clients that drive
-//! it from inside a pod. Blocking sockets and threads, the same for every variant.
+//! The load: clients that drive a server from inside a pod. Blocking sockets and threads, the same
+//! for every variant.
 //!
-//! The server has threads for the longest-lived load, 64 connections at a time; of those that come
-//! and go, more wait in its backlog.
+//! Whoever counts what has ended within a time leaves out what is slow. So a sample of operations
+//! lasts as long as several of them, and what is under way at its end is among the latencies with
+//! the age that it has: less than it will have, but longer than all that a fast sample would show.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::figure::to_float;
 use super::plan::Work;
 use super::processes::cpu_seconds;
-use crate::netns::NetNs;
+use super::server::LoadServer;
 use crate::pod::Pod;
 
-/// How many connections the server serves at a time.
-const THREADS: usize = 2 * 64 + 2;
-const BLOCK: usize = 256 * 1024;
-const PING: usize = 64;
+/// Bytes that are written or read at a time.
+pub(super) const BLOCK: usize = 256 * 1024;
+/// Bytes of a ping-pong.
+pub(super) const PING: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one window of time saw.
@@ -73,83 +72,8 @@ pub(super) struct Sample {
 impl Sample {
     /// A quantile of the latencies, in microseconds.
     pub(super) fn quantile_us(&self, hundredths: usize) -> Option<f64> {
-        let last = self.latencies.len().checked_sub(1)?;
-        let nanoseconds = *self.latencies.get(last * hundredths / 100)?;
+        let nanoseconds = quantile(&self.latencies, hundredths)?;
         Some(Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6)
-    }
-}
-
-/// The server of one pod.
-#[derive(Debug)]
-pub(super) struct LoadServer {
-    listener: Arc<TcpListener>,
-    received: Arc<AtomicU64>,
-}
-
-impl LoadServer {
-    /// Starts it at every address of the namespace.
-    pub(super) fn start(namespace: &NetNs, port: u16) -> Result<Self> {
-        let received = Arc::new(AtomicU64::new(0));
-        let listener = Arc::new(namespace.run(|| listen(port))?.context("listen")?);
-        for _ in 0..THREADS {
-            let (listener, received) = (Arc::clone(&listener), Arc::clone(&received));
-            let worker = thread::Builder::new().stack_size(512 * 1024);
-            worker.spawn(move || serve(&listener, &received))?;
-        }
-        Ok(Self { listener, received })
-    }
-}
-
-impl Drop for LoadServer {
-    fn drop(&mut self) {
-        drop(SockRef::from(&*self.listener).shutdown(Shutdown::Both));
-    }
-}
-
-/// Listens at every address of this thread's namespace.
-pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_only_v6(false)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
-    socket.listen(4096)?;
-    Ok(socket.into())
-}
-
-fn serve(listener: &TcpListener, received: &AtomicU64) {
-    let mut block = vec![0; BLOCK];
-    while let Ok((stream, _)) = listener.accept() {
-        // A client that goes away in the middle is how throughput samples end.
-        drop(serve_one(stream, &mut block, received));
-    }
-}
-
-fn serve_one(mut stream: TcpStream, block: &mut [u8], received: &AtomicU64) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut mode = [0];
-    stream.read_exact(&mut mode)?;
-    match mode {
-        [b'u'] => loop {
-            let count = stream.read(block)?;
-            if count == 0 {
-                return Ok(());
-            }
-            received.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
-        },
-        [b'd'] => loop {
-            stream.write_all(block)?;
-        },
-        [b'p'] => {
-            let mut ping = [0; PING];
-            loop {
-                stream.read_exact(&mut ping)?;
-                stream.write_all(&ping)?;
-            }
-        }
-        _ => {
-            stream.write_all(&mode)?;
-            stream.read(&mut mode).map(drop)
-        }
     }
 }
 
@@ -161,18 +85,30 @@ pub(super) struct Load<'a> {
     pub(super) target: SocketAddr,
     /// How many windows of which length, after a warm-up of a quarter of one.
     pub(super) windows: (usize, Duration),
+    /// How long a single window may become if operations are slow.
+    pub(super) patience: Duration,
     /// The processes whose CPU time counts.
     pub(super) carriers: &'a [u32],
 }
+
+/// How many times the p99 of its operations a sample lasts.
+const WAVES: u32 = 5;
 
 /// What the client's threads share.
 struct Run<'a> {
     target: SocketAddr,
     stop: AtomicBool,
-    measuring: AtomicBool,
+    /// When that began which is measured, and when it ended, in nanoseconds after `begun`; 0 is not
+    /// yet.
+    from: AtomicU64,
+    to: AtomicU64,
+    begun: Instant,
     received: &'a AtomicU64,
+    /// Operations before anything was measured.
+    warm: AtomicU64,
     finished: AtomicU64,
-    latencies: Mutex<Vec<u64>>,
+    /// Of each thread.
+    latencies: Vec<Mutex<Vec<u64>>>,
 }
 
 /// Takes one sample.
@@ -181,44 +117,48 @@ pub(super) fn measure(client: &Pod, server: &LoadServer, load: &Load<'_>) -> Res
     let run = Run {
         target: load.target,
         stop: AtomicBool::new(false),
-        measuring: AtomicBool::new(false),
+        from: AtomicU64::new(0),
+        to: AtomicU64::new(0),
+        begun: Instant::now(),
         received: if matches!(load.work, Work::Down(_)) {
             &own
         } else {
             &server.received
         },
+        warm: AtomicU64::new(0),
         finished: AtomicU64::new(0),
-        latencies: Mutex::default(),
+        latencies: (0..load.work.concurrency())
+            .map(|_| Mutex::default())
+            .collect(),
     };
     let windows = client.run(|| drive(&run, load))??;
-    let mut latencies = run.latencies.into_inner();
-    latencies.sort_unstable();
     for window in &windows {
         ensure!(
             window.bytes > 0 || window.operations > 0,
             "nothing was carried"
         );
     }
+    let latencies = run.sorted();
     Ok(Sample { windows, latencies })
 }
 
 /// Runs the client's threads (which inherit this thread's namespace) and measures meanwhile.
 fn drive(run: &Run<'_>, load: &Load<'_>) -> Result<Vec<Window>> {
-    let (count, length) = load.windows;
     // The first connection of a pair inside of a node takes the agent's path: it is not measured.
     once(run.target)?;
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..load.work.concurrency())
-            .map(|_| {
+        let threads: Vec<_> = run
+            .latencies
+            .iter()
+            .map(|latencies| {
                 let small = thread::Builder::new().stack_size(128 * 1024);
-                small.spawn_scoped(scope, move || client(run, load.work))
+                small.spawn_scoped(scope, move || client(run, load.work, latencies))
             })
             .collect();
-        thread::sleep(length / 4);
-        run.measuring.store(true, Ordering::Relaxed);
-        let windows = (0..count).map(|_| run.window(length, load.carriers));
-        let windows: Result<Vec<Window>> = windows.collect();
-        run.measuring.store(false, Ordering::Relaxed);
+        run.warm_up(load);
+        run.from.store(run.now(), Ordering::Relaxed);
+        let windows = run.windows(load);
+        run.to.store(run.now(), Ordering::Relaxed);
         run.stop.store(true, Ordering::Relaxed);
         for thread in threads {
             crate::netns::join(thread?.join()).context("a client")?;
@@ -227,32 +167,144 @@ fn drive(run: &Run<'_>, load: &Load<'_>) -> Result<Vec<Window>> {
     })
 }
 
+/// Where a window begins.
+struct Begin {
+    at: Instant,
+    bytes: u64,
+    operations: u64,
+    cpu_seconds: f64,
+}
+
 impl Run<'_> {
-    /// Waits for the length of a window and tells what happened in it.
-    fn window(&self, length: Duration, carriers: &[u32]) -> Result<Window> {
-        let cpu = cpu_seconds(carriers)?;
-        let (start, bytes) = (Instant::now(), self.received.load(Ordering::Relaxed));
-        let operations = self.finished.load(Ordering::Relaxed);
-        thread::sleep(length);
-        Ok(Window {
-            seconds: start.elapsed().as_secs_f64(),
-            bytes: self.received.load(Ordering::Relaxed) - bytes,
-            operations: self.finished.load(Ordering::Relaxed) - operations,
-            cpu_seconds: cpu_seconds(carriers)? - cpu,
+    /// Nanoseconds since this began, and never 0.
+    fn now(&self) -> u64 {
+        nanoseconds(self.begun.elapsed()).max(1)
+    }
+
+    /// Waits a quarter of a window, and until everybody has done something once: a thousand that
+    /// begin at the same moment are no load that anybody has for long.
+    fn warm_up(&self, load: &Load<'_>) {
+        const INTERVAL: Duration = Duration::from_millis(5);
+        let (_, length) = load.windows;
+        thread::sleep(length / 4);
+        let wanted = u64::try_from(load.work.concurrency()).unwrap_or(u64::MAX);
+        while load.work.has_operations()
+            && self.warm.load(Ordering::Relaxed) < wanted
+            && self.begun.elapsed() < load.patience
+        {
+            thread::sleep(INTERVAL);
+        }
+    }
+
+    fn windows(&self, load: &Load<'_>) -> Result<Vec<Window>> {
+        let (count, length) = load.windows;
+        let adapts = count == 1 && load.work.has_operations();
+        let mut windows = Vec::new();
+        for _ in 0..count {
+            let begin = self.begin(load.carriers)?;
+            thread::sleep(length);
+            let mut window = self.since(&begin, load.carriers)?;
+            while adapts && !self.is_enough(begin.at.elapsed(), load.patience) {
+                thread::sleep(length / 2);
+                window = self.since(&begin, load.carriers)?;
+            }
+            windows.push(window);
+        }
+        Ok(windows)
+    }
+
+    /// Whether a sample lasts several times its operations.
+    fn is_enough(&self, elapsed: Duration, patience: Duration) -> bool {
+        let latencies = self.sorted();
+        let slow = quantile(&latencies, 99).map(Duration::from_nanos);
+        elapsed >= patience || slow.is_some_and(|slow| elapsed >= slow * WAVES)
+    }
+
+    fn begin(&self, carriers: &[u32]) -> Result<Begin> {
+        Ok(Begin {
+            cpu_seconds: cpu_seconds(carriers)?,
+            at: Instant::now(),
+            bytes: self.received.load(Ordering::Relaxed),
+            operations: self.finished.load(Ordering::Relaxed),
         })
+    }
+
+    fn since(&self, begin: &Begin, carriers: &[u32]) -> Result<Window> {
+        Ok(Window {
+            seconds: begin.at.elapsed().as_secs_f64(),
+            bytes: self.received.load(Ordering::Relaxed) - begin.bytes,
+            operations: self.finished.load(Ordering::Relaxed) - begin.operations,
+            cpu_seconds: cpu_seconds(carriers)? - begin.cpu_seconds,
+        })
+    }
+
+    /// The latencies of all threads.
+    fn sorted(&self) -> Vec<u64> {
+        let mut all = Vec::new();
+        for latencies in &self.latencies {
+            all.extend_from_slice(&latencies.lock());
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// Keeps what an operation took that has ended now.
+    fn keep(&self, start: Instant, latencies: &Mutex<Vec<u64>>) {
+        let start = nanoseconds(start.duration_since(self.begun));
+        let [from, to] = [&self.from, &self.to].map(|it| it.load(Ordering::Relaxed));
+        match seen(start, self.now(), (from, to)) {
+            Seen::Before => drop(self.warm.fetch_add(1, Ordering::Relaxed)),
+            Seen::Finished(took) => {
+                self.finished.fetch_add(1, Ordering::Relaxed);
+                latencies.lock().push(took);
+            }
+            Seen::UnderWay(age) => latencies.lock().push(age),
+            Seen::After => {}
+        }
     }
 }
 
-fn client(run: &Run<'_>, work: Work) -> io::Result<()> {
-    let mut latencies = Vec::new();
-    match work {
-        Work::Up(_) => up(run)?,
-        Work::Down(_) => down(run)?,
-        Work::PingPong(_) => ping_pong(run, &mut latencies)?,
-        Work::Connect(_) => connects(run, &mut latencies)?,
+/// What an operation is to what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Before,
+    /// After that long.
+    Finished(u64),
+    /// When the time was over, at that age.
+    UnderWay(u64),
+    After,
+}
+
+/// Judges an operation from `start` to `end` by when measuring began and ended; 0 is not yet.
+const fn seen(start: u64, end: u64, (from, to): (u64, u64)) -> Seen {
+    if from == 0 {
+        Seen::Before
+    } else if to == 0 || end <= to {
+        Seen::Finished(end - start)
+    } else if start < to {
+        Seen::UnderWay(to - start)
+    } else {
+        Seen::After
     }
-    run.latencies.lock().append(&mut latencies);
-    Ok(())
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A quantile, in hundredths, of what is sorted.
+fn quantile(sorted: &[u64], hundredths: usize) -> Option<u64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get(last * hundredths / 100).copied()
+}
+
+fn client(run: &Run<'_>, work: Work, latencies: &Mutex<Vec<u64>>) -> io::Result<()> {
+    match work {
+        Work::Up(_) => up(run),
+        Work::Down(_) => down(run),
+        Work::PingPong(_) => ping_pong(run, latencies),
+        Work::Connect(_) => connects(run, latencies),
+    }
 }
 
 /// Connects and says what the server shall do.
@@ -288,25 +340,25 @@ fn down(run: &Run<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn ping_pong(run: &Run<'_>, latencies: &mut Vec<u64>) -> io::Result<()> {
+fn ping_pong(run: &Run<'_>, latencies: &Mutex<Vec<u64>>) -> io::Result<()> {
     let mut stream = open(run.target, b'p')?;
     let mut ping = [7; PING];
     while !run.stop.load(Ordering::Relaxed) {
         let start = Instant::now();
         stream.write_all(&ping)?;
         stream.read_exact(&mut ping)?;
-        keep(run, start, latencies);
+        run.keep(start, latencies);
     }
     Ok(())
 }
 
-fn connects(run: &Run<'_>, latencies: &mut Vec<u64>) -> io::Result<()> {
+fn connects(run: &Run<'_>, latencies: &Mutex<Vec<u64>>) -> io::Result<()> {
     while !run.stop.load(Ordering::Relaxed) {
         let start = Instant::now();
         let mut stream = open(run.target, b'c')?;
         stream.read_exact(&mut [0])?;
         drop(stream);
-        keep(run, start, latencies);
+        run.keep(start, latencies);
     }
     Ok(())
 }
@@ -316,9 +368,25 @@ pub(super) fn once(target: SocketAddr) -> io::Result<()> {
     open(target, b'c')?.read_exact(&mut [0])
 }
 
-fn keep(run: &Run<'_>, start: Instant, latencies: &mut Vec<u64>) {
-    if run.measuring.load(Ordering::Relaxed) {
-        run.finished.fetch_add(1, Ordering::Relaxed);
-        latencies.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+#[cfg(test)]
+mod tests {
+    use super::{Seen, quantile, seen};
+
+    #[test]
+    fn what_is_slow_is_not_left_out() {
+        let measured = (100, 200);
+        assert_eq!(seen(90, 95, (0, 0)), Seen::Before);
+        assert_eq!(seen(90, 120, (100, 0)), Seen::Finished(30));
+        assert_eq!(seen(150, 200, measured), Seen::Finished(50));
+        assert_eq!(seen(110, 900, measured), Seen::UnderWay(90));
+        assert_eq!(seen(200, 900, measured), Seen::After);
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<u64> = (0..=100).collect();
+        assert_eq!(quantile(&values, 99), Some(99));
+        assert_eq!(quantile(&[7], 50), Some(7));
+        assert_eq!(quantile(&[], 50), None);
     }
 }

@@ -5,34 +5,70 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::figure::{Figure, to_float};
+use super::figure::Figure;
+use super::processes::{peak_mib, resident_mib};
 use crate::agent::{Agent, Setup};
 use crate::manifests::large::{LargeMesh, NODES};
+use crate::manifests::{self, Manifest, NAMESPACE, Namespace};
 use crate::node::Node;
+use crate::pod::Pod;
 use crate::wait;
 
 /// Objects of one file: what one export of a namespace may hold.
 const PER_FILE: usize = 100;
 
-/// What a fresh agent takes to load that mesh, and how much memory it has then; the figures are
-/// called by `kind` and `count`.
+/// Pods of the node on which a mesh is loaded.
+const OWN: usize = 10;
+
+/// A node on which agents come and go, with a few pods of its own: a node without any would have
+/// nobody to enrol.
+#[derive(Debug)]
+pub(super) struct Spare {
+    // Field order is drop order.
+    pods: Vec<Pod>,
+    node: Node,
+}
+
+impl Spare {
+    /// Adds the pods.
+    pub(super) fn new(node: Node) -> Result<Self> {
+        let pods = (0..OWN).map(|number| node.pod(&format!("own-{number}")));
+        Ok(Self {
+            pods: pods.collect::<Result<_>>()?,
+            node,
+        })
+    }
+
+    fn manifests(&self) -> String {
+        let namespace = Namespace::enrolled(NAMESPACE);
+        let pods: Vec<manifests::Pod> = self.pods.iter().map(Pod::manifest).collect();
+        let mut all: Vec<&dyn Manifest> = vec![&namespace];
+        all.extend(pods.iter().map(|it| -> &dyn Manifest { it }));
+        manifests::yaml(&all)
+    }
+}
+
+/// What a fresh agent takes to load that mesh, and how much memory it has then and had at most; the
+/// figures are called by `kind` and `count`.
 pub(super) fn load(
-    node: &Node,
+    spare: &Spare,
     folder: &Path,
     mesh: LargeMesh,
     (kind, count): (&str, usize),
 ) -> Result<Vec<Figure>> {
     let manifests = folder.join("large");
     mesh.write(&manifests, PER_FILE)?;
+    fs::write(manifests.join("own.yaml"), spare.manifests())?;
     let setup = Setup {
         manifests_folder: Some(manifests.clone()),
         ..Setup::default()
     };
-    let agent = node.agent(&setup)?;
+    let agent = spare.node.agent(&setup)?;
     let took = wait::until("the mesh to be loaded", || {
-        took_ms(&agent.log(), mesh.workloads)
+        took_ms(&agent.log(), mesh.workloads + OWN)
     })?;
-    let memory = to_float(agent.resident_bytes()?) / 1024.0 / 1024.0;
+    let ids = [agent.process().context("the agent ended")?];
+    let [memory, peak] = [resident_mib(&ids)?, peak_mib(&ids)?];
     // The next agent of this node would go on with it.
     fs::remove_file(agent.config().with_file_name("log"))?;
     drop(agent);
@@ -40,6 +76,7 @@ pub(super) fn load(
     Ok(vec![
         Figure::new(format!("{kind}_load_ms_{count}"), "ms", took),
         Figure::new(format!("{kind}_rss_mb_{count}"), "MiB", memory),
+        Figure::new(format!("{kind}_peak_mb_{count}"), "MiB", peak),
     ])
 }
 
@@ -106,6 +143,21 @@ fn took_ms(log: &str, workloads: usize) -> Option<f64> {
     let line = log
         .lines()
         .find(|line| line.contains(LOADED) && line.contains(&all))?;
+    took_by(line)
+}
+
+/// How often an agent has loaded something, by its own log.
+pub(super) fn loads(agent: &Agent) -> usize {
+    agent.log().matches(LOADED).count()
+}
+
+/// Milliseconds that the last change took an agent.
+pub(super) fn took_last(agent: &Agent) -> Option<f64> {
+    let log = agent.log();
+    took_by(log.lines().rfind(|line| line.contains(LOADED))?)
+}
+
+fn took_by(line: &str) -> Option<f64> {
     let took = field(line, "took=")?;
     let units = [("ms", 1.0), ("µs", 1e-3), ("ns", 1e-6), ("s", 1e3)];
     units.iter().find_map(|(unit, factor)| {

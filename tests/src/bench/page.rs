@@ -7,9 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::made::Made;
 use super::plots;
 use super::report::Report;
-use super::verdict::{HEADINGS, Outcome};
+use super::table::times;
+use super::verdict::HEADINGS;
 
 /// What is written anew is between these.
 const MARKERS: [&str; 2] = [
@@ -40,10 +42,15 @@ pub(super) fn between(page: &str, [begin, end]: [&str; 2], text: &str) -> Option
 
 fn contents(report: &Report, plots: &[&str]) -> String {
     let mut text = String::new();
+    if let Some(warning) = report.made.as_ref().and_then(Made::warning) {
+        line(&mut text, &format!("{warning}\n"));
+    }
+    for made in report.made.iter().flat_map(Made::lines) {
+        line(&mut text, &format!("- {made}"));
+    }
     for note in report.notes() {
         line(&mut text, &format!("- {note}"));
     }
-    line(&mut text, &format!("- rounds: {}", report.rounds_taken()));
     line(&mut text, "\n## Verdict\n");
     verdicts(report, &mut text);
     if plots.contains(&"overview") {
@@ -53,6 +60,7 @@ fn contents(report: &Report, plots: &[&str]) -> String {
     for plot in plots.iter().filter(|it| !ELSEWHERE.contains(it)) {
         line(&mut text, &format!("![{plot}]({plot}.svg)\n"));
     }
+    steps(report, &mut text);
     if plots.contains(&"same-node") {
         line(
             &mut text,
@@ -64,19 +72,34 @@ fn contents(report: &Report, plots: &[&str]) -> String {
     text
 }
 
+/// What more at a time does, to ours and to others.
+fn steps(report: &Report, text: &mut String) {
+    let steps = report.steps();
+    if steps.is_empty() {
+        return;
+    }
+    line(text, "### More at a time\n");
+    line(text, "| from | to | ours | raw | best peer |");
+    line(text, "|---|---|--:|--:|--:|");
+    for ([fewer, more], ratios) in steps {
+        let [ours, raw, peer] = ratios.map(|it| it.map_or_else(|| "–".to_owned(), times));
+        let cells = [fewer.to_owned(), more.to_owned(), ours, raw, peer];
+        line(text, &row(&cells));
+    }
+    line(text, "");
+}
+
 /// Plots that have another place than the others.
 const ELSEWHERE: [&str; 2] = ["overview", "same-node"];
 
 fn verdicts(report: &Report, text: &mut String) {
     let verdicts = report.verdicts();
-    let reached = verdicts.iter().filter(|it| it.outcome() > Outcome::Missed);
-    let count = reached.count();
-    line(text, &format!("{count} of {} reached.\n", verdicts.len()));
+    line(text, &format!("{}\n", report.summary()));
     line(text, &row(&HEADINGS.map(str::to_owned)));
-    line(text, "|---|---|--:|--:|--:|---|");
+    line(text, "|---|---|--:|--:|--:|--:|---|");
     for verdict in &verdicts {
         let mut cells = verdict.cells();
-        if verdict.outcome() == Outcome::Missed
+        if verdict.outcome().is_lacking()
             && let Some(last) = cells.last_mut()
         {
             *last = format!("**{last}**");
@@ -116,6 +139,9 @@ fn line(text: &mut String, line: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::plan::Plan;
     use super::*;
 
     #[test]
@@ -126,13 +152,27 @@ mod tests {
         assert!(new.starts_with("Before.\n<!--") && new.ends_with("-->\nAfter.\n"));
         assert!(!new.contains("old"));
         let said = [
-            "| throughput_up_4 | envoy | 0.91× | ≥ 1.60× | ≥ 2.20× | **missed** |",
+            "| throughput_up_4 | envoy | 0.91× | 0.91–1.00, 0 of 3 | ≥ 1.60× | ≥ 2.20× | **missed** |",
+            "| http_64 | best peer | – | – | ≥ 1.10× | ≥ 1.40× | **not measured (not asked for)** |",
             "| throughput_up_4 | Gbit/s | 33.0 | 10.0 (0.30×) | 11.0 (0.33×) | 5.00 (0.17×) |",
-            "1 of 2 reached",
+            "1 of 55 reached, 1 missed, 53 not measured.",
         ];
         for said in said {
             assert!(new.contains(said), "{said} in {new}");
         }
         assert_eq!(between("no markers", MARKERS, ""), None);
+    }
+
+    #[test]
+    fn a_page_of_a_quick_run_begins_with_saying_so() {
+        let mut report = super::super::tests::report();
+        let elapsed = Duration::from_secs(121);
+        report.made(Made::example(&Plan::quick(), elapsed));
+        let page = contents(&report, &[]);
+        let first = page.lines().next().unwrap_or_default();
+        assert!(first.starts_with("**This run is a look, not a proof**: made with `--quick`"));
+        assert!(page.contains("- plan: quick; commit 0c0725a; 2:01 minutes in all"));
+        report.made(Made::example(&Plan::full(), elapsed));
+        assert!(contents(&report, &[]).starts_with("- plan: full;"));
     }
 }

@@ -5,13 +5,16 @@
 //!  127.0.0.1:P ─▶ client process ═════ TLS ════▶ P+5000 server process ─▶ 127.0.0.1:P
 //! ```
 //!
-//! Both have two worker threads and a certificate of the mesh's CA.
+//! Both have a certificate of the mesh's CA, and as many worker threads as they have by default: one
+//! for each core, as our agent.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,22 +29,46 @@ use crate::netns::NetNs;
 use crate::pod::Pod;
 use crate::{settings, sweep, wait};
 
-const WORKERS: &str = "2";
 const SERVICE_ACCOUNTS: [&str; 2] = ["peer-client", "peer-server"];
+
+/// Where Debian's package `libnginx-mod-stream` puts it.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// Whether nginx can be a peer.
+pub fn has_nginx_stream() -> bool {
+    settings::is_installed("nginx") && Path::new(NGINX_STREAM).is_file()
+}
 
 /// What a peer is.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// Envoy as HBONE's client and server: HTTP/2 CONNECT, mutual TLS 1.3, identities checked.
-    Envoy,
+    /// Envoy, mutual TLS 1.3, identities checked.
+    Envoy {
+        /// What is within TLS.
+        carriage: Carriage,
+        /// How many worker threads, if not as many as it has by default.
+        workers: Option<usize>,
+    },
     /// haproxy with a connection over mutual TLS 1.3 for every one that it takes.
     Haproxy,
+    /// nginx' `stream` module with a connection over mutual TLS 1.3 for every one that it takes. Its
+    /// client accepts every server: it knows no identities but names.
+    Nginx,
     /// A command for the shell, run once in each pod.
     ///
     /// Its environment: `ROLE` (`client` or `server`), `LISTEN` and `CONNECT` (address and port;
     /// the client listens for plain TCP and connects with TLS, the server the other way round),
     /// `CERTIFICATE`, `KEY`, `CA` (PEM files), `WORKERS`, and `FOLDER` for files of its own.
     Command(String),
+}
+
+/// What Envoy carries within TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// HBONE: HTTP/2 CONNECT, many connections on one.
+    Hbone,
+    /// Nothing: a connection over TLS for each that it takes.
+    Plain,
 }
 
 /// A pair of processes that carries connections to one port.
@@ -106,8 +133,9 @@ impl End<'_> {
     fn start(&self, kind: &Kind) -> Result<Process> {
         fs::create_dir_all(&self.folder)?;
         let command = match kind {
-            Kind::Envoy => self.envoy()?,
+            Kind::Envoy { carriage, workers } => self.envoy(*carriage, *workers)?,
             Kind::Haproxy => self.haproxy()?,
+            Kind::Nginx => self.nginx()?,
             Kind::Command(line) => self.shell(line)?,
         };
         Process::start(
@@ -133,26 +161,31 @@ impl End<'_> {
         }
     }
 
-    fn envoy(&self) -> Result<Command> {
+    fn envoy(&self, carriage: Carriage, workers: Option<usize>) -> Result<Command> {
         let [identity, peer] = self.identities();
         let party = Party {
             identity: &identity,
             peer: &peer,
-            protocol: "h2",
+            protocol: match carriage {
+                Carriage::Hbone => "h2",
+                Carriage::Plain => "tcp",
+            },
         };
         let place = Place {
             namespace: self.namespace,
             folder: &self.folder,
             ca: self.ca,
         };
-        let mut config = if self.is_client() {
-            let tunnel = Tunnel {
-                gateway: self.connect,
-                authority: self.connect,
-            };
-            envoy::client_config(place, party, self.listen, tunnel)?
-        } else {
-            envoy::server_config(place, party, self.listen, self.connect)?
+        let (listen, connect) = (self.listen, self.connect);
+        let tunnel = Tunnel {
+            gateway: connect,
+            authority: connect,
+        };
+        let mut config = match (carriage, self.is_client()) {
+            (Carriage::Hbone, true) => envoy::client_config(place, party, listen, tunnel)?,
+            (Carriage::Hbone, false) => envoy::server_config(place, party, listen, connect)?,
+            (Carriage::Plain, true) => envoy::tls_client_config(place, party, listen, connect)?,
+            (Carriage::Plain, false) => envoy::tls_server_config(place, party, listen, connect)?,
         };
         // By default no more than 1,024 requests to a cluster at a time.
         let most = json!(100_000);
@@ -166,7 +199,10 @@ impl End<'_> {
         fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
         let mut command = Command::new(settings::envoy_binary()?);
         command.arg("-c").arg(file);
-        command.args(["--disable-hot-restart", "--concurrency", WORKERS]);
+        command.arg("--disable-hot-restart");
+        if let Some(workers) = workers {
+            command.args(["--concurrency", &workers.to_string()]);
+        }
         Ok(command)
     }
 
@@ -188,8 +224,7 @@ impl End<'_> {
             (format!("{tls} ssl-min-ver TLSv1.3"), String::new())
         };
         let config = format!(
-            "global\n  nbthread {WORKERS}\n\
-             defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
+            "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
              frontend plain\n  bind {} {bind}\n  default_backend other\n\
              backend other\n  server other {} {server}\n",
             self.listen, self.connect
@@ -201,6 +236,38 @@ impl End<'_> {
         Ok(command)
     }
 
+    fn nginx(&self) -> Result<Command> {
+        let [certificate, key, ca] = self.credentials()?;
+        let (certificate, key) = (certificate.display(), key.display());
+        let (listen, tls) = if self.is_client() {
+            let tls = format!(
+                "proxy_ssl on; proxy_ssl_protocols TLSv1.3; proxy_ssl_certificate {certificate}; \
+                 proxy_ssl_certificate_key {key};"
+            );
+            ("", tls)
+        } else {
+            let tls = format!(
+                "ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key}; \
+                 ssl_client_certificate {}; ssl_verify_client on;",
+                ca.display()
+            );
+            (" ssl", tls)
+        };
+        let place = self.folder.display();
+        let config = format!(
+            "load_module {NGINX_STREAM};\ndaemon off;\nuser root;\nworker_processes auto;\n\
+             pid {place}/nginx.pid;\nerror_log {place}/error.log;\n\
+             events {{ worker_connections 16384; }}\n\
+             stream {{ server {{ listen {}{listen} backlog=4096; {tls} proxy_pass {}; }} }}\n",
+            self.listen, self.connect
+        );
+        let file = self.folder.join("nginx.conf");
+        fs::write(&file, config)?;
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(&self.folder).arg("-c").arg(file);
+        Ok(command)
+    }
+
     fn shell(&self, line: &str) -> Result<Command> {
         let [certificate, key, ca] = self.credentials()?;
         let mut command = Command::new("sh");
@@ -209,7 +276,7 @@ impl End<'_> {
             .env("ROLE", self.role)
             .env("LISTEN", self.listen.to_string())
             .env("CONNECT", self.connect.to_string())
-            .env("WORKERS", WORKERS)
+            .env("WORKERS", cores().to_string())
             .env("FOLDER", &self.folder);
         command
             .env("CERTIFICATE", certificate)
@@ -229,6 +296,11 @@ impl End<'_> {
         let [certificate, key] = files;
         Ok([certificate, key, self.ca.join("ca.crt")])
     }
+}
+
+/// How many threads everybody has by default.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// A process with its children. They are killed when this value is dropped.

@@ -23,6 +23,11 @@ impl Work {
             Self::Up(n) | Self::Down(n) | Self::PingPong(n) | Self::Connect(n) => n,
         }
     }
+
+    /// Whether it consists of operations that have a beginning and an end.
+    pub(super) const fn has_operations(self) -> bool {
+        matches!(self, Self::PingPong(_) | Self::Connect(_))
+    }
 }
 
 impl fmt::Display for Work {
@@ -39,6 +44,9 @@ impl fmt::Display for Work {
 /// What is measured over every variant before the next is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// What the agents' programs cost connections that are none of theirs: raw TCP before the
+    /// agents start, and while they run.
+    Programs,
     /// Memory at rest.
     Idle,
     /// Memory with this many idle connections.
@@ -67,6 +75,7 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Programs => f.write_str("programs"),
             Self::Idle => f.write_str("rss_mb_idle"),
             Self::Hold(n) => write!(f, "rss_mb_{n}"),
             Self::Work(work) => work.fmt(f),
@@ -85,45 +94,69 @@ impl fmt::Display for Step {
 /// What to measure, how long, how often.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Which of them it is: `full`, `quick`, `scale`.
+    pub(super) name: &'static str,
     /// Every step there is; which round has it, [`Plan::steps`] says.
     all: Vec<Step>,
     /// The longest sample, measured after a warm-up of a quarter of it.
-    longest: Duration,
+    pub(super) longest: Duration,
+    /// How long a sample may become if its operations are slow.
+    pub(super) patience: Duration,
     /// What all samples together may take.
-    budget: Option<Duration>,
+    pub(super) budget: Option<Duration>,
     /// Churn: how many windows, and the length of one.
     pub(super) churn: (usize, Duration),
-    churn_every_round: bool,
+    /// How often a round measures both that are compared inside of a node.
+    pub(super) pairs: usize,
     /// How often a large mesh and a small one take turns, each of the two times.
     pub(super) mesh_turns: usize,
+    /// How many rounds have what takes long: memory, churn, large meshes.
+    few: usize,
+    /// Whether the peers' memory is measured, too.
+    pub(super) thorough: bool,
     /// How many samples make a median.
     pub rounds: usize,
 }
 
+/// The churn that is judged: half a minute in windows of two seconds.
+pub(super) const CHURN: (usize, Duration) = (15, Duration::from_secs(2));
+
 impl Plan {
-    /// A good quarter of an hour with two peers.
+    /// Everything, often enough to be judged.
     pub fn full() -> Self {
+        let mut all = vec![Step::Programs];
+        all.extend(steps(&[1000, idle_limit()], &[50_000]));
+        all.push(Step::Churn);
         Self {
-            all: steps(&[1000, idle_limit()], &[50_000]),
-            longest: Duration::from_millis(1500),
+            name: "full",
+            all,
+            longest: Duration::from_millis(800),
+            patience: Duration::from_secs(2),
             budget: None,
-            churn: (15, Duration::from_secs(2)),
-            churn_every_round: true,
-            mesh_turns: 12,
-            rounds: 3,
+            churn: CHURN,
+            pairs: 6,
+            mesh_turns: 8,
+            few: 3,
+            thorough: true,
+            rounds: 5,
         }
     }
 
-    /// Under two minutes, with shorter samples the more variants there are.
+    /// About two minutes: shorter samples the more variants there are, no churn, and of memory only
+    /// the agents'.
     pub fn quick() -> Self {
         Self {
+            name: "quick",
             all: steps(&[1000.min(idle_limit())], &[50_000]),
             longest: Duration::from_millis(700),
-            budget: Some(Duration::from_secs(45)),
-            churn: (3, Duration::from_millis(500)),
-            churn_every_round: false,
-            mesh_turns: 6,
+            patience: Duration::from_millis(400),
+            budget: Some(Duration::from_secs(16)),
+            pairs: 2,
+            mesh_turns: 4,
+            few: 1,
+            thorough: false,
             rounds: 3,
+            ..Self::full()
         }
     }
 
@@ -139,8 +172,11 @@ impl Plan {
         // A ratio of two short samples scatters by a tenth: whoever wants to know it to a fiftieth
         // needs as many as this.
         Self {
+            name: "scale",
             all,
             mesh_turns: 36,
+            longest: Duration::from_millis(1500),
+            rounds: 3,
             ..Self::full()
         }
     }
@@ -160,13 +196,22 @@ impl Plan {
 
     /// The steps of a round, counted from 1.
     ///
-    /// Memory belongs to the first, while nobody has carried anything yet.
+    /// Memory comes first, while nobody has carried anything yet.
     pub fn steps(&self, round: usize) -> impl Iterator<Item = Step> {
         self.all.iter().copied().filter(move |step| match step {
-            Step::Idle | Step::Hold(_) => round == 1,
-            Step::Churn | Step::Mesh(_) => round == 1 || self.churn_every_round,
+            Step::Idle | Step::Hold(_) | Step::Churn | Step::Mesh(_) => round <= self.few,
             _ => true,
         })
+    }
+
+    /// Whether a round has churn.
+    pub(super) fn has_churn(&self, round: usize) -> bool {
+        self.steps(round).any(|step| step == Step::Churn)
+    }
+
+    /// Whether there is nothing to measure.
+    pub const fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// How many peers there are to be at most.
@@ -189,50 +234,6 @@ impl Plan {
         let told = format!("idle connections: {held} (open files per process: {files})");
         (!held.is_empty()).then_some(told)
     }
-
-    /// How long all of it takes with that many variants of which so many are peers, roughly.
-    pub fn estimate(&self, variants: usize, peers: usize) -> Duration {
-        let sample = self.sample(variants);
-        let steps = (1..=self.rounds).flat_map(|round| self.steps(round));
-        steps
-            .map(|step| self.length(step, sample, variants, peers))
-            .sum()
-    }
-
-    /// How long a step takes over all variants.
-    fn length(&self, step: Step, sample: Duration, variants: usize, peers: usize) -> Duration {
-        let times = |each: Duration, count: usize| each * u32::try_from(count).unwrap_or(u32::MAX);
-        let second = Duration::from_secs(1);
-        match step {
-            Step::Idle => times(second, peers),
-            // A peer may take two milliseconds for a connection.
-            Step::Hold(count) => times(times(Duration::from_millis(1), count), peers + 1),
-            Step::Work(_) => times(sample * 5 / 4, variants),
-            Step::Http(_) => times(sample.max(second), variants),
-            Step::Churn => times(times(self.churn.1, self.churn.0), variants),
-            Step::Policy | Step::Policies(_) => second,
-            Step::Mesh(_) => {
-                let samples = 4 * self.mesh_turns + 2;
-                times(turn(sample) * 5 / 4, samples) + 15 * second
-            }
-            Step::Peers(_) => 17 * second,
-            Step::Nodes(_) => 3 * second,
-            Step::Held(count) => 6 * second + times(Duration::from_micros(300), count),
-        }
-    }
-
-    /// How long one sample is, if there are that many variants.
-    pub(super) fn sample(&self, variants: usize) -> Duration {
-        let works = self.all.iter().filter(|it| matches!(it, Step::Work(_)));
-        let samples = u32::try_from(works.count() * variants * self.rounds).unwrap_or(u32::MAX);
-        let fair = self.budget.map(|budget| budget * 4 / 5 / samples.max(1));
-        fair.map_or(self.longest, |fair| fair.min(self.longest))
-    }
-}
-
-/// The length of one turn with a mesh: short, because there are many of them.
-pub(super) fn turn(sample: Duration) -> Duration {
-    (sample / 3).max(Duration::from_millis(300))
 }
 
 fn steps(idle: &[usize], meshes: &[usize]) -> Vec<Step> {
@@ -245,7 +246,7 @@ fn steps(idle: &[usize], meshes: &[usize]) -> Vec<Step> {
     let mut steps = vec![Step::Idle];
     steps.extend(idle.iter().copied().map(Step::Hold));
     steps.extend(works.map(Step::Work));
-    steps.extend([Step::Http(64), Step::Policy, Step::Churn]);
+    steps.extend([Step::Http(64), Step::Policy]);
     steps.extend(meshes.iter().copied().map(Step::Mesh));
     steps
 }
@@ -256,36 +257,4 @@ fn idle_limit() -> usize {
     const OTHERS: usize = 1000;
     let files = crate::settings::raise_open_files();
     files.saturating_sub(OTHERS).min(10_000) / 1000 * 1000
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quick_run_stays_within_its_budget_whatever_it_measures() {
-        let mut plan = Plan::quick();
-        let all = plan.sample(5);
-        assert!(all < Duration::from_millis(300), "{all:?}");
-        plan.only(&["connect_64".to_owned()]);
-        assert_eq!(plan.sample(5), Duration::from_millis(700));
-    }
-
-    #[test]
-    fn a_full_run_with_two_peers_takes_less_than_twenty_five_minutes() {
-        let full = Plan::full().estimate(6, 2);
-        assert!(full < Duration::from_mins(25), "{full:?}");
-        let quick = Plan::quick().estimate(6, 2);
-        assert!(quick < Duration::from_mins(2), "{quick:?}");
-    }
-
-    #[test]
-    fn memory_is_measured_before_anything_was_carried() {
-        let plan = Plan::full();
-        assert_eq!(plan.steps(1).next(), Some(Step::Idle));
-        assert!(
-            plan.steps(2)
-                .all(|it| !matches!(it, Step::Idle | Step::Hold(_)))
-        );
-    }
 }

@@ -31,12 +31,21 @@ pub(super) fn group(leader: u32) -> Vec<u32> {
 
 /// Memory in use, in MiB.
 pub(super) fn resident_mib(processes: &[u32]) -> Result<f64> {
+    status_mib(processes, "VmRSS:")
+}
+
+/// The most memory that was ever in use, in MiB.
+pub(super) fn peak_mib(processes: &[u32]) -> Result<f64> {
+    status_mib(processes, "VmHWM:")
+}
+
+fn status_mib(processes: &[u32], key: &str) -> Result<f64> {
     let mut kibibytes = 0;
     for id in processes {
         let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.context("no VmRSS")?.trim().trim_end_matches(" kB");
-        kibibytes += number.parse::<u64>()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let number = line.context("no such memory")?.trim();
+        kibibytes += number.trim_end_matches(" kB").parse::<u64>()?;
     }
     Ok(to_float(kibibytes) / 1024.0)
 }

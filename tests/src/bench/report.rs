@@ -1,28 +1,33 @@
-//! All figures of a run: medians, ratios, and JSON for comparisons.
+//! All figures of a run: medians and ratios.
 //!
 //! What could not be measured is part of it: a work or a variant that is missing has its row or its
 //! column, and its reason is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::figure::{Figure, Variant, median, more_is_better};
+use super::figure::{Figure, Take, Variant, median, more_is_better};
+use super::made::Made;
 
 /// All figures of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    variants: Vec<Variant>,
+    pub(super) variants: Vec<Variant>,
     /// Works in the order in which they were first measured.
-    order: Vec<String>,
-    units: BTreeMap<String, String>,
-    /// By work and variant: the values by round.
-    figures: BTreeMap<(String, Variant), BTreeMap<usize, f64>>,
-    notes: Vec<String>,
-    runs: Vec<Value>,
+    pub(super) order: Vec<String>,
+    pub(super) units: BTreeMap<String, String>,
+    /// By work and variant: the values by round, or sample of a round.
+    pub(super) figures: BTreeMap<(String, Variant), BTreeMap<Take, f64>>,
+    pub(super) notes: Vec<String>,
+    /// Everything in the order in which it came.
+    pub(super) runs: Vec<Value>,
     /// Samples that could not be taken.
     failed: BTreeSet<(String, Variant)>,
+    /// Works that this machine cannot do, and why not.
+    skipped: BTreeMap<String, String>,
+    /// How it was made.
+    pub(super) made: Option<Made>,
 }
 
 impl Report {
@@ -41,16 +46,59 @@ impl Report {
     }
 
     /// Adds the figures of one sample.
-    pub fn add(&mut self, round: usize, variant: &Variant, figures: &[Figure]) {
+    pub fn add(&mut self, take: impl Into<Take>, variant: &Variant, figures: &[Figure]) {
+        let take = take.into();
         for Figure { work, unit, value } in figures {
+            let value = rounded(*value);
             self.order_of(work);
             self.units.insert(work.clone(), (*unit).to_owned());
             let key = (work.clone(), variant.clone());
-            self.figures.entry(key).or_default().insert(round, *value);
-            self.runs.push(
-                json!({ "round": round, "work": work, "variant": variant.to_string(), "value": value }),
-            );
+            self.figures.entry(key).or_default().insert(take, value);
+            if let Some(earlier) = take.turn.checked_sub(1) {
+                self.add_turn(take.round, earlier, (work, variant, value));
+            } else {
+                self.runs.push(json!({
+                    "round": take.round, "work": work, "variant": variant.to_string(), "value": value,
+                }));
+            }
         }
+    }
+
+    /// Adds one of many samples of a round to where the others are, at its place: one that failed
+    /// leaves a gap.
+    fn add_turn(&mut self, round: usize, place: usize, found: (&str, &Variant, f64)) {
+        let (work, variant, value) = found;
+        let name = variant.to_string();
+        let is_meant = |run: &Value| {
+            run["round"] == round && run["work"] == work && run["variant"] == name.as_str()
+        };
+        let place_of = self.runs.iter().rposition(is_meant);
+        let entry =
+            place_of.and_then(|at| self.runs.get_mut(at)?.get_mut("values")?.as_array_mut());
+        let mut new = Vec::new();
+        let values = match entry {
+            Some(values) => values,
+            None => &mut new,
+        };
+        values.resize(place.max(values.len()), Value::Null);
+        values.push(json!(value));
+        if !new.is_empty() {
+            self.runs
+                .push(json!({ "round": round, "work": work, "variant": name, "values": new }));
+        }
+    }
+
+    /// Adds what was seen one after the other, such as the windows of churn.
+    pub fn add_series(&mut self, round: usize, variant: &Variant, work: &str, values: &[f64]) {
+        let values: Vec<f64> = values.iter().copied().map(rounded).collect();
+        self.runs.push(json!({
+            "round": round, "series": work, "variant": variant.to_string(), "values": values,
+        }));
+    }
+
+    /// Says how it was made.
+    pub fn made(&mut self, made: Made) {
+        self.made = Some(made);
     }
 
     /// Adds what is to be known about the run, such as what was left out.
@@ -62,8 +110,17 @@ impl Report {
     /// Adds a work that this machine cannot do.
     pub fn skip(&mut self, work: &str, reason: &str) {
         self.order_of(work);
+        self.skipped.insert(work.to_owned(), reason.to_owned());
         self.notes.push(format!("{work} skipped: {reason}"));
         self.runs.push(json!({ "work": work, "skipped": reason }));
+    }
+
+    /// Why a work was not measured, if that is known.
+    pub(super) fn why_not(&self, work: &str, variant: &Variant) -> Option<&str> {
+        if self.has_failed(work, variant) {
+            return Some("failed");
+        }
+        self.skipped.get(work).map(String::as_str)
     }
 
     /// Adds a variant that cannot be measured here.
@@ -86,7 +143,7 @@ impl Report {
         );
     }
 
-    fn order_of(&mut self, work: &str) {
+    pub(super) fn order_of(&mut self, work: &str) {
         if !self.order.iter().any(|it| it == work) {
             self.order.push(work.to_owned());
         }
@@ -98,21 +155,22 @@ impl Report {
         /// CPU seconds per GB that are measurement error.
         const NOTHING: f64 = 0.05;
         for variant in self.variants.clone() {
-            let Some(idle) = self.median("rss_mb_idle", &variant) else {
+            let Some(idle) = self.rounds("rss_mb_idle", &variant).cloned() else {
                 continue;
             };
-            let held: Vec<(f64, f64)> = self
-                .order
-                .iter()
-                .filter_map(|work| {
-                    let count: f64 = work.strip_prefix("rss_mb_")?.parse().ok()?;
-                    Some((count, self.median(work, &variant)?))
-                })
-                .collect();
-            for (count, size) in held {
-                let each = (size - idle) * 1024.0 / count;
+            let mut found = Vec::new();
+            for work in &self.order {
+                let count = work.strip_prefix("rss_mb_").and_then(|it| it.parse().ok());
+                let held = count.and_then(|count: f64| Some((count, self.rounds(work, &variant)?)));
+                let Some((count, held)) = held else { continue };
                 let work = format!("rss_kb_per_connection_{count}");
-                self.add(1, &variant, &[Figure::new(work, "KiB", each)]);
+                found.extend(held.iter().filter_map(|(take, size)| {
+                    let each = (size - idle.get(take)?) * 1024.0 / count;
+                    Some((*take, Figure::new(work.clone(), "KiB", each)))
+                }));
+            }
+            for (take, figure) in found {
+                self.add(take, &variant, &[figure]);
             }
         }
         match self.median("cpu_s_per_gb", &Variant::SameNode) {
@@ -137,8 +195,8 @@ impl Report {
 
     /// How many rounds there were.
     pub(super) fn rounds_taken(&self) -> usize {
-        let rounds = self.figures.values().flat_map(BTreeMap::keys);
-        rounds.copied().max().unwrap_or_default()
+        let takes = self.figures.values().flat_map(BTreeMap::keys);
+        takes.map(|take| take.round).max().unwrap_or_default()
     }
 
     /// The variants by column.
@@ -161,8 +219,13 @@ impl Report {
 
     /// The median of a work over a variant.
     pub fn median(&self, work: &str, variant: &Variant) -> Option<f64> {
-        let values = self.rounds(work, variant)?.values();
-        median(&values.copied().collect::<Vec<_>>())
+        median(&self.values(work, variant))
+    }
+
+    /// The values of a work over a variant, round by round.
+    pub(super) fn values(&self, work: &str, variant: &Variant) -> Vec<f64> {
+        let rounds = self.rounds(work, variant).into_iter();
+        rounds.flat_map(BTreeMap::values).copied().collect()
     }
 
     /// The median of the ratios, round by round: what disturbs a round disturbs both.
@@ -170,7 +233,7 @@ impl Report {
         median(&self.ratios(work, variant, to))
     }
 
-    /// The ratios, round by round.
+    /// The ratios, round by round, or of as many pairs as there are in a round.
     pub(super) fn ratios(&self, work: &str, variant: &Variant, to: &Variant) -> Vec<f64> {
         let (Some(values), Some(others)) = (self.rounds(work, variant), self.rounds(work, to))
         else {
@@ -195,7 +258,7 @@ impl Report {
         let more = more_is_better(self.unit(work));
         let peers = self.variants.iter();
         let figures = peers
-            .filter(|it| matches!(it, Variant::Peer(_)))
+            .filter(|it| it.is_peer())
             .filter_map(|peer| Some((self.median(work, peer)?, peer)));
         let best = figures.reduce(|best, next| {
             if (next.0 > best.0) == more {
@@ -207,106 +270,19 @@ impl Report {
         Some(best.1)
     }
 
-    fn rounds(&self, work: &str, variant: &Variant) -> Option<&BTreeMap<usize, f64>> {
+    fn rounds(&self, work: &str, variant: &Variant) -> Option<&BTreeMap<Take, f64>> {
         self.figures.get(&(work.to_owned(), variant.clone()))
     }
+}
 
-    /// `{"medians": {WORK: {VARIANT: number}}, "unit": {WORK: text}, "runs": […]}`; among the runs
-    /// are what failed and what was left out.
-    pub fn json(&self) -> Value {
-        let mut medians = Map::new();
-        for work in &self.order {
-            let figures = self.variants.iter().filter_map(|variant| {
-                Some((variant.to_string(), json!(self.median(work, variant)?)))
-            });
-            medians.insert(work.clone(), Value::Object(figures.collect()));
-        }
-        json!({ "medians": medians, "unit": self.units, "runs": self.runs })
-    }
-
-    /// What several runs have measured, together: a long run can be made in parts. Of a sample that
-    /// two of them have, the later one counts.
-    ///
-    /// # Errors
-    ///
-    /// Fails if one of them is none.
-    pub fn together(parts: &[Value]) -> Result<Self> {
-        let (mut runs, mut units) = (Vec::new(), Map::new());
-        for part in parts {
-            for run in part["runs"].as_array().context("no `runs`")? {
-                // All of them were on this machine.
-                let is_known = run["work"].is_null() && runs.contains(run);
-                runs.extend((!is_known).then(|| run.clone()));
-            }
-            units.extend(part["unit"].as_object().cloned().unwrap_or_default());
-        }
-        Self::from_json(&json!({ "runs": runs, "unit": units }))
-    }
-
-    /// The report that [`Report::json`] was made of.
-    ///
-    /// # Errors
-    ///
-    /// Fails if it was made of something else.
-    fn from_json(json: &Value) -> Result<Self> {
-        let runs = json["runs"].as_array().context("no `runs`")?;
-        let variants = runs.iter().filter_map(|run| run["variant"].as_str());
-        let mut report = Self::default();
-        for variant in variants.map(Variant::named) {
-            if !report.variants.contains(&variant) {
-                report.variants.push(variant);
-            }
-        }
-        report.variants.sort();
-        for run in runs {
-            report.read(run, &json["unit"]);
-        }
-        report.runs.clone_from(runs);
-        Ok(report)
-    }
-
-    fn read(&mut self, run: &Value, units: &Value) {
-        let text = |key: &str| run[key].as_str();
-        let round = run["round"]
-            .as_u64()
-            .and_then(|it| usize::try_from(it).ok());
-        match (text("work"), text("variant").map(Variant::named), round) {
-            (Some(work), Some(variant), Some(round)) => {
-                if let Some(reason) = text("failed") {
-                    self.fail(round, work, &variant, reason);
-                } else if let Some(value) = run["value"].as_f64() {
-                    self.order_of(work);
-                    let unit = units[work].as_str().unwrap_or_default();
-                    self.units.insert(work.to_owned(), unit.to_owned());
-                    let values = self.figures.entry((work.to_owned(), variant)).or_default();
-                    values.insert(round, value);
-                }
-            }
-            (Some(work), None, None) => self.skip(work, text("skipped").unwrap_or_default()),
-            (None, Some(variant), None) => {
-                self.variants.retain(|it| *it != variant);
-                self.lack(variant, text("skipped").unwrap_or_default());
-            }
-            _ => self.notes.extend(text("note").map(ToOwned::to_owned)),
-        }
-    }
+/// Five places: more of them are noise that only makes the file longer.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.4e}").parse().unwrap_or(value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_json_has_medians_by_work_and_variant() {
-        let json = super::super::tests::report().json();
-        assert_eq!(
-            json["medians"]["throughput_up_4"],
-            json!({ "raw": 33.0, "cross_node": 10.0, "envoy": 11.0, "haproxy": 5.0 })
-        );
-        assert_eq!(json["unit"]["throughput_up_4"], "Gbit/s");
-        assert_eq!(json["runs"][0]["value"], 30.0);
-        assert_eq!(json.as_object().map(Map::len), Some(3));
-    }
 
     #[test]
     fn what_is_missing_is_among_the_runs() {
@@ -322,34 +298,6 @@ mod tests {
         assert_eq!(report.json()["runs"], runs);
         assert!(report.own_failed());
         assert_eq!(report.works(), ["http_64", "connect_1"]);
-    }
-
-    #[test]
-    fn a_report_can_be_read_again() -> Result<()> {
-        let mut report = super::super::tests::report();
-        report.note("congestion control: cubic");
-        report.skip("http_64", "not installed: wrk");
-        report.fail(2, "connect_1", &Variant::named("envoy"), "refused");
-        let again = Report::together(&[report.json()])?;
-        assert_eq!(again.json(), report.json());
-        assert_eq!(again.table(), report.table());
-        Ok(())
-    }
-
-    #[test]
-    fn a_run_in_parts_is_one_report() -> Result<()> {
-        let part = |work: &str, value| {
-            let mut report = Report::new(vec![Variant::CrossNode]);
-            report.note("congestion control: cubic");
-            report.add(1, &Variant::CrossNode, &[Figure::new(work, "MiB", value)]);
-            report.json()
-        };
-        let parts = [part("held_near_mb_0", 1.0), part("held_near_mb_10", 2.0)];
-        let all = Report::together(&parts)?;
-        assert_eq!(all.works(), ["held_near_mb_0", "held_near_mb_10"]);
-        assert_eq!(all.unit("held_near_mb_10"), "MiB");
-        assert_eq!(all.notes(), ["congestion control: cubic"]);
-        Ok(())
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! The machine that the benchmark runs on: two nodes, two agents, and a lane for every variant.
 
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
+use super::agents::Agents;
+use super::endpoint::Endpoint;
 use super::figure::{Figure, Variant, median};
 use super::lane::{Lane, PORT, Parts};
-use super::load::{Load, Sample, measure};
 use super::peer::Kind;
-use super::plan::{Plan, Step, Work, turn};
-use super::processes::resident_mib;
+use super::plan::{Plan, Step, Work};
 use super::report::Report;
+use super::sample::Length;
+use super::schedule::Turn;
 use super::twin::{Place, Twin};
-use super::{churn, congestion, hold, http, mesh, policy, scale, twin};
-use crate::agent::{Agent, Setup};
+use super::{churn, congestion, http, memory, mesh, policy, programs, sample, scale, twin};
+use crate::agent::Setup;
 use crate::fabric::Fabric;
 use crate::manifests::large::{LargeMesh, NODES};
 use crate::manifests::{self, AuthorizationPolicy, Manifest, NAMESPACE, Namespace, Rule};
@@ -26,21 +27,27 @@ use crate::world::Ground;
 #[derive(Debug)]
 pub struct Rig {
     // Field order is drop order: agents before what they run in.
-    near: Agent,
-    /// Nobody without a variant that needs it: a node has one agent, and every socket of this machine
-    /// pays for the programs of both.
-    far: Option<Agent>,
+    /// Nothing only while [`Step::Programs`] is without them.
+    agents: Option<Agents>,
+    /// Whether the agents have carried nothing yet.
+    fresh: bool,
     lanes: Vec<Lane>,
-    /// Has no pods: agents come and go there to load large meshes.
-    spare: Node,
+    endpoint: Endpoint,
+    /// Agents come and go there to load large meshes.
+    spare: mesh::Spare,
     /// Its agents run only while they are needed.
     place: Place,
-    _nodes: [Node; 2],
+    nodes: [Node; 2],
     fabric: Fabric,
-    manifests: String,
-    sample: Duration,
+    setup: Setup,
+    /// Whether there is an agent on the second node: nobody without a variant that needs it. A node
+    /// has one agent, and every socket of this machine pays for the programs of both.
+    two: bool,
+    /// Between nodes, and inside of one.
+    lengths: [Length; 2],
     churn: (usize, Duration),
-    mesh_turns: usize,
+    /// How many turns with a large mesh there are, and how long each is.
+    mesh_turns: (usize, Duration),
 }
 
 impl Rig {
@@ -75,56 +82,46 @@ impl Rig {
         if let Some(note) = plan.idle_connections() {
             report.note(&note);
         }
-        let manifests = mesh(&enrolled);
+        let endpoint = Endpoint::new(&b, &fabric)?;
         let setup = Setup {
-            manifests: manifests.clone(),
+            manifests: mesh(&enrolled, &endpoint),
             ..Setup::default()
         };
-        let (near, far) = start_agents(&a, &b, &setup, wanted(&Variant::CrossNode))?;
-        let id = |agent: &Agent| agent.process().context("an agent ended");
-        let near_id = id(&near)?;
-        let mut both = vec![near_id];
-        both.extend(far.as_ref().map(id).transpose()?);
-        let own = |variant, pods, agents| Parts {
-            variant,
-            pods,
-            agents,
-            kind: None,
-        };
-        let same = own(Variant::SameNode, [here, there], vec![near_id]);
-        let cross = own(Variant::CrossNode, [caller, server], both);
-        let mut parts: Vec<Parts> = outside
-            .into_iter()
-            .map(|(variant, kind, pods)| Parts {
-                variant,
-                pods,
-                agents: Vec::new(),
-                kind,
-            })
-            .collect();
-        parts.splice(2..2, [same, cross]);
-        parts.retain(|part| wanted(&part.variant));
-        let http = plan.steps(1).any(|it| matches!(it, Step::Http(_)));
-        let missing = http::missing().filter(|_| http);
-        if let Some(missing) = &missing {
-            plan.without(|it| matches!(it, Step::Http(_)));
-            report.skip("http_64", missing);
-        }
-        let web = http && missing.is_none();
-        let lanes = start(parts, &fabric, web, report)?;
-        Ok(Self {
-            sample: plan.sample(lanes.len()),
-            churn: plan.churn,
-            mesh_turns: plan.mesh_turns,
-            near,
-            far,
-            lanes,
-            spare: fabric.node("c")?,
+        let nodes = [a, b];
+        let two = wanted(&Variant::CrossNode);
+        let agents = Agents::start(&nodes, &setup, two)?;
+        let parts = parts([[here, there], [caller, server]], outside, wanted);
+        let web = has_web(plan, report);
+        let mut rig = Self {
+            lanes: start(parts, &fabric, web, report)?,
+            agents: Some(agents),
+            fresh: true,
+            endpoint,
+            spare: mesh::Spare::new(fabric.node("c")?)?,
             place: Place::new(&fabric, plan.most_peers())?,
-            _nodes: [a, b],
+            nodes,
             fabric,
-            manifests,
-        })
+            setup,
+            two,
+            lengths: [Length::of(plan.longest); 2],
+            churn: plan.churn,
+            mesh_turns: (plan.mesh_turns, plan.longest),
+        };
+        rig.carry()?;
+        rig.measure_as(plan);
+        Ok(rig)
+    }
+
+    /// Takes the lengths of samples from a plan, now that it is known how many variants there are.
+    fn measure_as(&mut self, plan: &Plan) {
+        let variants = self.variants();
+        let length = |windows| Length {
+            windows: (1, windows),
+            patience: plan.patience,
+        };
+        let across = plan.sample(&variants);
+        self.lengths = [length(across), length(plan.short_sample(&variants))];
+        self.mesh_turns.1 = Plan::mesh_sample(across);
     }
 
     /// The variants in the order in which they alternate.
@@ -144,56 +141,126 @@ impl Rig {
             .map_or(Ok(()), Lane::revive)
     }
 
-    /// Measures one step over one variant once; nothing if it is of no meaning there.
+    /// Takes one sample and reports what it found.
     ///
     /// # Errors
     ///
     /// Fails if a connection does: a benchmark with errors measures something else.
-    pub fn measure(&self, step: Step, variant: &Variant) -> Result<Vec<Figure>> {
+    pub fn measure(&mut self, turn: &Turn, report: &mut Report) -> Result<()> {
+        match turn.step {
+            Step::Idle if turn.variant.is_own() && !self.fresh => {
+                self.stop();
+                self.start()?;
+            }
+            Step::Programs => {
+                let figures = self.programs(&turn.variant)?;
+                report.add(turn.take, &turn.variant, &figures);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.fresh &= !turn.variant.is_own();
+        let lane = self.lane(&turn.variant)?;
+        let figures = match turn.step {
+            Step::Churn => {
+                let rates = self.churn(lane)?;
+                report.add_series(turn.take.round, &turn.variant, churn::WINDOWS, &rates);
+                churn::figures(&rates)?
+            }
+            step => self.figures(step, lane, turn.take.turn > 0)?,
+        };
+        report.add(turn.take, &turn.variant, &figures);
+        Ok(())
+    }
+
+    fn lane(&self, variant: &Variant) -> Result<&Lane> {
         let mut lanes = self.lanes.iter();
         let lane = lanes.find(|lane| lane.variant == *variant);
-        let lane = lane.with_context(|| format!("no variant {variant}"))?;
+        lane.with_context(|| format!("no variant {variant}"))
+    }
+
+    fn figures(&self, step: Step, lane: &Lane, short: bool) -> Result<Vec<Figure>> {
+        let [across, within] = self.lengths;
+        let length = if short { within } else { across };
+        let (_, time) = length.windows;
         match step {
-            Step::Idle => memory(lane, step, 0),
-            Step::Hold(count) => memory(lane, step, count),
+            Step::Idle => memory::measure(lane, step, 0),
+            Step::Hold(count) => memory::measure(lane, step, count),
             Step::Work(work) => {
-                let sample = load(lane, work, (1, self.sample))?;
-                work_figures(work, &sample, !lane.carriers().is_empty())
+                let sample = sample::load(lane, work, length)?;
+                sample::figures(work, &sample, !lane.carriers().is_empty())
             }
             Step::Http(connections) => {
                 let pair = lane.carry(http::PORT)?;
                 let carriers = lane.ends(pair.as_ref()).concat();
                 let target = lane.target(http::PORT);
-                http::measure(&lane.client, target, &carriers, (connections, self.sample))
+                http::measure(&lane.client, target, &carriers, (connections, time))
             }
-            Step::Churn => lane.with_default_ports(|| {
-                let sample = load(lane, Work::Connect(churn::IN_FLIGHT), self.churn)?;
-                churn::figures(&sample.windows)
-            }),
-            Step::Policy if variant.is_own() => {
+            Step::Policy => {
                 let taken = self.policy(lane)?;
                 Ok(vec![Figure::new("policy_change_ms", "ms", taken)])
             }
-            Step::Mesh(workloads) if *variant == Variant::CrossNode => self.mesh(lane, workloads),
-            Step::Nodes(nodes) if *variant == Variant::CrossNode => {
+            Step::Mesh(workloads) => self.mesh(lane, workloads),
+            Step::Nodes(nodes) => {
                 let mesh = LargeMesh {
                     workloads: 10_000,
                     nodes,
                 };
                 mesh::load(&self.spare, self.fabric.folder(), mesh, ("nodes", nodes))
             }
-            Step::Peers(count) if *variant == Variant::CrossNode => {
-                Twin::start(&self.place)?.peers(count)
-            }
-            Step::Held(count) if *variant == Variant::CrossNode => held(lane, count, self.sample),
-            Step::Policies(count) if *variant == Variant::CrossNode => scale::verdict(count),
-            _ => Ok(Vec::new()),
+            Step::Peers(count) => Twin::start(&self.place)?.peers(count),
+            Step::Held(count) => memory::held(lane, count, time),
+            Step::Policies(count) => scale::verdict(count),
+            Step::Programs | Step::Churn => Ok(Vec::new()),
         }
     }
 
-    /// Those that run.
-    fn agents(&self) -> impl Iterator<Item = &Agent> {
-        std::iter::once(&self.near).chain(&self.far)
+    fn agents(&self) -> Result<&Agents> {
+        self.agents.as_ref().context("the agents do not run")
+    }
+
+    /// Ends the agents; with them go their programs.
+    fn stop(&mut self) {
+        drop(self.agents.take());
+    }
+
+    /// Starts the agents anew.
+    fn start(&mut self) -> Result<()> {
+        self.agents = Some(Agents::start(&self.nodes, &self.setup, self.two)?);
+        self.fresh = true;
+        self.carry()
+    }
+
+    /// Tells the lanes who carries them.
+    fn carry(&mut self) -> Result<()> {
+        let ids = self.agents()?.processes()?;
+        for lane in &mut self.lanes {
+            lane.is_carried_by(&ids);
+        }
+        Ok(())
+    }
+
+    /// What the agents' programs cost connections that are none of theirs.
+    fn programs(&mut self, variant: &Variant) -> Result<Vec<Figure>> {
+        let [_, within] = self.lengths;
+        self.stop();
+        let without = self
+            .lane(variant)
+            .and_then(|lane| programs::rates(lane, within));
+        self.start()?;
+        let with = programs::rates(self.lane(variant)?, within)?;
+        Ok(programs::figures(&without?, &with))
+    }
+
+    fn churn(&self, lane: &Lane) -> Result<Vec<f64>> {
+        let length = Length {
+            windows: self.churn,
+            ..Length::of(Duration::ZERO)
+        };
+        lane.with_default_ports(|| {
+            let sample = sample::load(lane, Work::Connect(churn::IN_FLIGHT), length)?;
+            Ok(churn::rates(&sample.windows))
+        })
     }
 
     /// What a large mesh costs, and what connections and changes cost in it.
@@ -204,14 +271,13 @@ impl Rig {
         };
         let mut figures = mesh::load(&self.spare, self.fabric.folder(), mesh, ("mesh", workloads))?;
         let twin = Twin::start(&self.place)?;
-        let far = self.far.as_ref().context("two agents are wanted")?;
-        let agents = [&self.near, far];
-        let turns = (self.mesh_turns, turn(self.sample));
-        let mut changes = Vec::new();
-        let kept = twin::kept(&twin, (lane, agents), workloads, turns, || {
+        let agents = self.agents()?.both()?;
+        let (mut changes, mut moves) = (Vec::new(), Vec::new());
+        let kept = twin::kept(&twin, (lane, agents), workloads, self.mesh_turns, || {
             for _ in 0..6 {
                 changes.push(self.policy(lane)?);
             }
+            moves = self.endpoint.moves(&lane.client, agents)?;
             Ok(())
         })?;
         let change = median(&changes).context("no changes")?;
@@ -230,6 +296,7 @@ impl Rig {
                 kept.error * 100.0,
             ),
         ]);
+        figures.extend(super::endpoint::figures(&moves, workloads));
         Ok(figures)
     }
 
@@ -239,15 +306,48 @@ impl Rig {
         let deny = AuthorizationPolicy::deny("bench")
             .selecting(lane.server.name())
             .rule(&Rule::from(lane.client.name()));
-        let denied = format!("{}---\n{}", self.manifests, manifests::yaml(&[&deny]));
-        let write = |text: &str| self.agents().try_for_each(|agent| agent.write_mesh(text));
+        let manifests = &self.setup.manifests;
+        let denied = format!("{manifests}---\n{}", manifests::yaml(&[&deny]));
+        let agents = self.agents()?;
         policy::time_to_effect(
             &lane.client,
             lane.target(PORT),
-            || write(&denied),
-            || write(&self.manifests),
+            || agents.write_mesh(&denied),
+            || agents.write_mesh(manifests),
         )
     }
+}
+
+/// Whether HTTP is measured: leaves it out of the plan where a program is missing.
+fn has_web(plan: &mut Plan, report: &mut Report) -> bool {
+    let http = plan.steps(1).any(|it| matches!(it, Step::Http(_)));
+    let missing = http::missing().filter(|_| http);
+    if let Some(missing) = &missing {
+        plan.without(|it| matches!(it, Step::Http(_)));
+        report.skip("http_64", missing);
+    }
+    http && missing.is_none()
+}
+
+/// What the lanes are made of, in their order: without us, with us, peers.
+fn parts(
+    [same, cross]: [[Pod; 2]; 2],
+    outside: Vec<Unmeshed>,
+    wanted: &dyn Fn(&Variant) -> bool,
+) -> Vec<Parts> {
+    let part = |(variant, kind, pods)| Parts {
+        variant,
+        pods,
+        kind,
+    };
+    let own = [
+        (Variant::SameNode, None, same),
+        (Variant::CrossNode, None, cross),
+    ];
+    let mut parts: Vec<Parts> = outside.into_iter().map(part).collect();
+    parts.splice(2..2, own.map(part));
+    parts.retain(|it| wanted(&it.variant));
+    parts
 }
 
 /// A lane for each variant. One peer that does not start does not keep the others from being
@@ -302,17 +402,6 @@ fn unmeshed(a: &Node, b: &Node, peers: &[(String, Kind)]) -> Result<Vec<Unmeshed
     Ok(outside)
 }
 
-/// An agent on the first node, and, if there shall be `two`, on the second, ready.
-fn start_agents(a: &Node, b: &Node, setup: &Setup, two: bool) -> Result<(Agent, Option<Agent>)> {
-    let mut near = a.agent_unready(setup)?;
-    let mut far = two.then(|| b.agent_unready(setup)).transpose()?;
-    near.wait_ready()?;
-    if let Some(far) = &mut far {
-        far.wait_ready()?;
-    }
-    Ok((near, far))
-}
-
 fn pods(a: &Node, b: &Node, name: &str) -> Result<[Pod; 2]> {
     Ok([
         a.pod(&format!("{name}-caller"))?,
@@ -320,100 +409,16 @@ fn pods(a: &Node, b: &Node, name: &str) -> Result<[Pod; 2]> {
     ])
 }
 
-/// The enrolled pods, and a policy that admits each client to its server by identity.
-fn mesh(pods: &[&Pod; 4]) -> String {
+/// The enrolled pods, a policy that admits each client to its server by identity, and the Service
+/// whose endpoint moves.
+fn mesh(pods: &[&Pod; 4], endpoint: &Endpoint) -> String {
     let namespace = Namespace::enrolled(NAMESPACE);
     let objects = pods.map(Pod::manifest);
     let allow = AuthorizationPolicy::allow("callers")
         .rule(&Rule::from("caller"))
         .rule(&Rule::from("here-caller"));
-    let mut all: Vec<&dyn Manifest> = vec![&namespace, &allow];
+    let service = endpoint.service();
+    let mut all: Vec<&dyn Manifest> = vec![&namespace, &allow, &service];
     all.extend(objects.iter().map(|it| -> &dyn Manifest { it }));
     manifests::yaml(&all)
-}
-
-fn load(lane: &Lane, work: Work, windows: (usize, Duration)) -> Result<Sample> {
-    let carriers = lane.carriers();
-    let load = Load {
-        work,
-        target: lane.target(PORT),
-        windows,
-        carriers: &carriers,
-    };
-    measure(&lane.client, &lane.load, &load)
-}
-
-/// Operations per second in one window.
-pub(super) fn rate(lane: &Lane, work: Work, length: Duration) -> Result<f64> {
-    let sample = load(lane, work, (1, length))?;
-    Ok(sample.windows.first().context("no window")?.rate())
-}
-
-/// How long memory may take to come to rest. What a program needed to start, or to open connections,
-/// it may give back when it has time.
-const REST: Duration = Duration::from_secs(4);
-
-/// Memory of one program, the larger of the two ends, with this many idle connections.
-fn memory(lane: &Lane, step: Step, count: usize) -> Result<Vec<Figure>> {
-    if lane.variant.is_raw() || lane.variant == Variant::SameNode {
-        return Ok(Vec::new());
-    }
-    let _keeper = hold::Keeper::start(&lane.server)?;
-    let pair = lane.carry(hold::PORT)?;
-    let open = hold::open_all(&lane.client, lane.target(hold::PORT), count)?;
-    ensure!(open.len() == count, "{} of {count} opened", open.len());
-    thread::sleep(REST);
-    let ends = lane.ends(pair.as_ref());
-    let sizes = ends.iter().map(|end| resident_mib(end));
-    let sizes = sizes.collect::<Result<Vec<_>>>()?;
-    let most = sizes.into_iter().fold(0.0, f64::max);
-    Ok(vec![Figure::new(step.to_string(), "MiB", most)])
-}
-
-/// Memory of both ends' agents while so many connections are open, and how one more fares.
-fn held(lane: &Lane, count: usize, length: Duration) -> Result<Vec<Figure>> {
-    let _keeper = hold::Keeper::start(&lane.server)?;
-    let open = hold::open_all(&lane.client, lane.target(hold::PORT), count)?;
-    let sizes = lane.ends(None);
-    let [near, far] = sizes.as_slice() else {
-        anyhow::bail!("an agent at each end is wanted");
-    };
-    let sample = load(lane, Work::PingPong(1), (1, length))?;
-    let latencies = [50, 99].map(|quantile| sample.quantile_us(quantile));
-    // At rest: a few connections do not disturb it.
-    thread::sleep(REST);
-    let sizes = [resident_mib(near)?, resident_mib(far)?];
-    drop(open);
-    Ok(scale::held(count, sizes, latencies))
-}
-
-fn work_figures(work: Work, sample: &Sample, carried: bool) -> Result<Vec<Figure>> {
-    let window = sample.windows.first().context("no window")?;
-    let (n, name) = (work.concurrency(), work.to_string());
-    let cost = match work {
-        Work::Up(4) => Some(("cpu_s_per_gb".to_owned(), window.cpu_per_gb())),
-        Work::Down(4) => Some(("cpu_s_per_gb_down".to_owned(), window.cpu_per_gb())),
-        Work::PingPong(64) => Some(("cpu_s_per_10k_requests".to_owned(), window.cpu_per_10k())),
-        Work::Connect(64) => Some(("cpu_s_per_10k_connections".to_owned(), window.cpu_per_10k())),
-        _ => None,
-    };
-    let (kind, main) = match work {
-        Work::Up(_) | Work::Down(_) => (None, Figure::new(name, "Gbit/s", window.throughput())),
-        Work::PingPong(_) => (Some("pingpong"), Figure::new(name, "1/s", window.rate())),
-        Work::Connect(_) => (Some("connect"), Figure::new(name, "1/s", window.rate())),
-    };
-    let mut figures = vec![main];
-    for (kind, quantile) in kind.into_iter().flat_map(|kind| [(kind, 50), (kind, 99)]) {
-        let value = sample.quantile_us(quantile).context("no latencies")?;
-        figures.push(Figure::new(
-            format!("{kind}_p{quantile}_us_{n}"),
-            "µs",
-            value,
-        ));
-    }
-    figures.extend(
-        cost.filter(|_| carried)
-            .map(|(name, value)| Figure::new(name, "s", value)),
-    );
-    Ok(figures)
 }

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use super::figure::{median, to_float};
 use super::hold::open_all;
-use super::load::listen;
+use super::server::listen;
 use crate::agent::{Agent, Setup};
 use crate::manifests::{self, NAMESPACE, Namespace};
 use crate::pod::Pod;

@@ -7,9 +7,10 @@ use anyhow::Result;
 
 use super::figure::{Figure, Variant};
 use super::hold;
-use super::load::{Load, LoadServer, listen, measure};
+use super::load::{Load, measure};
 use super::plan::Work;
 use super::report::Report;
+use super::server::{LoadServer, listen};
 use crate::world::Ground;
 
 /// Three rounds of one work, and memory that was measured once.
@@ -51,6 +52,7 @@ fn every_kind_of_work_is_measured() -> Result<()> {
             work,
             target: ground.server.at(9000),
             windows: (2, Duration::from_millis(50)),
+            patience: Duration::from_millis(50),
             carriers: &[std::process::id()],
         };
         let sample = measure(&ground.caller, &server, &load)?;

@@ -13,10 +13,11 @@ use anyhow::{Context as _, Result};
 
 use super::figure::{Figure, median, to_float};
 use super::lane::{Lane, PORT, easy_ports};
-use super::load::{Load, LoadServer, measure, once};
+use super::load::{Load, measure, once};
 use super::mesh::Loaded;
 use super::plan::Work;
 use super::processes::{cpu_seconds, resident_mib};
+use super::server::LoadServer;
 use crate::agent::{Agent, Setup};
 use crate::fabric::Fabric;
 use crate::manifests::{self, NAMESPACE, Namespace};
@@ -105,6 +106,7 @@ impl<'p> Twin<'p> {
             work,
             target: self.place.server.at(PORT),
             windows: (1, length),
+            patience: length,
             carriers: &[],
         };
         let sample = measure(&self.place.client, &self.load, &load)?;
@@ -161,7 +163,7 @@ pub(super) fn kept(
     mut meanwhile: impl FnMut() -> Result<()>,
 ) -> Result<Kept> {
     let work = Work::Connect(64);
-    let own = || super::rig::rate(lane, work, length);
+    let own = || super::sample::rate(lane, work, length);
     let other = || twin.rate(work, length);
     // Nobody has carriers yet, or all that it needs.
     own()?;

@@ -5,11 +5,13 @@ use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use interceptor_tests::bench::{
-    Kind, Plan, Report, Rig, Variant, keep_all, write_page, write_scale,
+    Carriage, ENVOY_2, Kind, Made, NGINX, Plan, Report, Rig, Turn, Variant, has_nginx_stream,
+    keep_all, write_page, write_scale,
 };
 use interceptor_tests::interruption::Interruption;
 use interceptor_tests::settings;
@@ -24,7 +26,7 @@ use serde_json::Value;
     reason = "independent switches of a command line"
 )]
 struct Arguments {
-    /// Shorter samples, less churn: under two minutes.
+    /// A look in two minutes: short samples, no churn, of memory only the agents'.
     #[arg(long)]
     quick: bool,
     /// Rounds that make a median.
@@ -41,10 +43,10 @@ struct Arguments {
     /// `KEY` and `CA` (PEM files), on `WORKERS` threads, and keeps its files in `FOLDER`.
     #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
     peer: Vec<(String, Kind)>,
-    /// Do not measure Envoy and haproxy, even if they are there.
+    /// Do not measure Envoy, haproxy and nginx, even if they are there.
     #[arg(long)]
     no_peers: bool,
-    /// Also write medians and single results to a file.
+    /// Also write medians, single results and how they were made to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Also draw `docs/bench/*.svg` and write the results into `docs/bench/README.md`.
@@ -58,7 +60,8 @@ struct Arguments {
     /// then draws `docs/scale/*.svg` and writes the results into `docs/scale.md`.
     #[arg(long, conflicts_with = "quick")]
     scale: bool,
-    /// Exit with 1 if something is not what it must be; not for machines that have other work.
+    /// Exit with 1 if something is not what it must be, or was not measured; not for machines that
+    /// have other work.
     #[arg(long)]
     check: bool,
     /// Be the application that keeps idle connections.
@@ -75,8 +78,12 @@ fn peer(text: &str) -> Result<(String, Kind)> {
         "same_node",
         "cross_node",
         "envoy",
+        "envoy_tls",
+        ENVOY_2,
         "haproxy",
+        NGINX,
         "here",
+        "endpoint",
     ];
     if name.is_empty() || !name.chars().all(plain) || taken.contains(&name) {
         bail!("a name of a-z, 0-9 and _ that no other variant has is wanted");
@@ -94,12 +101,10 @@ fn main() -> Result<ExitCode> {
     } else {
         earlier(&arguments.from)?
     };
-    write!(
-        io::stdout(),
-        "{}\n{}",
-        report.table(),
-        report.verdict_table()
-    )?;
+    write!(io::stdout(), "{}", report.table())?;
+    if !arguments.scale {
+        write!(io::stdout(), "\n{}", report.verdict_table())?;
+    }
     let docs = settings::repository().join("docs");
     if arguments.plots && arguments.scale {
         write_scale(&report, &docs)?;
@@ -135,8 +140,15 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     if !arguments.only.is_empty() {
         plan.only(&arguments.only);
     }
+    if plan.is_empty() {
+        bail!(
+            "none of these works is in this plan: {}",
+            arguments.only.join(", ")
+        );
+    }
     let mut report = Report::default();
-    let mut peers = found(arguments.no_peers || arguments.scale, &mut report);
+    let begun = Instant::now();
+    let mut peers = found(arguments, &mut report);
     peers.extend(arguments.peer.iter().cloned());
     let interruption = Interruption::watch()?;
     let wanted = |variant: &Variant| {
@@ -149,19 +161,21 @@ fn measured(arguments: &Arguments) -> Result<Report> {
             arguments.variant.join(", ")
         );
     }
-    report.measure(rig.variants());
-    let estimate = plan.estimate(rig.variants().len(), peers.len()).as_secs();
-    writeln!(
-        io::stderr(),
-        "{} rounds, about {}:{:02} minutes",
-        plan.rounds,
-        estimate / 60,
-        estimate % 60
-    )?;
-    let keep = |report: &Report| match &arguments.json {
-        Some(file) => fs::write(file, format!("{:#}\n", report.json()))
-            .with_context(|| format!("write {}", file.display())),
-        None => Ok(()),
+    let variants = rig.variants();
+    let only = [arguments.only.as_slice(), &arguments.variant].concat();
+    let mut made = Made::new(&plan, &variants, &only);
+    let estimate = plan.estimate(&variants);
+    report.measure(variants);
+    let rounds = plan.rounds;
+    writeln!(io::stderr(), "{rounds} rounds, {}", about(estimate))?;
+    let mut keep = |report: &mut Report| {
+        made.took(begun.elapsed());
+        report.made(made.clone());
+        match &arguments.json {
+            Some(file) => fs::write(file, report.json_text())
+                .with_context(|| format!("write {}", file.display())),
+            None => Ok(()),
+        }
     };
     for round in 1..=plan.rounds {
         take(&mut rig, &plan, round, &mut report, &interruption)?;
@@ -170,23 +184,38 @@ fn measured(arguments: &Arguments) -> Result<Report> {
             break;
         }
         // What ends this program later does not take it away.
-        keep(&report)?;
+        keep(&mut report)?;
     }
     drop(rig);
     report.conclude();
-    keep(&report)?;
+    keep(&mut report)?;
     Ok(report)
 }
 
+fn about(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("about {}:{:02} minutes", seconds / 60, seconds % 60)
+}
+
 /// The usual peers that are there; the report says which are not.
-fn found(none: bool, report: &mut Report) -> Vec<(String, Kind)> {
+///
+/// Everybody has as many threads as by default. Envoy with two has its turn in a full run: what is
+/// compared is the better of both.
+fn found(arguments: &Arguments, report: &mut Report) -> Vec<(String, Kind)> {
     let mut peers = Vec::new();
-    if none {
-        report.note("without envoy and haproxy, as asked");
+    if arguments.no_peers || arguments.scale {
+        report.note("without peers, as asked");
         return peers;
     }
+    let envoy = |carriage, workers| Kind::Envoy { carriage, workers };
     match settings::envoy_binary() {
-        Ok(_) => peers.push(("envoy".to_owned(), Kind::Envoy)),
+        Ok(_) => {
+            peers.push(("envoy".to_owned(), envoy(Carriage::Hbone, None)));
+            peers.push(("envoy_tls".to_owned(), envoy(Carriage::Plain, None)));
+            if !arguments.quick {
+                peers.push((ENVOY_2.to_owned(), envoy(Carriage::Hbone, Some(2))));
+            }
+        }
         Err(error) => report.lack(Variant::Peer("envoy".to_owned()), &format!("{error:#}")),
     }
     if settings::is_installed("haproxy") {
@@ -195,6 +224,14 @@ fn found(none: bool, report: &mut Report) -> Vec<(String, Kind)> {
         let install = "not installed (`cargo xtask --install-tools bench` does it)";
         report.lack(Variant::Peer("haproxy".to_owned()), install);
     }
+    if !arguments.quick && has_nginx_stream() {
+        peers.push((NGINX.to_owned(), Kind::Nginx));
+    } else if !arguments.quick {
+        let install = "not installed: nginx with its module (Debian's libnginx-mod-stream)";
+        report.lack(Variant::Peer(NGINX.to_owned()), install);
+    }
+    let wanted = |name: &String| arguments.variant.is_empty() || arguments.variant.contains(name);
+    peers.retain(|(name, _)| wanted(name));
     peers
 }
 
@@ -206,41 +243,27 @@ fn take(
     report: &mut Report,
     interruption: &Interruption,
 ) -> Result<()> {
-    let variants = in_turn(rig.variants(), round);
-    let total = plan.steps(round).count() * variants.len();
-    let mut done = 0;
-    for step in plan.steps(round) {
-        for variant in &variants {
-            let what = format!("round {round}/{} {step} {variant}", plan.rounds);
-            progress(done, total, &what)?;
-            match rig.measure(step, variant) {
-                Ok(figures) => report.add(round, variant, &figures),
-                // Ctrl-C at a terminal ends the agents, too: what failed says nothing.
-                Err(_) if interruption.came() => {}
-                Err(error) => {
-                    report.fail(round, &step.to_string(), variant, &format!("{error:#}"));
-                    if let Err(error) = rig.revive(variant) {
-                        report.note(&format!("{variant} does not start again: {error:#}"));
-                    }
+    let turns = plan.turns(round, &rig.variants());
+    for (done, turn) in turns.iter().enumerate() {
+        let Turn { step, variant, .. } = turn;
+        let what = format!("round {round}/{} {step} {variant}", plan.rounds);
+        progress(done, turns.len(), &what)?;
+        match rig.measure(turn, report) {
+            Ok(()) => {}
+            // Ctrl-C at a terminal ends the agents, too: what failed says nothing.
+            Err(_) if interruption.came() => {}
+            Err(error) => {
+                report.fail(round, &step.to_string(), variant, &format!("{error:#}"));
+                if let Err(error) = rig.revive(variant) {
+                    report.note(&format!("{variant} does not start again: {error:#}"));
                 }
             }
-            if interruption.came() {
-                return progress(total, total, "");
-            }
-            done += 1;
+        }
+        if interruption.came() {
+            break;
         }
     }
-    progress(total, total, "")
-}
-
-/// The variants in this round's order: nobody is always the first, or always comes after the same one.
-fn in_turn(mut variants: Vec<Variant>, round: usize) -> Vec<Variant> {
-    let first = (round - 1) / 2 % variants.len().max(1);
-    variants.rotate_left(first);
-    if round.is_multiple_of(2) {
-        variants.reverse();
-    }
-    variants
+    progress(turns.len(), turns.len(), "")
 }
 
 /// One line on a terminal that is written over; elsewhere a line at the end of each round.
@@ -264,19 +287,4 @@ fn progress(done: usize, total: usize, what: &str) -> Result<()> {
         "·".repeat(WIDTH - filled)
     )?;
     Ok(terminal.flush()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_two_variants_each_is_the_second_in_every_other_round() {
-        let both = || vec![Variant::RawSameNode, Variant::SameNode];
-        let seconds = (1..=4).map(|round| in_turn(both(), round).pop());
-        let seconds: Vec<Option<Variant>> = seconds.collect();
-        let [raw, ours] = both().try_into().unwrap_or([Variant::Raw, Variant::Raw]);
-        let expected = [&ours, &raw, &raw, &ours].map(|it| Some(it.clone()));
-        assert_eq!(seconds, expected);
-    }
 }

@@ -45,6 +45,77 @@ impl Files {
     }
 }
 
+/// Envoy as the server of mutual TLS and nothing else: carries each connection's bytes to `app`.
+pub(super) fn tls_server(
+    files: &Files,
+    party: Party<'_>,
+    listen: SocketAddr,
+    app: SocketAddr,
+) -> Value {
+    let mut tls = tls_context(files, party);
+    insert(&mut tls, "@type", json!(typed(DOWNSTREAM)));
+    insert(&mut tls, "require_client_certificate", json!(true));
+    let listener = json!({
+        "name": "tls",
+        "address": address(listen),
+        "filter_chains": [{
+            "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": tls },
+            "filters": [filter("tcp_proxy", &tcp_proxy(files, "app"))],
+        }],
+    });
+    let cluster = json!({
+        "name": "app",
+        "connect_timeout": "5s",
+        "load_assignment": endpoints("app", app),
+    });
+    bootstrap(&listener, &cluster)
+}
+
+/// Envoy as its client: a connection over mutual TLS for each that it takes.
+pub(super) fn tls_client(
+    files: &Files,
+    party: Party<'_>,
+    listen: SocketAddr,
+    gateway: SocketAddr,
+) -> Value {
+    let mut tls = tls_context(files, party);
+    insert(&mut tls, "@type", json!(typed(UPSTREAM)));
+    let listener = json!({
+        "name": "app",
+        "address": address(listen),
+        "filter_chains": [{ "filters": [filter("tcp_proxy", &tcp_proxy(files, "tls"))] }],
+    });
+    let cluster = json!({
+        "name": "tls",
+        "connect_timeout": "5s",
+        "load_assignment": endpoints("tls", gateway),
+        "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": tls },
+    });
+    bootstrap(&listener, &cluster)
+}
+
+const UPSTREAM: &str = "transport_sockets.tls.v3.UpstreamTlsContext";
+const DOWNSTREAM: &str = "transport_sockets.tls.v3.DownstreamTlsContext";
+
+fn filter(name: &str, config: &Value) -> Value {
+    json!({ "name": format!("envoy.filters.network.{name}"), "typed_config": config })
+}
+
+/// Carries connections to a cluster, with a line in the access log for each, as HBONE's has one.
+fn tcp_proxy(files: &Files, cluster: &str) -> Value {
+    json!({
+        "@type": typed("filters.network.tcp_proxy.v3.TcpProxy"),
+        "stat_prefix": "app",
+        "cluster": cluster,
+        "access_log": [access_log(files, &json!({
+            "flags": "%RESPONSE_FLAGS%",
+            "peer": "%UPSTREAM_PEER_URI_SAN%",
+            "received": "%BYTES_RECEIVED%",
+            "sent": "%BYTES_SENT%",
+        }))],
+    })
+}
+
 /// Envoy as the server of HBONE: ends mutual TLS and CONNECT, and carries the bytes to `app`.
 pub(super) fn server(
     files: &Files,
@@ -88,11 +159,7 @@ pub(super) fn server(
         }],
     });
     let mut tls = tls_context(files, party);
-    insert(
-        &mut tls,
-        "@type",
-        json!(typed("transport_sockets.tls.v3.DownstreamTlsContext")),
-    );
+    insert(&mut tls, "@type", json!(typed(DOWNSTREAM)));
     insert(&mut tls, "require_client_certificate", json!(true));
     let listener = json!({
         "name": "hbone",
@@ -139,11 +206,7 @@ pub(super) fn client(files: &Files, party: Party<'_>, listen: SocketAddr, tunnel
         }))],
     });
     let mut tls = tls_context(files, party);
-    insert(
-        &mut tls,
-        "@type",
-        json!(typed("transport_sockets.tls.v3.UpstreamTlsContext")),
-    );
+    insert(&mut tls, "@type", json!(typed(UPSTREAM)));
     let listener = json!({
         "name": "app",
         "address": address(listen),

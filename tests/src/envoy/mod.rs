@@ -185,6 +185,38 @@ pub fn client_config(
     Ok(config::client(&files, party, listen, tunnel))
 }
 
+/// What a server runs that ends mutual TLS without anything in it, and carries each connection to
+/// `app`; the files that it names are written.
+///
+/// # Errors
+///
+/// Fails if they cannot be.
+pub fn tls_server_config(
+    place: Place<'_>,
+    party: Party<'_>,
+    listen: SocketAddr,
+    app: SocketAddr,
+) -> Result<Value> {
+    let files = config::Files::write(place.folder, place.ca, party)?;
+    Ok(config::tls_server(&files, party, listen, app))
+}
+
+/// What a client runs that carries each connection to such a server at `gateway`; the files that it
+/// names are written.
+///
+/// # Errors
+///
+/// Fails if they cannot be.
+pub fn tls_client_config(
+    place: Place<'_>,
+    party: Party<'_>,
+    listen: SocketAddr,
+    gateway: SocketAddr,
+) -> Result<Value> {
+    let files = config::Files::write(place.folder, place.ca, party)?;
+    Ok(config::tls_client(&files, party, listen, gateway))
+}
+
 /// A certificate of the CA in `ca`, as PEM: chain and key.
 pub(crate) fn credentials(ca: &Path, identity: &str) -> Result<(String, String)> {
     let credentials = Forge::of(ca)?.issue(&[identity], Validity::Now)?;

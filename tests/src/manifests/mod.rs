@@ -124,6 +124,13 @@ impl Pod {
         }
     }
 
+    /// Gives it other addresses.
+    #[must_use]
+    pub fn at(mut self, addresses: &[IpAddr]) -> Self {
+        addresses.clone_into(&mut self.addresses);
+        self
+    }
+
     /// Binds it to a network namespace of its node.
     #[must_use]
     pub fn network_namespace(self, path: &Path) -> Self {

@@ -84,7 +84,7 @@ const TOOLS: [Tool; 8] = [
     },
     Tool {
         program: "nginx",
-        package: "nginx-light",
+        package: "nginx-light libnginx-mod-stream",
         need: Need::Peers,
         probe: &[],
     },

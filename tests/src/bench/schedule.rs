@@ -1,0 +1,240 @@
+//! Which samples a plan takes, of what and in which order, and how long that takes.
+
+use std::time::Duration;
+
+use super::figure::{Take, Variant};
+use super::plan::{Plan, Step, Work};
+
+/// One sample: of what, over what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// What is measured.
+    pub step: Step,
+    /// Over which variant.
+    pub variant: Variant,
+    /// When.
+    pub take: Take,
+}
+
+/// How long memory is left alone before it is looked at, and what opening nothing takes.
+const REST: Duration = Duration::from_millis(4300);
+
+impl Plan {
+    /// The samples of a round, counted from 1, in their order.
+    ///
+    /// Nobody is always the first, or always comes after the same one. Inside of a node the two that
+    /// are compared alternate, many short samples each: it is their ratio that counts, and what
+    /// disturbs the machine lasts longer than a pair.
+    pub fn turns(&self, round: usize, variants: &[Variant]) -> Vec<Turn> {
+        let across = in_turn(variants.to_vec(), round);
+        let mut turns = Vec::new();
+        for step in self.steps(round) {
+            let turn = |variant: &Variant, turn| Turn {
+                step,
+                variant: variant.clone(),
+                take: Take { round, turn },
+            };
+            let (pairs, once): (Vec<&Variant>, Vec<&Variant>) = across
+                .iter()
+                .filter(|it| self.has(step, it, round))
+                .partition(|it| it.is_within() && self.pairs_of(step) > 0);
+            turns.extend(once.into_iter().map(|it| turn(it, 0)));
+            for number in 1..=self.pairs_of(step) {
+                let mut pair = pairs.clone();
+                if number % 2 == 0 {
+                    pair.reverse();
+                }
+                turns.extend(pair.into_iter().map(|it| turn(it, number)));
+            }
+        }
+        turns
+    }
+
+    /// How often a round measures both that are compared inside of a node; 0 if like all others.
+    const fn pairs_of(&self, step: Step) -> usize {
+        match step {
+            // A thousand threads take a second to begin and end, and wrk a second at least.
+            Step::Work(Work::Connect(1000)) | Step::Http(_) => self.pairs.div_ceil(2),
+            Step::Work(_) => self.pairs,
+            _ => 0,
+        }
+    }
+
+    /// Whether a round measures this step over this variant.
+    fn has(&self, step: Step, variant: &Variant, round: usize) -> bool {
+        let ours = *variant == Variant::CrossNode;
+        match step {
+            Step::Work(Work::PingPong(_)) => true,
+            Step::Work(_) | Step::Http(_) => !variant.is_nginx(),
+            Step::Programs => *variant == Variant::Raw,
+            Step::Policy => variant.is_own(),
+            Step::Idle | Step::Hold(_) => {
+                ours || self.thorough && round == 1 && variant.is_peer() && !variant.is_partial()
+            }
+            Step::Churn => ours || round == 1 && !variant.is_partial(),
+            _ => ours,
+        }
+    }
+
+    /// How long all of it takes over these variants, roughly.
+    pub fn estimate(&self, variants: &[Variant]) -> Duration {
+        /// Nodes, pods, agents and peers start, and end.
+        const AROUND: Duration = Duration::from_secs(6);
+        let across = self.sample(variants);
+        let within = self.short_sample(variants);
+        let turns = (1..=self.rounds).flat_map(|round| self.turns(round, variants));
+        let each = turns.map(|turn| self.length(&turn, [across, within]));
+        each.sum::<Duration>() + AROUND
+    }
+
+    fn length(&self, turn: &Turn, [across, within]: [Duration; 2]) -> Duration {
+        /// Threads start and end.
+        const THREADS: Duration = Duration::from_millis(10);
+        let times = |each: Duration, count: usize| each * u32::try_from(count).unwrap_or(u32::MAX);
+        let second = Duration::from_secs(1);
+        let sample = if turn.take.turn > 0 { within } else { across };
+        match turn.step {
+            Step::Idle => REST,
+            // A peer may take two milliseconds for a connection.
+            Step::Hold(count) if turn.variant.is_own() => {
+                REST + times(Duration::from_micros(300), count)
+            }
+            Step::Hold(count) => REST + times(Duration::from_millis(1), count),
+            Step::Work(work) => sample * 5 / 4 + THREADS + self.longer(work, &turn.variant),
+            // A pair of peers of its own, and wrk takes a second at least.
+            Step::Http(_) => sample.max(second) + second / 5,
+            Step::Churn => times(self.churn.1, self.churn.0),
+            Step::Programs => second * 9,
+            Step::Policy | Step::Policies(_) => second / 2,
+            Step::Mesh(_) => {
+                let samples = 4 * self.mesh_turns + 2;
+                times(Self::mesh_sample(across) * 5 / 4 + THREADS, samples) + 12 * second
+            }
+            Step::Peers(_) => 17 * second,
+            Step::Nodes(_) => 3 * second,
+            Step::Held(count) => 6 * second + times(Duration::from_micros(300), count),
+        }
+    }
+
+    /// How much longer a sample becomes because its operations are slow, and the last ones end late.
+    fn longer(&self, work: Work, variant: &Variant) -> Duration {
+        let waves = match work {
+            Work::Connect(1000) => 1100,
+            Work::Connect(256) if variant.is_peer() => 500,
+            Work::Connect(256) => 150,
+            Work::Connect(64) if variant.is_peer() => 200,
+            _ => 0,
+        };
+        let waves = Duration::from_millis(waves);
+        waves.min(self.patience * 3)
+    }
+
+    /// How long one sample between two nodes is, if there are these variants.
+    pub(super) fn sample(&self, variants: &[Variant]) -> Duration {
+        let Some(budget) = self.budget else {
+            return self.longest;
+        };
+        let turns = (1..=self.rounds).flat_map(|round| self.turns(round, variants));
+        let works = turns.filter(|it| matches!(it.step, Step::Work(_)));
+        // Those inside of a node are shorter.
+        let shares: u32 = works
+            .map(|it| if it.take.turn > 0 { 1 } else { SHORTER })
+            .sum();
+        (budget * SHORTER / shares.max(1)).min(self.longest)
+    }
+
+    /// How long one of those is that alternate inside of a node.
+    pub(super) fn short_sample(&self, variants: &[Variant]) -> Duration {
+        (self.sample(variants) / SHORTER).max(Duration::from_millis(50))
+    }
+
+    /// How long one turn with a mesh is: short, because there are many of them.
+    pub(super) fn mesh_sample(sample: Duration) -> Duration {
+        (sample / 3).max(Duration::from_millis(300))
+    }
+}
+
+/// How many times shorter samples are of which there are many.
+const SHORTER: u32 = 4;
+
+/// The variants in this round's order.
+fn in_turn(mut variants: Vec<Variant>, round: usize) -> Vec<Variant> {
+    let first = (round - 1) / 2 % variants.len().max(1);
+    variants.rotate_left(first);
+    if round.is_multiple_of(2) {
+        variants.reverse();
+    }
+    variants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Variant> {
+        let names = "raw raw_same_node same_node cross_node envoy envoy_tls envoy_2 haproxy nginx";
+        names.split(' ').map(Variant::named).collect()
+    }
+
+    #[test]
+    fn a_full_run_takes_a_little_more_than_twenty_minutes_and_a_quick_one_two() {
+        let full = Plan::full().estimate(&all()).as_secs();
+        assert!((20 * 60..23 * 60).contains(&full), "{full}");
+        let mut without = all();
+        without.retain(|it| !it.is_partial());
+        let quick = Plan::quick().estimate(&without).as_secs();
+        assert!((100..=125).contains(&quick), "{quick}");
+    }
+
+    #[test]
+    fn a_quick_run_of_one_work_has_longer_samples() {
+        let mut plan = Plan::quick();
+        let every = plan.sample(&all());
+        assert!(every < Duration::from_millis(200), "{every:?}");
+        plan.only(&["connect_64".to_owned()]);
+        assert_eq!(plan.sample(&all()), Duration::from_millis(700));
+    }
+
+    #[test]
+    fn memory_is_measured_before_anything_was_carried_in_the_first_rounds() {
+        let plan = Plan::full();
+        let memory = |step| matches!(step, Step::Idle | Step::Hold(_));
+        for round in 1..=5 {
+            let turns = plan.turns(round, &[Variant::CrossNode]);
+            let first = turns.first().map(|it| it.step);
+            assert_eq!(first.is_some_and(memory), round <= 3, "{round}");
+        }
+    }
+
+    #[test]
+    fn inside_of_a_node_both_alternate_and_neither_is_always_the_first() {
+        let mut plan = Plan::full();
+        plan.only(&["connect_16".to_owned()]);
+        let turns = plan.turns(1, &all());
+        let work = Step::Work(Work::Connect(16));
+        assert!(turns.iter().all(|it| it.step == work));
+        let once = turns.iter().filter(|it| it.take.turn == 0).count();
+        assert_eq!(once, 6);
+        let pairs = turns.iter().filter(|it| it.take.turn > 0);
+        let names: Vec<String> = pairs.map(|it| it.variant.to_string()).take(4).collect();
+        let expected = ["raw_same_node", "same_node", "same_node", "raw_same_node"];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn everybody_has_thirty_seconds_of_churn_and_ours_has_it_three_times() {
+        let plan = Plan::full();
+        let churns = |round| {
+            let turns = plan.turns(round, &all()).into_iter();
+            turns.filter(|it| it.step == Step::Churn).count()
+        };
+        assert_eq!([1, 2, 3, 4].map(churns), [7, 1, 1, 0]);
+    }
+
+    #[test]
+    fn nobody_is_always_the_first() {
+        let firsts = [1, 2, 3, 4].map(|round| in_turn(all(), round).into_iter().next());
+        let names = firsts.map(|it| it.map(|it| it.to_string()).unwrap_or_default());
+        assert_eq!(names, ["raw", "nginx", "raw_same_node", "raw"]);
+    }
+}
