@@ -205,7 +205,7 @@ mod tests {
         let all: Vec<&Tool> = TOOLS.iter().collect();
         assert_eq!(
             packages(&all),
-            "gcc haproxy iproute2 libc6-dev nginx-light python3 python3-venv tar wrk xz-utils"
+            "gcc haproxy iproute2 libc6-dev libnginx-mod-stream nginx-light python3 python3-venv tar wrk xz-utils"
         );
         assert_eq!(names(&all), "cc, ip, tar, xz, python3, haproxy, nginx, wrk");
     }
