@@ -27,6 +27,17 @@ pub(super) enum Party {
     Visitor,
 }
 
+/// What the policies say of a connection, where that did not change while it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// It is carried to its end.
+    Allowed,
+    /// This policy refuses it.
+    Denied(&'static str),
+    /// It depends on the moment.
+    Either,
+}
+
 /// One connection that a client tried to make.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
@@ -35,6 +46,7 @@ pub(super) struct Attempt {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) fate: Fate,
+    pub(super) expected: Expected,
 }
 
 /// Everything that anybody has to say, after everything has ended.
@@ -123,10 +135,16 @@ impl Books {
         let answered = answered.count();
         let refused = self.attempts.len() - answered;
         let direct = self.outbound.iter().filter(|it| it.is_direct()).count();
-        let all = [answered, refused, direct];
+        let judged = |expected: fn(&Expected) -> bool| {
+            let attempts = self.attempts.iter();
+            attempts.filter(|it| expected(&it.expected)).count()
+        };
+        let allowed = judged(|it| *it == Expected::Allowed);
+        let denied = judged(|it| matches!(it, Expected::Denied(_)));
+        let all = [answered, refused, direct, allowed, denied];
         assert!(
             all.iter().all(|it| *it > 20),
-            "answered, refused, direct: {all:?}"
+            "answered, refused, direct, judged as allowed and as denied: {all:?}"
         );
     }
 
@@ -144,13 +162,21 @@ impl Books {
             let [line] = own.as_slice() else {
                 return Some(format!("{attempt:?} has {} records: {own:?}", own.len()));
             };
-            if !is_by_the_right_one(attempt.party, line) || !tells(line, attempt) {
+            if !is_by_the_right_one(attempt.party, line)
+                || !tells(line, attempt)
+                || !is_expected(line, attempt)
+            {
                 return Some(format!("{attempt:?} is told otherwise: {line:?}"));
             }
-            let ends = id.and_then(|it| by_id.get(it)).map_or(0, Vec::len);
-            let must = line.is_outbound() && line.is_allowed() && line.dst_identity.is_some();
-            (ends > 1 || (must && ends == 0))
-                .then(|| format!("{attempt:?} has {ends} other ends: {line:?}"))
+            let ends = id.and_then(|it| by_id.get(it));
+            let ends = ends.map_or(&[][..], Vec::as_slice);
+            let is_judged = attempt.expected != Expected::Either;
+            let is_carried = line.is_allowed() && line.dst_identity.is_some();
+            let must = line.is_outbound() && (is_carried || is_judged);
+            let wrong = ends.len() > 1
+                || (must && ends.is_empty())
+                || !ends.iter().all(|end| is_expected(end, attempt));
+            wrong.then(|| format!("{attempt:?} has the other ends {ends:?}: {line:?}"))
         };
         self.attempts.iter().filter_map(judge).collect()
     }
@@ -217,6 +243,18 @@ fn tells(line: &Line, attempt: &Attempt) -> bool {
     }
 }
 
+/// Whether a line tells what the policies made of it, and names the one that refused.
+fn is_expected(line: &Line, attempt: &Attempt) -> bool {
+    let told = (line.decision.as_deref(), line.policy.as_deref());
+    match attempt.expected {
+        Expected::Allowed => attempt.fate == Fate::Answered && line.is_allowed(),
+        Expected::Denied(policy) => {
+            attempt.fate == Fate::Refused && told == (Some("denied"), Some(policy))
+        }
+        Expected::Either => true,
+    }
+}
+
 fn source(line: &Line) -> Option<SocketAddr> {
     line.src_addr.as_deref()?.parse().ok()
 }
@@ -259,14 +297,21 @@ fn number(sum: f64) -> usize {
     format!("{}", sum.abs()).parse().unwrap_or(usize::MAX)
 }
 
-/// An agent's lines and its metrics tell of the same connections.
+/// An agent's lines and its metrics tell of the same connections, and the same of each.
 fn agree(metrics: &Metrics, reporter: &str, lines: &[Line]) -> Result<()> {
     let count = |name| count(metrics, name, reporter);
-    let failed = lines.iter().filter(|line| !line.is_allowed()).count();
+    let decided = |decision: &str| {
+        let lines = lines.iter().map(|line| line.decision.as_deref());
+        lines.filter(|it| *it == Some(decision)).count()
+    };
+    let failed = lines.len() - decided("allowed");
     for (name, expected) in [
         ("istio_tcp_connections_opened_total", lines.len()),
         ("istio_tcp_connections_closed_total", lines.len()),
         ("istio_tcp_connections_failed_total", failed),
+        ("interceptor_connections_denied_total", decided("denied")),
+        ("interceptor_connections_failed_total", decided("failed")),
+        ("interceptor_connections_cut_total", decided("cut")),
     ] {
         let counted = count(name);
         ensure!(

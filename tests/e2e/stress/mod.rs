@@ -4,6 +4,8 @@
 //! Every connection has a source address and port that no other one of the test has, so the
 //! client's own list, the access lines and the metrics can be compared one by one ([`books`]).
 //! What becomes of a connection depends on the moment; that it is told, and told alike, does not.
+//! Where the moment does not matter, or nothing changed while it was made, it is known beforehand
+//! what must become of it, and by which policy ([`Outlook`]).
 //!
 //! `INTERCEPTOR_STRESS_SECONDS` says how long it goes on (two minutes), `INTERCEPTOR_STRESS_SEED`
 //! what is done in which order.
@@ -12,7 +14,7 @@ mod books;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,7 @@ use interceptor_tests::world::{Ground, Objects, World};
 use interceptor_tests::{settings, wait};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use books::{Attempt, Books, Fate, Party};
+use books::{Attempt, Books, Expected, Fate, Party};
 
 /// A port that everybody may call, one that a policy closes and opens, one that is closed.
 const OPEN: u16 = 8080;
@@ -38,6 +40,12 @@ const LAST_PORT: u16 = 32_000;
 
 /// Between two connections of a client: as many as ports last for two minutes.
 const PACE: Duration = Duration::from_millis(10);
+
+/// So many changes, one after the other, then a calm.
+const FLURRY: usize = 20;
+
+/// A change must be in force everywhere after this time, and so long is it calm then.
+const CALM: Duration = Duration::from_secs(1);
 
 /// Numbers that follow from a seed.
 struct Numbers(u64);
@@ -94,6 +102,59 @@ impl State {
             self.0.retain(|it| it != part);
         } else {
             self.0.push(*part);
+        }
+    }
+}
+
+/// What can be said beforehand of connections that are made now.
+#[derive(Debug, Default)]
+struct Outlook {
+    /// Odd while it is calm; another number for each calm.
+    calm: AtomicUsize,
+    /// Whether the gate is closed in this calm.
+    gate: AtomicBool,
+}
+
+/// One look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    calm: usize,
+    gate: bool,
+}
+
+impl Outlook {
+    fn begin(&self, state: &State) {
+        self.gate.store(state.has(Part::Gate), Ordering::SeqCst);
+        self.calm.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.calm.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn look(&self) -> Look {
+        Look {
+            calm: self.calm.load(Ordering::SeqCst),
+            gate: self.gate.load(Ordering::SeqCst),
+        }
+    }
+}
+
+impl Look {
+    /// What must become of a connection that was made between this look and `after`.
+    ///
+    /// Who calls or is called in comings and goings is at times a stranger, and their last
+    /// connection may meet either.
+    fn expect(self, after: Self, party: Party, (to, port): (&Pod, u16)) -> Expected {
+        let is_calm = self == after && self.calm % 2 == 1;
+        match (party, to.name(), port) {
+            (Party::Visitor, ..) | (_, "guest", _) => Expected::Either,
+            (.., CLOSED) => Expected::Denied("demo/closed"),
+            (.., GATE) if is_calm && self.gate => Expected::Denied("demo/gate"),
+            (.., GATE) if is_calm => Expected::Allowed,
+            (_, "server" | "neighbour", OPEN) => Expected::Allowed,
+            _ if is_calm => Expected::Allowed,
+            _ => Expected::Either,
         }
     }
 }
@@ -231,6 +292,7 @@ struct Client<'a> {
     ports: std::ops::Range<u16>,
     to: Vec<(&'a Pod, u16)>,
     numbers: Numbers,
+    outlook: &'a Outlook,
 }
 
 impl Client<'_> {
@@ -243,6 +305,7 @@ impl Client<'_> {
             }
             let chosen = self.to.get(self.numbers.below(self.to.len()));
             let (pod, to_port) = *chosen.context("nobody to call")?;
+            let before = self.outlook.look();
             let to = if self.address.is_ipv4() {
                 pod.at(to_port)
             } else {
@@ -251,11 +314,13 @@ impl Client<'_> {
             let from = SocketAddr::new(self.address, port);
             let fate = call(from, to).with_context(|| format!("{from} calls {to}"))?;
             let party = self.party;
+            let after = self.outlook.look();
             attempts.push(Attempt {
                 party,
                 from,
                 to,
                 fate,
+                expected: before.expect(after, party, (pod, to_port)),
             });
             thread::sleep(PACE);
         }
@@ -314,6 +379,7 @@ fn every_connection_is_accounted_for_exactly_once_under_stress() -> Result<()> {
         return Ok(());
     };
     let _servers = town.serve()?;
+    let outlook = Outlook::default();
     let half = u16::midpoint(FIRST_PORT, LAST_PORT);
     let client = |(index, (pod, party, address, ports))| Client {
         pod,
@@ -325,6 +391,7 @@ fn every_connection_is_accounted_for_exactly_once_under_stress() -> Result<()> {
             Party::Stranger | Party::Visitor => town.for_the_outside(),
         },
         numbers: Numbers(seed.wrapping_mul(31).wrapping_add(index)),
+        outlook: &outlook,
     };
     let of = |pod, party, address| {
         let ports = [FIRST_PORT..half, half..LAST_PORT];
@@ -346,7 +413,7 @@ fn every_connection_is_accounted_for_exactly_once_under_stress() -> Result<()> {
             .into_iter()
             .map(|client| scope.spawn(|| client.pod.run(|| client.run(&over))))
             .collect();
-        let changed = unrest(&town, seed, time);
+        let changed = unrest(&town, &outlook, (seed, time));
         over.store(true, Ordering::Relaxed);
         let mut attempts = Vec::new();
         for client in clients {
@@ -361,13 +428,19 @@ fn every_connection_is_accounted_for_exactly_once_under_stress() -> Result<()> {
     Ok(())
 }
 
-/// Changes one thing after the other for as long as it is to go on.
-fn unrest(town: &Town, seed: u64, time: Duration) -> Result<()> {
+/// Changes one thing after the other for as long as it is to go on, with a calm now and then.
+fn unrest(town: &Town, outlook: &Outlook, (seed, time): (u64, Duration)) -> Result<()> {
     let (mut numbers, mut state) = (Numbers(seed), State::default());
     let start = Instant::now();
     while start.elapsed() < time {
-        state.change(&mut numbers);
-        town.change(&state)?;
+        for _ in 0..FLURRY {
+            state.change(&mut numbers);
+            town.change(&state)?;
+        }
+        thread::sleep(CALM);
+        outlook.begin(&state);
+        thread::sleep(CALM);
+        outlook.end();
     }
     Ok(())
 }
