@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Result, ensure};
 use interceptor_tests::access::Line;
+use interceptor_tests::agent::Agent;
 use interceptor_tests::apps::{self, Server};
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
@@ -49,7 +50,12 @@ impl Home {
 
     /// How many connections the kernel has let past the agent.
     pub(crate) fn passed(&self) -> u64 {
-        let status = self.world.near.status().ok();
+        Self::passed_at(&self.world.near)
+    }
+
+    /// The same of any agent.
+    pub(crate) fn passed_at(agent: &Agent) -> u64 {
+        let status = agent.status().ok();
         let counters = status
             .as_ref()
             .and_then(|it| it.get("counters")?.as_array());
