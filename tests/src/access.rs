@@ -44,6 +44,8 @@ pub struct Line {
     pub bytes_sent: Option<u64>,
     /// Bytes that the client received.
     pub bytes_recv: Option<u64>,
+    /// How long it lasted, as `1234ms`.
+    pub duration: Option<String>,
     /// Why it did not go well.
     pub error: Option<String>,
     /// What became of it.
@@ -67,6 +69,9 @@ pub struct Line {
     /// The round trip that the kernel measured, in microseconds.
     #[serde(rename = "tcp.srtt_us")]
     pub tcp_srtt_us: Option<u64>,
+    /// How many segments the client's kernel sent again.
+    #[serde(rename = "tcp.retransmits")]
+    pub tcp_retransmits: Option<u64>,
     /// The line as it was written.
     #[serde(skip)]
     pub text: String,
@@ -97,6 +102,12 @@ impl Line {
     pub fn is_of(&self, sent: usize, received: usize) -> bool {
         let is = |have: Option<u64>, wanted: usize| have == u64::try_from(wanted).ok();
         is(self.bytes_sent, sent) && is(self.bytes_recv, received)
+    }
+
+    /// How long it lasted, in milliseconds.
+    pub fn milliseconds(&self) -> Option<u64> {
+        let text = self.duration.as_deref()?;
+        text.strip_suffix("ms")?.parse().ok()
     }
 
     /// Whether the kernel carried it from socket to socket.

@@ -1,6 +1,8 @@
 //! What is told of connections that went past the agent, also over a restart of it.
 
-use std::io::ErrorKind;
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use interceptor_tests::access::Line;
@@ -172,6 +174,49 @@ fn the_bytes_of_a_long_connection_are_in_the_metrics_while_it_is_open() -> Resul
     assert!(near.is_allowed() && far.is_allowed());
     let now = home.world.near.metrics()?.sum(sent, &labels);
     assert!((now - before - 5000.0).abs() < f64::EPSILON, "counted once");
+    Ok(())
+}
+
+/// How many segments the calling thread's network namespace has sent again.
+fn sent_again() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/snmp").ok()?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let at = names.split(' ').position(|name| name == "RetransSegs")?;
+    values.split(' ').nth(at)?.parse().ok()
+}
+
+#[test]
+fn what_was_sent_again_and_how_long_it_took_are_told_at_both_ends() -> Result<()> {
+    const LONG: Duration = Duration::from_secs(1);
+    let Some(home) = Home::with(|_| ())? else {
+        return Ok(());
+    };
+    let (mut stream, _server) = home.open(8080)?;
+    let begun = Instant::now();
+    let (node, address) = (home.world.a.namespace(), home.neighbour.v4());
+    let before = home.world.caller.run(sent_again)?.context("a count")?;
+
+    // Packets vanish, between the two and nowhere else.
+    node.ip(&format!("rule add to {address} blackhole\n"))?;
+    stream.write_all(b"again")?;
+    wait::so("the kernel to send it again", || {
+        let now = home.world.caller.run(sent_again).ok().flatten();
+        now.is_some_and(|now| now > before)
+    })?;
+    node.ip(&format!("rule del to {address} blackhole\n"))?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"again");
+    wait::so("it to have lasted", || begun.elapsed() >= LONG)?;
+    drop(stream);
+
+    let (near, far) = home.lines("it", |it| it.is_direct() && it.is_of(11, 11))?;
+    for line in [&near, &far] {
+        assert!(line.is_allowed(), "{line:?}");
+        assert!(line.tcp_retransmits >= Some(1), "{line:?}");
+        assert!(line.milliseconds() >= Some(1000), "{line:?}");
+    }
     Ok(())
 }
 
