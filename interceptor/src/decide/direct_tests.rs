@@ -7,7 +7,7 @@ use rstest::rstest;
 
 use super::{NotDirect, Outbound, Way, beside_the_kernel, outbound, slots, ways};
 use crate::workload::Mesh;
-use crate::workload::fixtures::{good_mesh, workload};
+use crate::workload::fixtures::{good_mesh, mesh as any_mesh, workload};
 
 const DEMO: &str = "
 apiVersion: v1
@@ -85,6 +85,24 @@ metadata: {name: default, namespace: demo}
 spec: {mtls: {mode: STRICT}}
 ";
 
+/// Whether a rule looks at requests there depends on the port.
+const BY_REQUEST: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: readers, namespace: demo}
+spec:
+  rules:
+  - {from: [{source: {principals: [cluster.local/ns/demo/sa/caller]}}]}
+  - to: [{operation: {methods: [GET], ports: ['8080']}}]
+";
+
+const DENY_BY_REQUEST: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: writers, namespace: demo}
+spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin], ports: ['8080']}}]}]}
+";
+
 fn from_the_caller(mesh: &Mesh, to: &str) -> Vec<Way> {
     let to: SocketAddr = to.parse().unwrap();
     ways(mesh, workload(mesh, "demo/caller"), to)
@@ -120,12 +138,33 @@ fn from_the_caller(mesh: &Mesh, to: &str) -> Vec<Way> {
     "by_address: demo/addresses rule 0 looks at the caller's address"
 )]
 #[case::audited("10.0.0.2:8080", AUDIT, "reported: demo/watch reports each connection")]
+#[case::by_request(
+    "10.0.0.2:8080",
+    BY_REQUEST,
+    "by_request: demo/readers rule 1 looks at requests"
+)]
+#[case::by_request_at_another_port(
+    "10.0.0.2:9090",
+    BY_REQUEST,
+    "direct to demo/near 10.0.0.2:9090"
+)]
+#[case::denied_by_request(
+    "10.0.0.2:8080",
+    DENY_BY_REQUEST,
+    "by_request: demo/writers rule 0 looks at requests"
+)]
+#[case::denied_by_request_at_another_port(
+    "10.0.0.2:9090",
+    DENY_BY_REQUEST,
+    "direct to demo/near 10.0.0.2:9090"
+)]
 fn a_connection_goes_past_the_agent_or_there_is_a_reason(
     #[case] to: &str,
     #[case] policy: &str,
     #[case] expected: &str,
 ) {
-    let mesh = good_mesh(&format!("{DEMO}{policy}"));
+    // That L4 cannot see requests is warned of.
+    let (mesh, _warnings) = any_mesh(&format!("{DEMO}{policy}"));
     let ways = from_the_caller(&mesh, to);
     let told: Vec<_> = (ways.iter())
         .map(|way| match &way.direct {

@@ -130,6 +130,31 @@ fn what_has_to_be_counted_per_connection_stays_on_the_agents_path() -> Result<()
 }
 
 #[test]
+fn a_port_whose_policy_looks_at_requests_stays_on_the_agents_path() -> Result<()> {
+    let readers = Rule::default().ports(&["8080"]);
+    let readers = AuthorizationPolicy::allow("readers")
+        .rule(&Rule::from("caller"))
+        .rule(&readers.operation("methods", &["GET"]));
+    let Some(home) = Home::with(|it| it.add(readers))? else {
+        return Ok(());
+    };
+    let _requests = home.neighbour.serve(8080, apps::echo)?;
+    let _bytes = home.neighbour.serve(9090, apps::echo)?;
+    home.assert_through_the_agent(home.neighbour.at(8080))?;
+    home.granted(home.neighbour.at(9090))?;
+    for (port, expected) in [
+        (8080, "demo/readers rule 1 looks at requests"),
+        (9090, "kernel: from socket to socket"),
+    ] {
+        let to = home.neighbour.at(port).to_string();
+        let arguments = ["--from", "demo/caller", "--to", &to];
+        let answer = home.world.near.explain(&arguments)?.to_string();
+        assert!(answer.contains(expected), "{port}: {answer}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_service_with_endpoints_here_and_elsewhere_shares_its_connections_fairly() -> Result<()> {
     let Some(ground) = Ground::new()? else {
         return Ok(());

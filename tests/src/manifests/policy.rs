@@ -118,6 +118,13 @@ impl Rule {
         self
     }
 
+    /// Matches requests by a field of Istio's `operation`, such as `methods`.
+    #[must_use]
+    pub fn operation(mut self, field: &str, values: &[&str]) -> Self {
+        self.operation.insert(field.to_owned(), json!(values));
+        self
+    }
+
     fn value(&self) -> Value {
         let mut rule = Map::new();
         if !self.source.is_empty() {
