@@ -174,9 +174,10 @@ struct Namespaces(Vec<String>);
 impl Namespaces {
     fn new(names: impl Iterator<Item = String>) -> Result<Self> {
         let made = Self(names.collect());
-        let lines = made.0.iter().map(|name| {
-            format!("netns add {name}\nnetns exec {name} ip link set lo up\n")
-        });
+        let lines = made
+            .0
+            .iter()
+            .map(|name| format!("netns add {name}\nnetns exec {name} ip link set lo up\n"));
         netns::batch(None, &lines.collect::<String>())?;
         Ok(made)
     }

@@ -1,7 +1,8 @@
 //! Clients that call without a pause while something happens to the agents, and what became of
 //! every call.
 
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -25,8 +26,12 @@ pub struct Calls {
 pub struct Outcome {
     /// The phase that it began and ended in; `None` if these were two.
     pub phase: Option<usize>,
+    /// The phase that it ended in.
+    pub ended: usize,
     /// Who called whom.
     pub who: String,
+    /// The address that it was made from, once there was one.
+    pub from: Option<SocketAddr>,
     /// Why it failed.
     pub error: Option<String>,
 }
@@ -52,9 +57,9 @@ impl Calls {
                     }
                 });
             }
-            let worked = work(&calls);
-            calls.done.store(true, Ordering::Relaxed);
-            worked
+            // Also if `work` panics, or the callers would call for ever.
+            let _end = End(&calls);
+            work(&calls)
         })?;
         Ok(calls.outcomes.into_inner())
     }
@@ -74,16 +79,33 @@ impl Calls {
         wait::so("more calls", || self.made.load(Ordering::Relaxed) >= goal)
     }
 
+    /// What became of those that are over.
+    pub fn so_far(&self) -> Vec<Outcome> {
+        self.outcomes.lock().clone()
+    }
+
     fn make(&self, from: &Pod, to: SocketAddr) {
         let began = self.phase.load(Ordering::SeqCst);
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let error = echo(from, to, number).err();
+        let mut local = None;
+        let error = call(from, to, number, &mut local).err();
         let ended = self.phase.load(Ordering::SeqCst);
         self.outcomes.lock().push(Outcome {
             phase: (began == ended).then_some(began),
+            ended,
+            from: local,
             who: format!("{} to {to}", from.name()),
             error: error.map(|error| format!("{error:#}")),
         });
+    }
+}
+
+/// Ends the calls when dropped.
+struct End<'a>(&'a Calls);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.done.store(true, Ordering::Relaxed);
     }
 }
 
@@ -93,8 +115,22 @@ impl Calls {
 ///
 /// Fails if the call does, or the answer is another one's.
 pub fn echo(from: &Pod, to: SocketAddr, number: usize) -> Result<()> {
+    call(from, to, number, &mut None)
+}
+
+/// One call, and from where it was made.
+fn call(from: &Pod, to: SocketAddr, number: usize, local: &mut Option<SocketAddr>) -> Result<()> {
     let message = format!("call {number}");
-    let answer = from.ask(to, &message)?;
+    let mut stream = from.connect(to)?;
+    *local = stream.local_addr().ok();
+    stream.write_all(message.as_bytes())?;
+    if let Err(error) = stream.shutdown(Shutdown::Write)
+        && error.kind() != ErrorKind::NotConnected
+    {
+        return Err(error.into());
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
     ensure!(answer == message, "asked {message:?}, got {answer:?}");
     Ok(())
 }

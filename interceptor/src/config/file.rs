@@ -211,9 +211,9 @@ fn capture<V: Visit>(v: &mut V, config: &mut Config) {
         );
         v.field(
             "eventBufferBytes",
-            "Buffer for what the kernel tells of such connections, 168 bytes for each event, two \
-             for each connection; what it keeps while no agent reads, such as 3,100 short connections in \
-             1 MiB. Counts twice in the agent's resident memory. Rounded up to a power of two. Without \
+            "Buffer for what the kernel tells of such connections, 168 bytes for the end of \
+             each, and for the beginning of those that find no room in the table; what it keeps while no \
+             agent reads, such as 6,200 ends in 1 MiB. Counts twice in the agent's resident memory. Rounded up to a power of two. Without \
              room events are lost, and counted.",
             &mut capture.sizes.event_bytes,
             64 * KIB..=256 * MIB,

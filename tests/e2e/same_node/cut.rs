@@ -1,12 +1,13 @@
 //! What a change does to connections that are open.
 
 use std::fs;
-use std::io::{ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use interceptor_tests::manifests::{AuthorizationPolicy, Rule};
 use interceptor_tests::wait;
 use interceptor_tests::world::Ground;
@@ -16,10 +17,17 @@ use rcgen::{
 };
 use rstest::rstest;
 
-use super::Home;
+use super::{Home, exchange};
 
-/// A change must have cut what it forbids within this time.
+/// A change must have cut what it forbids within this time, from the moment when its file is
+/// written.
 const SOON: Duration = Duration::from_secs(1);
+
+/// Other tests may keep the machine busy: the best of so many times counts.
+const TRIES: usize = 3;
+
+/// So many connections are open, besides the first.
+const MANY: usize = 200;
 
 /// A change that forbids what is open.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +35,7 @@ enum Change {
     Policy,
     Label,
     Account,
+    CallersAccount,
     SameNode,
 }
 
@@ -35,13 +44,16 @@ impl Change {
     fn apply(self, home: &Home) -> Result<()> {
         let neighbour = home.neighbour.manifest();
         let neighbour = match self {
-            Self::Policy => neighbour,
+            Self::Policy | Self::CallersAccount => neighbour,
             Self::Label => neighbour.label("app", "closed"),
             Self::Account => neighbour.service_account("somebody-else"),
             Self::SameNode => neighbour.annotation("interceptor.dev/same-node", "mtls"),
         };
         let closed = AuthorizationPolicy::deny("closed").rule(&Rule::from("caller"));
         home.world.change(|it| {
+            if matches!(self, Self::CallersAccount) {
+                it.caller = it.caller.clone().service_account("somebody-else");
+            }
             it.add(neighbour);
             it.add(match self {
                 Self::Policy => closed,
@@ -55,51 +67,86 @@ impl Change {
 #[case::a_policy(Change::Policy, "denied", Some("demo/closed"))]
 #[case::a_label(Change::Label, "denied", Some("demo/closed"))]
 #[case::a_service_account(Change::Account, "identity_changed", None)]
+#[case::the_callers_service_account(Change::CallersAccount, "identity_changed", None)]
 #[case::the_owners_wish(Change::SameNode, "same_node_mtls", None)]
 fn a_change_that_forbids_an_open_connection_cuts_it_and_both_ends_say_why(
     #[case] change: Change,
     #[case] reason: &str,
     #[case] policy: Option<&str>,
 ) -> Result<()> {
-    let Some(home) = Home::with(|it| {
-        it.add(
-            AuthorizationPolicy::deny("closed")
-                .selecting("closed")
-                .rule(&Rule::from("caller")),
-        );
-    })?
-    else {
+    let Some(home) = Home::with(|it| it.add(not_yet()))? else {
         return Ok(());
     };
-    let (mut stream, server) = home.open(8080)?;
-
-    let before = home.version().context("a version")?;
-    change.apply(&home)?;
-    let in_force = wait::until("the change to be in force", || {
-        (home.version()? > before).then(Instant::now)
-    })?;
-    let error = stream.read(&mut [0]).expect_err("cut, not closed");
-    let took = in_force.elapsed();
-    let kinds = [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
-    assert!(kinds.contains(&error.kind()), "{error}");
-    assert!(took < SOON, "cut after {took:?}");
+    let (first, server) = home.open(8080)?;
+    let mut first = Some(first);
+    let mut took = Vec::new();
+    while took.len() < TRIES && took.iter().all(|took| *took >= SOON) {
+        if !took.is_empty() {
+            let neighbour = home.neighbour.manifest();
+            home.world.change(|it| {
+                it.add(neighbour);
+                it.add(not_yet());
+            })?;
+        }
+        let mut streams = open_many(&home)?;
+        streams.extend(first.take());
+        let begun = Instant::now();
+        change.apply(&home)?;
+        for stream in &mut streams {
+            let error = stream.read(&mut [0]).expect_err("cut, not closed");
+            let kinds = [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
+            assert!(kinds.contains(&error.kind()), "{error}");
+        }
+        took.push(begun.elapsed());
+    }
+    assert!(took.last().is_some_and(|took| *took < SOON), "{took:?}");
     // Those before it ended well; the application sees a reset, too.
     while server.outcome()?.is_ok() {}
 
-    let (near, far) = home.lines("the cut", |it| !it.is_allowed())?;
-    for line in [&near, &far] {
+    let cut = took.len() * MANY + 1;
+    let agent = &home.world.near;
+    let lines = wait::until("both ends' lines of all of them", || {
+        let lines = agent.access().into_iter().filter(|it| !it.is_allowed());
+        let lines: Vec<_> = lines.collect();
+        (lines.len() == 2 * cut).then_some(lines)
+    })?;
+    for line in &lines {
         assert_eq!(line.decision.as_deref(), Some("cut"), "{line:?}");
         assert_eq!(line.reason.as_deref(), Some(reason), "{line:?}");
         assert_eq!(line.policy.as_deref(), policy, "{line:?}");
         assert!(line.is_direct() && line.error.is_some(), "{line:?}");
+        assert!(line.is_of(6, 6), "{line:?}");
     }
-    assert!(near.is_of(6, 6) && far.is_of(6, 6), "{near:?} {far:?}");
+    let cut = f64::from(u16::try_from(cut)?);
     for reporter in ["source", "destination"] {
         let labels = [("reporter", reporter), ("reason", reason)];
         let metric = "interceptor_connections_cut_total";
-        home.world.near.metric_reaches(metric, &labels, 1.0)?;
+        agent.metric_reaches(metric, &labels, cut)?;
     }
     Ok(())
+}
+
+/// A policy that holds for nobody yet.
+fn not_yet() -> AuthorizationPolicy {
+    let closed = AuthorizationPolicy::deny("closed").selecting("closed");
+    closed.rule(&Rule::from("caller"))
+}
+
+/// Opens many connections past the agent, of which it knows.
+fn open_many(home: &Home) -> Result<Vec<TcpStream>> {
+    let to = home.neighbour.at(8080);
+    home.granted(to)?;
+    let connect = || (0..MANY).map(|_| TcpStream::connect(to)).collect();
+    let streams: io::Result<Vec<_>> = home.world.caller.run(connect)?;
+    let mut streams = streams?;
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(wait::PATIENCE))?;
+        exchange(stream, b"before")?;
+    }
+    let open = "interceptor_same_node_connections_open";
+    let many = f64::from(u16::try_from(MANY)?);
+    home.world.near.metric_reaches(open, &[], many)?;
+    Ok(streams)
 }
 
 #[test]
@@ -127,9 +174,16 @@ fn a_certificate_that_expires_cuts_what_is_open() -> Result<()> {
         late.is_some_and(|late| late < SOON),
         "cut at its end: {late:?}"
     );
-    let (near, _) = home.lines("the cut", |it| !it.is_allowed())?;
-    assert_eq!(near.decision.as_deref(), Some("cut"), "{near:?}");
-    assert_eq!(near.reason.as_deref(), Some("no_identity"), "{near:?}");
+    let (near, far) = home.lines("the cut", |it| !it.is_allowed())?;
+    for line in [&near, &far] {
+        assert_eq!(line.decision.as_deref(), Some("cut"), "{line:?}");
+        assert_eq!(line.reason.as_deref(), Some("no_identity"), "{line:?}");
+    }
+    for reporter in ["source", "destination"] {
+        let labels = [("reporter", reporter), ("reason", "no_identity")];
+        let metric = "interceptor_connections_cut_total";
+        home.world.near.metric_reaches(metric, &labels, 1.0)?;
+    }
 
     // Nothing goes past the agent any more, and the agent has no certificate to go with.
     let passed = home.passed();

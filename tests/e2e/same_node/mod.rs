@@ -3,6 +3,7 @@
 
 mod choice;
 mod cut;
+mod lost;
 mod told;
 
 use std::io::{Read as _, Write as _};
@@ -10,7 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Result, ensure};
 use interceptor_tests::access::Line;
-use interceptor_tests::agent::Agent;
+use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps::{self, Server};
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
@@ -27,23 +28,34 @@ impl Home {
     /// With these manifests besides the pods', as altered; nothing where the machine does not
     /// allow it.
     pub(crate) fn with(alter: impl FnOnce(&mut Objects)) -> Result<Option<Self>> {
+        Self::set_up(Setup::default(), alter)
+    }
+
+    /// With another setup of the agents.
+    pub(crate) fn set_up(setup: Setup, alter: impl FnOnce(&mut Objects)) -> Result<Option<Self>> {
         let Some(ground) = Ground::new()? else {
             return Ok(None);
         };
         let neighbour = ground.a.pod("neighbour")?;
         let manifest = neighbour.manifest();
-        let world = ground.start_with(|it| {
+        let manifests = ground.manifests_as(|it| {
             it.add(manifest);
             alter(it);
-        })?;
+        });
+        let world = ground.start(&Setup { manifests, ..setup })?;
         Ok(Some(Self { world, neighbour }))
     }
 
     /// Waits until connections of the caller to this address go past the agent.
     pub(crate) fn granted(&self, to: SocketAddr) -> Result<()> {
+        self.granted_to(&self.world.caller, to)
+    }
+
+    /// The same for connections of any pod of the node.
+    pub(crate) fn granted_to(&self, from: &Pod, to: SocketAddr) -> Result<()> {
         wait::until("a connection to go past the agent", || {
             let before = self.passed();
-            self.world.caller.ask(to, "first").ok()?;
+            from.ask(to, "first").ok()?;
             (self.passed() > before).then_some(())
         })
     }
@@ -69,12 +81,6 @@ impl Home {
         let metrics = self.world.near.metrics()?;
         let labels = [("event", "captured")];
         Ok(metrics.sum("interceptor_kernel_events_total", &labels))
-    }
-
-    /// The number of the configuration in force.
-    pub(crate) fn version(&self) -> Option<u64> {
-        let status = self.world.near.status().ok()?;
-        status.get("configuration")?.get("version")?.as_u64()
     }
 
     /// Calls, and asserts that the kernel had no part in it.
