@@ -1,50 +1,79 @@
 //! One agent that takes over from another while connections come and go: nobody notices.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _};
+use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use interceptor_tests::agent::Agent;
+use anyhow::{Context as _, Result, ensure};
+use interceptor_tests::access::Line;
+use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps;
 use interceptor_tests::calls::{Calls, echo};
-use interceptor_tests::manifests::PeerAuthentication;
+use interceptor_tests::manifests::{PeerAuthentication, Service};
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
-use interceptor_tests::world::World;
+use interceptor_tests::world::{Ground, World};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
-/// Clients that call without a pause, each way.
-const CLIENTS: usize = 4;
+use crate::same_node::{Home, exchange};
+
+/// Clients that call without a pause, two of each kind.
+const CLIENTS: usize = 12;
+
+/// A port of the server's that takes plaintext.
+const OPEN: u16 = 9090;
 
 /// Take-overs under load.
 const TIMES: usize = 3;
 
 #[test]
 fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
-    let Some(mut world) = World::with(&[&PeerAuthentication::strict()])? else {
+    let Some(ground) = Ground::new()? else {
         return Ok(());
     };
-    let _server = world.server.serve(8080, apps::echo)?;
-    let _back = world.caller.serve(8081, apps::echo)?;
+    let vip = SocketAddr::new(ground.fabric.vip(1), 80);
+    let neighbour = ground.a.pod("neighbour")?;
+    let outside = ground.a.pod("outside")?;
+    let manifest = neighbour.manifest().label("app", "server");
+    let world = ground.start_with(|it| {
+        it.add(manifest);
+        it.add(Service::new("server", &[vip.ip()]).port("echo", 80, 8080));
+        it.add(PeerAuthentication::strict());
+        let open = PeerAuthentication::strict().selecting("server");
+        it.add(open.port(OPEN, "PERMISSIVE"));
+    })?;
+    let mut home = Home { world, neighbour };
+    let _server = home.world.server.serve(8080, apps::echo)?;
+    let _open = home.world.server.serve(OPEN, apps::echo)?;
+    let _back = home.world.caller.serve(8081, apps::echo)?;
+    let beside = home.neighbour.serve(8080, apps::echo)?;
+    home.granted(home.neighbour.at(8080))?;
+    home.granted(vip)?;
+    let (passed, seen) = (home.passed(), beside.seen().len());
+    let Home { world, neighbour } = &mut home;
     let World {
         near,
         far,
         caller,
         server,
         ..
-    } = &mut world;
+    } = world;
     let (caller, server): (&Pod, &Pod) = (caller, server);
-    let there = (caller, server.at(8080));
-    let there6 = (caller, server.at6(8080));
-    let back = (server, caller.at(8081));
-    let pairs: Vec<_> = [there, there6, back]
-        .into_iter()
-        .cycle()
-        .take(3 * CLIENTS)
-        .collect();
+    let pairs = [
+        (caller, server.at(8080)),
+        (caller, server.at6(8080)),
+        (server, caller.at(8081)),
+        // To here and elsewhere, and only here: past the agent.
+        (caller, vip),
+        (caller, neighbour.at(8080)),
+        // In plaintext.
+        (&outside, server.at(OPEN)),
+    ];
+    let pairs: Vec<_> = pairs.iter().copied().cycle().take(CLIENTS).collect();
     let outcomes = Calls::during(&pairs, |calls| {
         calls.more(100)?;
         for _ in 0..TIMES {
@@ -71,6 +100,12 @@ fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
             assert_eq!(status.code(), Some(3), "{}", agent.log());
         }
     }
+    // They went where they were meant to.
+    assert!(
+        beside.seen().len() - seen > 100,
+        "the Service and the neighbour"
+    );
+    assert!(home.passed() - passed > 50, "most of these past the agent");
     Ok(())
 }
 
@@ -200,42 +235,95 @@ fn one_that_waits_when_replaced_ends_when_it_is_asked_to() -> Result<()> {
     echo(&world.caller, world.server.at(8080), 1)
 }
 
+/// What `--plan-upgrade` says, as JSON and as text.
+fn plan(agent: &Agent) -> Result<(Value, String)> {
+    let config = agent.config();
+    let config = config.to_str().context("the path is not text")?;
+    let say = |how: &[&str]| -> Result<Vec<u8>> {
+        let plan = agent.cli(&[&["run", "--plan-upgrade", "--config", config], how].concat())?;
+        let errors = String::from_utf8_lossy(&plan.stderr).into_owned();
+        ensure!(plan.status.success(), errors);
+        Ok(plan.stdout)
+    };
+    let json = serde_json::from_slice(&say(&["-o", "json"])?)?;
+    Ok((json, String::from_utf8(say(&[])?)?))
+}
+
 #[test]
 fn open_connections_go_on_in_the_replaced_agent_until_they_end() -> Result<()> {
-    let Some(mut world) = World::with(&[])? else {
+    let Some(mut home) = Home::with(|_| ())? else {
         return Ok(());
     };
-    let _server = world.server.serve(8080, apps::echo)?;
+    let _server = home.world.server.serve(8080, apps::echo)?;
+    let (mut direct, _beside) = home.open(8080)?;
+    let world = &mut home.world;
     let mut stream = world.caller.connect(world.server.at(8080))?;
-    let mut answer = [0; 1];
-    stream.write_all(b"1")?;
-    stream.read_exact(&mut answer)?;
-    let config = world.near.config();
-    let config = config.to_str().context("the path is not text")?;
-    let plan = world
-        .near
-        .cli(&["run", "--plan-upgrade", "-o", "json", "--config", config])?;
-    assert!(
-        plan.status.success(),
-        "{}",
-        String::from_utf8_lossy(&plan.stderr)
-    );
-    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout)?;
+    exchange(&mut stream, b"1")?;
+    let (plan, said) = plan(&world.near)?;
     let at = |pointer: &str| plan.pointer(pointer).cloned().unwrap_or_default();
     let pid = world.near.process().map(u64::from);
     assert_eq!(at("/from/pid").as_u64(), pid);
     assert_eq!(at("/drained").as_array().map(Vec::len), Some(1), "{plan:#}");
     assert_eq!(at("/drained/0/source/workload"), "demo/caller");
+    // Both ends of it are on this node.
+    assert_eq!(at("/goOn"), 2, "{plan:#}");
+    assert!(said.contains("they go on: 2 connections"), "{said}");
     assert_eq!(at("/replaced/ic_connect4"), 1);
     world.near.take_over()?;
-    // The old agent carries what it has accepted, the new one what comes.
+    // The old agent carries what it has accepted, the new one what comes, the kernel what it has.
     echo(&world.caller, world.server.at(8080), 1)?;
-    stream.write_all(b"2")?;
-    stream.read_exact(&mut answer)?;
-    assert_eq!(&answer, b"2");
+    exchange(&mut stream, b"2")?;
+    exchange(&mut direct, b"after")?;
     drop(stream);
     assert_eq!(world.near.wait_predecessors()?.len(), 1);
-    let line = |line: &interceptor_tests::access::Line| line.bytes_sent == Some(2);
+    let line = |line: &Line| line.bytes_sent == Some(2);
     assert!(world.near.access_line("the old line", line)?.is_allowed());
+    drop(direct);
+    let (near, _) = home.lines("what the kernel carried", |it| it.is_of(11, 11))?;
+    assert!(near.is_allowed() && near.is_direct(), "{near:?}");
+    Ok(())
+}
+
+#[test]
+fn what_does_not_end_until_the_deadline_is_cut_as_was_announced() -> Result<()> {
+    const DEADLINE: Duration = Duration::from_secs(1);
+    let setup = Setup {
+        extra: "drainDeadline: 1s".to_owned(),
+        ..Setup::default()
+    };
+    let Some(mut home) = Home::set_up(setup, |_| ())? else {
+        return Ok(());
+    };
+    let _server = home.world.server.serve(8080, apps::echo)?;
+    let (mut direct, _beside) = home.open(8080)?;
+    let world = &mut home.world;
+    let mut stream = world.caller.connect(world.server.at(8080))?;
+    exchange(&mut stream, b"hello")?;
+    let (plan, said) = plan(&world.near)?;
+    let at = |pointer: &str| plan.pointer(pointer).cloned().unwrap_or_default();
+    assert_eq!(at("/drainSeconds"), 1, "{plan:#}");
+    assert_eq!(at("/drained").as_array().map(Vec::len), Some(1), "{plan:#}");
+    let id = at("/drained/0/connId");
+    let id = id.as_str().context("a number")?;
+    assert!(said.contains("may end within 1 s, then cut"), "{said}");
+    assert!(said.contains(id), "{said}");
+
+    let begun = Instant::now();
+    world.near.take_over()?;
+    let error = stream.read(&mut [0]).expect_err("cut, not closed");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let took = begun.elapsed();
+    assert!(took >= DEADLINE, "cut after {took:?}");
+    exchange(&mut direct, b"goes on")?;
+    for status in world.near.wait_predecessors()? {
+        assert_eq!(status.code(), Some(3), "{}", world.near.log());
+    }
+    let is_cut = |line: &Line| line.conn_id.as_deref() == Some(id);
+    let line = world.near.access_line("the cut", is_cut)?;
+    assert_eq!(line.decision.as_deref(), Some("cut"), "{line:?}");
+    assert_eq!(line.reason.as_deref(), Some("agent_stopped"), "{line:?}");
+    let why = line.error.as_deref().unwrap_or_default();
+    assert!(why.contains("the drain deadline passed"), "{line:?}");
+    assert!(line.is_of(5, 5), "{line:?}");
     Ok(())
 }
