@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod identity;
 mod node;
+mod older;
 mod peers;
 mod policy;
 mod restart;

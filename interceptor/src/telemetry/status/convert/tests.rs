@@ -1,8 +1,8 @@
 //! What operators read about configuration, made from real manifests.
 
 use super::*;
-use crate::workload::MeshSettings;
 use crate::workload::source::directory::load_mesh;
+use crate::workload::{MeshSettings, WorkloadId};
 use rstest::rstest;
 
 const MANIFESTS: &str = r#"
@@ -145,6 +145,74 @@ fn udp_that_arrives_at_the_hosts_ports_is_listed() {
         ),
         "{entries:#?}"
     );
+}
+
+/// An enrolled workload with all that may be missing from its protection, or none of it.
+fn enrolled(unguarded: Vec<capture::Unguarded>, older: u16) -> capture::WorkloadStatus {
+    let older = (0..older).map(|number| {
+        let local = SocketAddr::from(([10, 1, 0, 3], 40_000 + number));
+        (local, SocketAddr::from(([10, 1, 0, 9], 5432)))
+    });
+    capture::WorkloadStatus {
+        id: WorkloadId {
+            namespace: "demo".into(),
+            name: "server".into(),
+        },
+        key: 7,
+        addresses: Vec::new(),
+        unguarded,
+        unserved: None,
+        older: older.collect(),
+    }
+}
+
+#[test]
+fn each_interface_without_a_guard_is_listed_with_its_reason() {
+    let unguarded = |interface: &str, why| capture::Unguarded {
+        interface: interface.to_owned(),
+        why,
+    };
+    let workload = enrolled(
+        vec![
+            unguarded("net1", "it has no other end in the host's network"),
+            unguarded("net2", "the kernel has no tcx"),
+        ],
+        0,
+    );
+    assert_eq!(
+        lines(&Unprotected::by_interfaces(&workload)),
+        [
+            "demo/server: packet sockets, interface net1: it has no other end in the host's network",
+            "demo/server: packet sockets, interface net2: the kernel has no tcx",
+        ]
+    );
+    assert_eq!(Unprotected::by_interfaces(&enrolled(Vec::new(), 0)), []);
+}
+
+#[rstest]
+#[case::none(0, None)]
+#[case::one(1, Some("10.1.0.3:40000 with 10.1.0.9:5432"))]
+#[case::more_than_are_shown(
+    5,
+    Some(
+        "10.1.0.3:40000 with 10.1.0.9:5432, 10.1.0.3:40001 with 10.1.0.9:5432, \
+         10.1.0.3:40002 with 10.1.0.9:5432 and 2 more"
+    )
+)]
+fn connections_from_before_the_enrolment_are_listed(
+    #[case] older: u16,
+    #[case] expected: Option<&str>,
+) {
+    let entry = Unprotected::by_age(&enrolled(Vec::new(), older));
+    let expected = expected.map(|which| {
+        format!(
+            "demo/server: connections from before it was enrolled: \
+             interceptor.dev/existing-connections is not reset: {which}"
+        )
+    });
+    assert_eq!(lines(entry.as_slice()), expected.as_slice());
+    let connections = entry.and_then(|it| it.connections);
+    assert_eq!(connections, (older > 0).then_some(older.into()));
 }
 
 #[test]
