@@ -14,7 +14,7 @@ use crate::same_node::exchange;
 /// What the ledger of an agent says of such connections of the caller.
 fn listed(agent: &Agent) -> Option<Value> {
     let status = agent.status().ok()?;
-    let ledger = status["unprotected"].as_array()?;
+    let ledger = status.get("unprotected")?.as_array()?;
     let entry = ledger.iter().find(|it| {
         it["subject"] == "demo/caller" && it["what"] == "connections from before it was enrolled"
     });

@@ -30,14 +30,9 @@ const OPEN: u16 = 9090;
 /// Take-overs under load.
 const TIMES: usize = 3;
 
-#[test]
-fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
-    let Some(ground) = Ground::new()? else {
-        return Ok(());
-    };
-    let vip = SocketAddr::new(ground.fabric.vip(1), 80);
+/// Two nodes under STRICT except for one port, and a Service with endpoints on both.
+fn with_service(ground: Ground, vip: SocketAddr) -> Result<Home> {
     let neighbour = ground.a.pod("neighbour")?;
-    let outside = ground.a.pod("outside")?;
     let manifest = neighbour.manifest().label("app", "server");
     let world = ground.start_with(|it| {
         it.add(manifest);
@@ -46,7 +41,17 @@ fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
         let open = PeerAuthentication::strict().selecting("server");
         it.add(open.port(OPEN, "PERMISSIVE"));
     })?;
-    let mut home = Home { world, neighbour };
+    Ok(Home { world, neighbour })
+}
+
+#[test]
+fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let vip = SocketAddr::new(ground.fabric.vip(1), 80);
+    let outside = ground.a.pod("outside")?;
+    let mut home = with_service(ground, vip)?;
     let _server = home.world.server.serve(8080, apps::echo)?;
     let _open = home.world.server.serve(OPEN, apps::echo)?;
     let _back = home.world.caller.serve(8081, apps::echo)?;

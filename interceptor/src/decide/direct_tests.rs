@@ -151,7 +151,8 @@ fn from_the_caller(mesh: &Mesh, to: &str) -> Vec<Way> {
 #[case::denied_by_request(
     "10.0.0.2:8080",
     DENY_BY_REQUEST,
-    "by_request: demo/writers rule 0 looks at requests"
+    "denied: denied by policy demo/writers rule 0: to[0].operation.ports matched \"8080\"; \
+     widened, because L4 cannot see to[0].operation.paths"
 )]
 #[case::denied_by_request_at_another_port(
     "10.0.0.2:9090",

@@ -106,9 +106,9 @@ fn is_complete(line: &Line) -> bool {
 }
 
 /// From where calls were made of which not all are told.
-fn untold(calls: impl Iterator<Item = &Outcome>, agent: &Agent) -> Vec<SocketAddr> {
+fn untold(calls: &[&Outcome], agent: &Agent) -> Vec<SocketAddr> {
     let lines = lines(agent);
-    let made = often(calls.filter_map(|it| it.from)).into_iter();
+    let made = often(calls.iter().filter_map(|it| it.from)).into_iter();
     let untold = made.filter(|(from, made)| lines.get(from).is_none_or(|told| told < made));
     untold.map(|(from, _)| from).collect()
 }
@@ -148,7 +148,8 @@ fn an_agent_that_is_killed_under_load_loses_the_end_of_no_direct_connection() ->
         calls.next_phase();
         let before = calls.so_far();
         wait::so("what is over to be told", || {
-            untold(before.iter().filter(|it| it.ended == 0), near).is_empty()
+            let over: Vec<_> = before.iter().filter(|it| it.ended == 0).collect();
+            untold(&over, near).is_empty()
         })?;
         near.kill()?;
         calls.next_phase();
@@ -171,12 +172,12 @@ fn an_agent_that_is_killed_under_load_loses_the_end_of_no_direct_connection() ->
         starting.len()
     );
     // What the agent had read and not written when it was killed, only the kernel knows.
-    let answered = || outcomes.iter().filter(|it| it.error.is_none());
-    let certain = || answered().filter(|it| it.ended != KILLING);
+    let answered = outcomes.iter().filter(|it| it.error.is_none());
+    let certain: Vec<_> = answered.filter(|it| it.ended != KILLING).collect();
     wait::so("everything to be told", || {
-        untold(certain(), near).is_empty()
+        untold(&certain, near).is_empty()
     })
-    .with_context(|| format!("{:#?}", untold(certain(), near)))?;
+    .with_context(|| format!("{:#?}", untold(&certain, near)))?;
     assert_eq!(lost(near)?, 0);
     let down = outcomes.iter().filter(|it| it.phase == Some(2));
     assert!(down.count() > 200);

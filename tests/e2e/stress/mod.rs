@@ -151,7 +151,6 @@ impl Look {
             (Party::Visitor, ..) | (_, "guest", _) => Expected::Either,
             (.., CLOSED) => Expected::Denied("demo/closed"),
             (.., GATE) if is_calm && self.gate => Expected::Denied("demo/gate"),
-            (.., GATE) if is_calm => Expected::Allowed,
             (_, "server" | "neighbour", OPEN) => Expected::Allowed,
             _ if is_calm => Expected::Allowed,
             _ => Expected::Either,
