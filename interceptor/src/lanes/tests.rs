@@ -139,3 +139,27 @@ async fn every_lane_does_what_all_are_asked_to() {
     assert!(!ASKED.get());
     threads.end(Duration::from_secs(1));
 }
+
+/// Without that, the runtime looks for news once in 61 turns.
+#[tokio::test]
+async fn a_task_that_always_has_more_to_do_lets_others_hear_the_news() {
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&turns);
+    let busy = Handle::current().spawn(std::future::poll_fn(move |cx| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        after_others(cx);
+        Poll::<()>::Pending
+    }));
+    let (near, far) = tokio::net::UnixStream::pair().unwrap();
+    for _ in 0..10 {
+        let before = turns.load(Ordering::Relaxed);
+        near.try_write(b"x").unwrap();
+        far.readable().await.unwrap();
+        far.try_read(&mut [0; 9]).unwrap();
+        // The next wait is a real one.
+        far.try_read(&mut [0; 9]).unwrap_err();
+        let meanwhile = turns.load(Ordering::Relaxed) - before;
+        assert!(meanwhile <= 2, "{meanwhile} turns");
+    }
+    busy.abort();
+}

@@ -30,7 +30,7 @@ use super::out::{FlushError, Out};
 use super::stream::MuxStream;
 use super::window::FIRST;
 use super::{MAX_STREAMS, hub};
-use crate::lanes::{Lane, Lanes, Seat};
+use crate::lanes::{Lane, Lanes, Seat, after_others};
 
 /// Receives in one run.
 const ROUNDS: usize = 4;
@@ -213,7 +213,7 @@ impl Driver {
             }
             // What has begun or ended meanwhile has its turn before the rest is looked at.
             if received == ROUNDS || frames == 0 {
-                cx.waker().wake_by_ref();
+                after_others(cx);
                 break;
             }
             match self.poll_receive(cx) {

@@ -31,6 +31,7 @@ use super::super::exclusive::carrier::{Carrier, Hearing, LoadError, Said, Sessio
 use super::super::exclusive::socket::{read_once, write_pieces};
 use super::super::hbone::stream::{Abort, reset_error};
 use super::{By, Closed, Ends, Load, ROUNDS, error_of, half_close};
+use crate::lanes::after_others;
 
 /// Pieces of payload that are given to the application in one write.
 const PIECES: usize = 16;
@@ -132,7 +133,7 @@ impl Flow<'_> {
             Ok((more, deaf)) => {
                 if more {
                     // Fairness is ours to see to: this is outside of the runtime's budget.
-                    cx.waker().wake_by_ref();
+                    after_others(cx);
                 }
                 if std::mem::replace(&mut self.deaf, deaf) != deaf {
                     return Poll::Ready(Turn::Listen);

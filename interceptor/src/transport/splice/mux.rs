@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::super::hbone::stream::Abort;
 use super::super::mux::{Down, HasEnded, MuxStream, Trouble, Up};
 use super::{By, Closed, Ends, Load, half_close};
+use crate::lanes::after_others;
 
 /// Carries bytes until both directions have ended, and sees to the stream's end.
 pub(super) fn carry(
@@ -83,7 +84,7 @@ impl Flow<'_> {
         match up {
             Up::Ended if !self.ends.from_app => self.ends.eof_from(By::App),
             // Behind the carrier's task, which sends what there is.
-            Up::More => cx.waker().wake_by_ref(),
+            Up::More => after_others(cx),
             _ => {}
         }
         if let Some(closed) = self.ends.both() {

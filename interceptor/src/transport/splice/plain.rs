@@ -43,13 +43,24 @@ async fn run(app: &TcpStream, peer: &TcpStream, traffic: &Traffic) -> Closed {
             }
         };
         match moved {
-            Ok(Some(by)) => ends.eof_from(by),
-            Ok(None) => {}
+            Ok(Turn::Ended(by)) => ends.eof_from(by),
+            Ok(Turn::Idle) => {}
+            // A flow that is always ready lets all others of its thread have their turn.
+            Ok(Turn::More) => tokio::task::yield_now().await,
             Err(closed) => return closed,
         }
-        // A flow that is always ready must still let other tasks of its thread run.
         tokio::task::consume_budget().await;
     }
+}
+
+/// What came of a turn.
+enum Turn {
+    /// One of the sockets has to be waited for.
+    Idle,
+    /// That was enough for once.
+    More,
+    /// This end has reached its end of file.
+    Ended(By),
 }
 
 /// Bytes from one socket to the other.
@@ -105,8 +116,8 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Moves a bounded amount. Returns the end that reached its end of file now.
-    fn turn(&mut self, moved: impl Fn(u64)) -> Result<Option<By>, Closed> {
+    /// Moves a bounded amount.
+    fn turn(&mut self, moved: impl Fn(u64)) -> Result<Turn, Closed> {
         for _ in 0..ROUNDS {
             if !self.pending.has_remaining() {
                 let mut segment = Segment::take(&self.sizer);
@@ -114,14 +125,14 @@ impl<'a> Direction<'a> {
                     Ok(0) => {
                         half_close(self.to);
                         self.ended = true;
-                        return Ok(Some(self.by));
+                        return Ok(Turn::Ended(self.by));
                     }
                     Ok(count) => {
                         segment.wrote(count);
                         self.sizer.read(count);
                         self.pending = segment;
                     }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Idle),
                     Err(error) => return Err(Closed::socket(self.by, error)),
                 }
             }
@@ -131,12 +142,12 @@ impl<'a> Direction<'a> {
                         self.pending.advance(count);
                         moved(bytes_of(count));
                     }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Idle),
                     Err(error) => return Err(Closed::socket(self.other(), error)),
                 }
             }
             self.pending = Segment::empty();
         }
-        Ok(None)
+        Ok(Turn::More)
     }
 }

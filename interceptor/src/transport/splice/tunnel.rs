@@ -113,16 +113,17 @@ impl<'a> Splice<'a> {
             if let Some(closed) = self.ends.both() {
                 return closed;
             }
-            if let Err(closed) = self.turn().await {
-                return closed;
+            match self.turn().await {
+                Ok(Amount::Little) => tokio::task::consume_budget().await,
+                // A flow that is always ready lets all others of its thread have their turn.
+                Ok(Amount::Much) => tokio::task::yield_now().await,
+                Err(closed) => return closed,
             }
-            // A flow that is always ready must still let other tasks of its thread run.
-            tokio::task::consume_budget().await;
         }
     }
 
     /// Waits until something can be done, and does a bounded amount of it.
-    async fn turn(&mut self) -> Result<(), Closed> {
+    async fn turn(&mut self) -> Result<Amount, Closed> {
         let app = self.app;
         let is_deaf = self.ends.from_app || self.blocked;
         tokio::select! {
@@ -136,7 +137,7 @@ impl<'a> Splice<'a> {
 
     /// Does what can be done first. One poll for all that is waited for: a future for each of them
     /// would be half a kilobyte in every connection.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Amount, Closed>> {
         if let Poll::Ready(event) = poll_send(&mut self.send, cx, self.blocked, self.sizer.wanted())
         {
             return Poll::Ready(self.on_send(event));
@@ -157,7 +158,7 @@ impl<'a> Splice<'a> {
     }
 
     /// From the application.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<Amount, Closed>> {
         if self.ends.from_app || self.blocked {
             return Poll::Pending;
         }
@@ -166,10 +167,10 @@ impl<'a> Splice<'a> {
     }
 
     /// To the application.
-    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<Amount, Closed>> {
         if !self.pending.is_empty() {
             ready!(self.app.poll_write_ready(cx)).map_err(from_app)?;
-            return Poll::Ready(self.write_app());
+            return Poll::Ready(self.write_app().map(|()| Amount::Little));
         }
         if self.peer_finished {
             return Poll::Pending;
@@ -178,7 +179,7 @@ impl<'a> Splice<'a> {
         Poll::Ready(self.on_received(first, cx))
     }
 
-    fn on_send(&mut self, event: SendEvent) -> Result<(), Closed> {
+    fn on_send(&mut self, event: SendEvent) -> Result<Amount, Closed> {
         match event {
             SendEvent::Capacity(_) => {
                 self.blocked = false;
@@ -189,14 +190,14 @@ impl<'a> Splice<'a> {
                 self.ends.first.get_or_insert(By::Peer);
                 self.ends.from_app = true;
                 self.blocked = false;
-                Ok(())
+                Ok(Amount::Little)
             }
             SendEvent::Ended(error) => Err(Closed::stream(error)),
         }
     }
 
     /// Moves what the application has written to the tunnel, as far as capacity goes.
-    fn read_app(&mut self) -> Result<(), Closed> {
+    fn read_app(&mut self) -> Result<Amount, Closed> {
         let mut no_wake = Context::from_waker(std::task::Waker::noop());
         for _ in 0..ROUNDS {
             let wanted = self.sizer.wanted();
@@ -205,7 +206,7 @@ impl<'a> Splice<'a> {
                 Poll::Ready(event) => return self.on_send(event),
                 Poll::Pending => {
                     self.blocked = true;
-                    return Ok(());
+                    return Ok(Amount::Little);
                 }
             };
             let mut segment = Segment::take(&self.sizer);
@@ -215,7 +216,7 @@ impl<'a> Splice<'a> {
                 Ok(0) => {
                     self.send.finish();
                     self.ends.eof_from(By::App);
-                    return Ok(());
+                    return Ok(Amount::Little);
                 }
                 Ok(count) => {
                     segment.wrote(count);
@@ -225,22 +226,22 @@ impl<'a> Splice<'a> {
                     if count < most {
                         // The runtime has been told that there is nothing more.
                         self.send.release();
-                        return Ok(());
+                        return Ok(Amount::Little);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.send.release();
-                    return Ok(());
+                    return Ok(Amount::Little);
                 }
                 Err(error) => return Err(from_app(error)),
             }
         }
-        Ok(())
+        Ok(Amount::Much)
     }
 
     /// Takes what has arrived, without waiting for more, and writes it.
-    fn on_received(&mut self, first: Received, cx: &mut Context<'_>) -> Result<(), Closed> {
-        let mut next = Poll::Ready(first);
+    fn on_received(&mut self, first: Received, cx: &mut Context<'_>) -> Result<Amount, Closed> {
+        let (mut next, mut amount) = (Poll::Ready(first), Amount::Little);
         while let Poll::Ready(received) = next {
             match received {
                 Some(Ok(bytes)) => self.pending.push(bytes),
@@ -251,11 +252,12 @@ impl<'a> Splice<'a> {
                 }
             }
             if self.pending.len() >= MAX_GATHERED {
+                amount = Amount::Much;
                 break;
             }
             next = self.receive.poll_bytes(cx);
         }
-        self.write_app()
+        self.write_app().map(|()| amount)
     }
 
     /// Writes what is pending to the application, as far as its socket takes it.
@@ -285,6 +287,15 @@ impl<'a> Splice<'a> {
         self.receive.release(written);
         self.pending.advance(written);
     }
+}
+
+/// How much was done in one turn.
+#[derive(Clone, Copy)]
+enum Amount {
+    /// All that could be.
+    Little,
+    /// Enough for once.
+    Much,
 }
 
 /// Bytes on their way to the application. Most of the time there are none, or few enough to be in one

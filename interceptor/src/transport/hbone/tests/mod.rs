@@ -1,5 +1,6 @@
 //! Client and server against each other, and against peers that do not behave.
 
 mod carriers;
+mod fairness;
 pub(in crate::transport) mod handshake;
 mod requests;

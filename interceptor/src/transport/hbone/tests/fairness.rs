@@ -1,0 +1,69 @@
+//! A message beside bulk transfers on the same lane: it waits for one turn of each of them, not until
+//! all of them have had dozens.
+
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rstest::rstest;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::super::super::testing::{Carriers, Path, World, soon};
+
+/// Bulk transfers.
+const BULK: usize = 4;
+const ROUND_TRIPS: usize = 20;
+/// What all of them may move while a message goes there and back: each hop of it waits for a turn of
+/// everybody's, at both ends.
+const MOST: u64 = 128 << 20;
+
+/// A thread's end of a connection.
+fn blocking(socket: TcpStream) -> std::net::TcpStream {
+    let socket = socket.into_std().unwrap();
+    socket.set_nonblocking(false).unwrap();
+    socket
+}
+
+/// Sends and receives without end, outside of the runtime that carries it.
+fn transfer(path: Path, is_over: &Arc<AtomicBool>, moved: &Arc<AtomicU64>) {
+    let (mut from, mut to) = (blocking(path.client), blocking(path.server));
+    let (over, moved) = (Arc::clone(is_over), Arc::clone(moved));
+    std::thread::spawn(move || {
+        let block = vec![7; 1 << 20];
+        while !over.load(Ordering::Relaxed) && from.write_all(&block).is_ok() {}
+    });
+    std::thread::spawn(move || {
+        let mut block = vec![0; 1 << 20];
+        while let Ok(count @ 1..) = to.read(&mut block) {
+            moved.fetch_add(u64::try_from(count).unwrap(), Ordering::Relaxed);
+        }
+    });
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_message_does_not_wait_until_bulk_transfers_have_had_dozens_of_turns(
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
+    let client = world.client().await;
+    let (gateway, _ends) = world.node().await;
+    let (is_over, moved) = (Arc::default(), Arc::default());
+    for _ in 0..BULK {
+        let path = Path::open(&world, &client, &gateway).await;
+        transfer(path, &is_over, &moved);
+    }
+    let mut path = Path::open(&world, &client, &gateway).await;
+    let mut most = 0;
+    for _ in 0..ROUND_TRIPS {
+        let before = moved.load(Ordering::Relaxed);
+        soon(path.client.write_all(b"x")).await.unwrap();
+        soon(path.server.read_exact(&mut [0])).await.unwrap();
+        soon(path.server.write_all(b"y")).await.unwrap();
+        soon(path.client.read_exact(&mut [0])).await.unwrap();
+        most = most.max(moved.load(Ordering::Relaxed) - before);
+    }
+    is_over.store(true, Ordering::Relaxed);
+    assert!(most < MOST, "{most} bytes were moved meanwhile");
+}
