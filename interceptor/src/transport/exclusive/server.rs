@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::codec::{Fields, frame};
@@ -97,6 +98,9 @@ where
             let home = Home::Served(Arc::clone(&berth));
             let stream = ExclusiveStream::new(carrier, home, 0);
             handle(Asked { fields, stream }).await;
+            // A client may have asked hundreds of times before, and most handlers of requests that
+            // are refused wait for nothing: others on this lane have their turn in between.
+            consume_budget().await;
             // Not in the `let` of a condition: the lock would live as long as its block.
             let home = berth.lock().take();
             let Some(home) = home else {

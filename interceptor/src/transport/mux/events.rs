@@ -3,11 +3,15 @@
 use super::super::codec::{CodecError, Event, Fields, frame};
 use super::super::exclusive::carrier::SessionFailure;
 use super::MOST_SERVED;
-use super::hub::{Inner, Role};
+use super::hub::{Inner, MOST_WAITING, Role};
 use super::slot::{End, Slot};
 
 /// Answers that may wait to be sent. A peer that asks without reading them ends here.
 const MAX_FRAMES: usize = 128 << 10;
+
+/// Answers of handlers, and whatever else their streams have to say besides data: of all streams that
+/// there may be, about a kilobyte each.
+const MAX_ANSWERED: usize = MOST_SERVED << 10;
 
 /// A stream that the peer has begun.
 #[derive(Debug)]
@@ -69,8 +73,13 @@ impl Inner {
                 }
             }
         }
-        self.answers += self.out.frames().len() - before;
-        if self.answers > MAX_FRAMES {
+        let waiting = self.out.frames().len();
+        self.answers += waiting - before;
+        let most = match self.role {
+            Role::Client => MOST_WAITING,
+            Role::Server => MAX_ANSWERED,
+        };
+        if self.answers > MAX_FRAMES || waiting > most + MAX_FRAMES {
             return Err(CodecError::Flood.into());
         }
         Ok(arrived)

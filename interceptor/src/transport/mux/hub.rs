@@ -26,7 +26,7 @@ const WOKEN_AT_ONCE: usize = 8;
 
 /// Frames of ours that may wait to be sent before there are no new streams: requests of all streams
 /// that there may be, each with a record's worth of what its application has said.
-const MOST_WAITING: usize = MAX_STREAMS * (20 << 10);
+pub(super) const MOST_WAITING: usize = MAX_STREAMS * (20 << 10);
 
 /// Which end of a carrier we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,10 @@ use super::super::super::codec::frame;
 use super::super::super::hbone::stream::Abort;
 use super::super::socket::write_once;
 use super::{Carrier, Hearing, Role, Said, SessionFailure};
+use crate::lanes::after_others;
+
+/// Receives in one go while something is waited for.
+const ROUNDS: usize = 4;
 
 impl Carrier {
     /// Reads what has arrived meanwhile, without waiting. Whether the carrier is still good for a
@@ -47,12 +51,13 @@ impl Carrier {
         }
     }
 
-    /// Waits for what the peer says next, and gives it signs of life meanwhile.
+    /// Waits for what the peer says next, and gives it signs of life meanwhile. A peer that says
+    /// much that means nothing does not hold up others: they have their turn in between.
     pub(in crate::transport::exclusive) fn poll_said(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Said, SessionFailure>> {
-        loop {
+        for _ in 0..ROUNDS {
             if let Some(said) = self.next()? {
                 return Poll::Ready(Ok(said));
             }
@@ -62,6 +67,8 @@ impl Carrier {
             let _sent = self.poll_flush(cx)?;
             ready!(self.poll_receive(cx))?;
         }
+        after_others(cx);
+        Poll::Pending
     }
 
     /// Ends the stream in both directions. The peer is told if the socket takes it now; until it

@@ -326,6 +326,8 @@ impl Carrier {
                 return Ok(self.bounded()?);
             }
             Role::Server => {
+                // Of the answers to those before, too, there are not more than it reads.
+                self.bounded()?;
                 // A client that goes on has left the stream before.
                 self.leaving = None;
                 (self.stream, self.highest) = (stream, stream);

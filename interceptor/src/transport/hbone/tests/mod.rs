@@ -2,5 +2,6 @@
 
 mod carriers;
 mod fairness;
+mod floods;
 pub(in crate::transport) mod handshake;
 mod requests;
