@@ -2,7 +2,7 @@
 //!
 //! A handshake that is never finished, or a request that never comes, holds its place until a
 //! timeout. The bound per address keeps one slow-loris peer from using up the places of everybody
-//! else.
+//! else; and when some of them have taken all places, as many again are for addresses that have none.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,15 +37,16 @@ impl Gate {
     pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
         let address = address.to_canonical();
         let mut taken = self.taken.lock();
-        if taken.total >= self.most {
+        let from_address = taken.by_address.get(&address).copied().unwrap_or_default();
+        let most_in_all = if from_address == 0 {
+            self.most.saturating_mul(2)
+        } else {
+            self.most
+        };
+        if taken.total >= most_in_all || from_address >= self.most_per_address {
             return None;
         }
-        let from_address = taken.by_address.entry(address).or_default();
-        // An entry exists only while a place of its address is taken, so it was not just made.
-        if *from_address >= self.most_per_address {
-            return None;
-        }
-        *from_address += 1;
+        taken.by_address.insert(address, from_address + 1);
         taken.total += 1;
         drop(taken);
         Some(Place {
@@ -91,6 +92,25 @@ mod tests {
         drop(first);
         assert!(gate.enter(two).is_some());
         assert_eq!(gate.taken.lock().by_address.len(), 2);
+    }
+
+    #[test]
+    fn many_addresses_together_cannot_shut_out_one_that_has_no_place() {
+        let gate = Gate::new(2, 2);
+        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let _all = [
+            gate.enter(address(1)).unwrap(),
+            gate.enter(address(1)).unwrap(),
+        ];
+        let third = gate.enter(address(2)).unwrap();
+        assert!(gate.enter(address(2)).is_none(), "one each");
+        let _fourth = gate.enter(address(3)).unwrap();
+        assert!(
+            gate.enter(address(4)).is_none(),
+            "twice as many is all there is"
+        );
+        drop(third);
+        assert!(gate.enter(address(4)).is_some());
     }
 
     #[test]

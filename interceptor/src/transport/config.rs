@@ -84,7 +84,8 @@ impl Default for Config {
             max_request_headers: 64 << 10,
             // An answer is a status, a reason and baggage.
             max_response_headers: 16 << 10,
-            // About 20 KiB each: 20 MiB at worst.
+            // About 20 KiB each: 20 MiB, and 40 at worst, for as many again are for addresses that
+            // have none under way.
             max_handshakes: 1024,
             // A peer's agent dials at most `max_carriers` per local identity at once; more than
             // this from one address is a fault or an attack, and must not starve the others.
