@@ -18,6 +18,7 @@ mod policy;
 mod restart;
 mod same_node;
 mod shadow;
+mod shortage;
 mod stress;
 mod takeover;
 mod telemetry;

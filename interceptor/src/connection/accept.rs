@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Local, Plane, inbound, outbound};
 use crate::drain::Tasks;
 use crate::lanes::{Lane, Lanes, Load, Seat, Seated};
-use crate::net::{accept_waiting, reset_on_close};
+use crate::net::{accept_waiting, is_out_of_resources, reset_on_close};
 
 /// Pause after an accept failed for want of resources.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(50);
@@ -132,11 +132,4 @@ fn begin(
             tasks.spawn("inbound hbone", served);
         }
     }
-}
-
-fn is_out_of_resources(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
 }

@@ -17,7 +17,7 @@ use super::story::{Stop, Story, because};
 use super::{Local, Plane};
 use crate::decide::{self, Outbound, PassthroughReason};
 use crate::error::chain;
-use crate::net::Purpose;
+use crate::net::{Purpose, is_out_of_resources};
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
 use crate::transport::hbone::{Baggage, ConnectHeaders, Traceparent, TunnelStream};
 use crate::transport::{TunnelError, splice};
@@ -218,7 +218,12 @@ impl Captured<'_> {
         let peer = match tokio::time::timeout(limit, dialling).await {
             Ok(Ok(peer)) => peer,
             Ok(Err(error)) => {
-                let reason = because("unreachable", format!("cannot reach {to}: {error}"));
+                let label = if is_out_of_resources(&error) {
+                    "agent_exhausted"
+                } else {
+                    "unreachable"
+                };
+                let reason = because(label, format!("cannot reach {to}: {error}"));
                 return story.reset(app, Stop::failed(ResponseFlags::Connect, reason));
             }
             Err(_elapsed) => {

@@ -30,6 +30,14 @@ pub(crate) use number::SharedNumber;
 pub use socket::{close_in_order, file_limit, raise_file_limit, reset_on_close};
 pub use traffic::Traffic;
 
+/// Whether something failed because this process, or the machine, has nothing left for it.
+pub(crate) fn is_out_of_resources(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
 /// `address` as the kernel programs write it: 16 bytes, IPv4 mapped.
 pub(crate) const fn mapped(address: std::net::IpAddr) -> interceptor_common::Address {
     let v6 = match address {

@@ -14,6 +14,7 @@ use interceptor_policy::SpiffeId;
 
 use super::hbone::PeerReason;
 use crate::identity::PeerError;
+use crate::net::is_out_of_resources;
 
 /// Why a tunnel to a peer could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -92,6 +93,7 @@ impl TunnelError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoIdentity { .. } => "no_identity",
+            Self::Unreachable { source, .. } if is_out_of_resources(source) => "agent_exhausted",
             Self::Unreachable { .. } => "unreachable",
             Self::TimedOut { .. } => "timeout",
             Self::Handshake { source, .. } => source.reason(),

@@ -9,6 +9,7 @@
 mod hbone;
 mod plaintext;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use super::registry::Basis;
 use super::story::{Stop, Story, because, reason_of};
 use super::{Local, Plane};
 use crate::decide;
-use crate::net::Purpose;
+use crate::net::{Purpose, is_out_of_resources};
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
 use crate::telemetry::shadow::Shadow;
 use crate::transport::hbone::Refusal;
@@ -111,15 +112,18 @@ impl Arrival {
         };
         let limit = plane.connect_timeout;
         let dialling = local.dialer.connect(self.target, purpose);
-        let detail = match tokio::time::timeout(limit, dialling).await {
+        let target = self.target;
+        let (label, detail) = match tokio::time::timeout(limit, dialling).await {
             Ok(Ok(app)) => return Ok((app, allowed)),
-            Ok(Err(error)) => format!("does not accept: {error}"),
-            Err(_elapsed) => format!("did not accept within {limit:?}"),
+            Ok(Err(error)) => not_reached(target, &error),
+            Err(_elapsed) => {
+                let detail = format!("the application at {target} did not accept within {limit:?}");
+                ("app_unreachable", detail)
+            }
         };
-        let detail = format!("the application at {} {detail}", self.target);
         Err(Box::new(Refused {
             answer: Refusal::unavailable(detail.clone()),
-            stop: Stop::failed(ResponseFlags::Connect, because("app_unreachable", detail)),
+            stop: Stop::failed(ResponseFlags::Connect, because(label, detail)),
         }))
     }
 
@@ -143,6 +147,17 @@ impl Arrival {
             source_ip: self.client.ip(),
             target: self.target,
         }
+    }
+}
+
+/// Why there is no connection to the application: its doing, or for want of something of the agent's.
+fn not_reached(target: SocketAddr, error: &io::Error) -> (&'static str, String) {
+    if is_out_of_resources(error) {
+        let detail = format!("the agent has nothing left for a connection to {target}: {error}");
+        ("agent_exhausted", detail)
+    } else {
+        let detail = format!("the application at {target} does not accept: {error}");
+        ("app_unreachable", detail)
     }
 }
 
@@ -172,7 +187,7 @@ impl Refused {
 mod tests {
     use rstest::rstest;
 
-    use super::service_of;
+    use super::{not_reached, service_of};
     use crate::workload::WorkloadId;
     use crate::workload::fixtures::good_mesh;
 
@@ -189,6 +204,24 @@ status: {podIP: 10.1.0.2}
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n\
              spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: {target}}}]}}\n"
         )
+    }
+
+    #[rstest]
+    #[case::nobody_listens(
+        libc::ECONNREFUSED,
+        "app_unreachable",
+        "the application at 10.1.0.2:8080 does"
+    )]
+    #[case::no_descriptors(libc::EMFILE, "agent_exhausted", "the agent has nothing left for")]
+    fn an_application_is_not_blamed_for_what_the_agent_lacks(
+        #[case] error: i32,
+        #[case] label: &str,
+        #[case] said: &str,
+    ) {
+        let error = std::io::Error::from_raw_os_error(error);
+        let (found, detail) = not_reached("10.1.0.2:8080".parse().unwrap(), &error);
+        assert_eq!(found, label);
+        assert!(detail.starts_with(said), "{detail}");
     }
 
     #[rstest]
