@@ -133,8 +133,6 @@ counters! {
     DirectEntered = "direct_entered",
     /// Refused: a socket of nobody's that is used in a workload, or one of a workload's that is used by nobody.
     RefusedLentSocket = "refused_lent_socket",
-    /// Refused: as many connections are open on the node as there is room for (capture.maxFlows).
-    RefusedNoRoom = "refused_no_room",
 }
 
 /// Slots of the counters map: more than there are outcomes, so that adding one keeps the layout.

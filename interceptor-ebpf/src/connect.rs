@@ -32,10 +32,9 @@ use crate::flow::{forget, recall, remember};
 use crate::lent;
 use crate::log;
 use crate::maps::{INBOUND, RULES, count, full_key};
-use crate::room;
 use crate::settings::{
-    CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, NO_BUFFER_SPACE, NOT_PERMITTED,
-    PROTOCOL_NOT_SUPPORTED, fail_with,
+    CONNECTION_REFUSED, INVALID, NETWORK_UNREACHABLE, NOT_PERMITTED, PROTOCOL_NOT_SUPPORTED,
+    fail_with,
 };
 use crate::sock_addr::{Endpoint, bound_to, cookie, endpoint, protocol, rewrite, socket};
 use crate::tcp::leaves_at_once;
@@ -81,9 +80,6 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the socket is the context's.
     let known = unsafe { recall(socket) };
     if known.is_some_and(|flow| flow.is(FlowKind::Agent) || flow.is(FlowKind::AgentInbound)) {
-        if room::is_missing() {
-            return refuse_crowded(socket);
-        }
         count(Counter::AgentOwn);
         return PROCEED;
     }
@@ -198,8 +194,9 @@ fn go_directly<const FAMILY: u8>(
         !remembers && unsafe { leaves_at_once(socket) } && call::leave(open, granted.endpoint);
     if !is_left {
         count(Counter::DirectBySocket);
-        if let Some(refused) = keep(socket, &flow) {
-            return refused;
+        // SAFETY: the socket is the context's.
+        if !unsafe { remember(socket, &flow) } {
+            return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
         }
     }
     if granted.endpoint != to {
@@ -238,8 +235,9 @@ fn capture<const FAMILY: u8>(
         generation,
         ..fresh(source, FlowKind::Redirected)
     };
-    if let Some(refused) = keep(socket, &flow) {
-        return refused;
+    // SAFETY: the socket is the context's.
+    if !unsafe { remember(socket, &flow) } {
+        return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
     }
     let listener = Endpoint {
         address: target,
@@ -255,28 +253,12 @@ fn capture<const FAMILY: u8>(
 /// itself opens its own door; what a rule leaves alone may pass the guard of the interface.
 #[inline]
 fn proceed_openly(socket: *mut bpf_sock, flow: &Flow, outcome: Counter) -> i32 {
-    if let Some(refused) = keep(socket, flow) {
-        return refused;
+    // SAFETY: the socket is the context's.
+    if !unsafe { remember(socket, flow) } {
+        return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
     }
     count(outcome);
     PROCEED
-}
-
-/// Has the socket remember `flow` until its SYN leaves. Otherwise the call was refused like this.
-#[inline]
-fn keep(socket: *mut bpf_sock, flow: &Flow) -> Option<i32> {
-    if room::is_missing() {
-        return Some(refuse_crowded(socket));
-    }
-    // SAFETY: the socket is the context's.
-    let is_kept = unsafe { remember(socket, flow) };
-    (!is_kept).then(|| refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED))
-}
-
-/// Refuses a connection because as many are open as there is room for.
-#[inline]
-fn refuse_crowded(socket: *mut bpf_sock) -> i32 {
-    refuse(socket, Counter::RefusedNoRoom, NO_BUFFER_SPACE)
 }
 
 /// Lets the connection go as it is and makes sure that nothing is remembered of it.

@@ -49,7 +49,6 @@ mod guard;
 mod lent;
 mod log;
 mod maps;
-mod room;
 mod settings;
 mod sk_lookup;
 mod sock_addr;

@@ -44,13 +44,10 @@ pub(crate) static UNSERVED: PerCpuHashMap<u64, Unserved, 1024> = PerCpuHashMap::
 /// Live flows by 4-tuple, from before the SYN until close, except for those in [`OPEN`]. Written by
 /// the kernel.
 ///
-/// Nothing gives way: what has no room is refused (room.rs).
+/// Least recently used entries give way. A flow is looked up during its handshake only, and one
+/// that was lost meanwhile is refused or sent to the agent, never let through.
 #[btf_map]
-pub(crate) static FLOWS: HashMap<FlowKey, Flow, 65_536> = HashMap::new();
-
-/// When there was no room in [`FLOWS`], if none has become free since. Written by the kernel.
-#[btf_map]
-pub(crate) static CROWDED: Array<u64, 1> = Array::new();
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
 
 /// Direct connections by 4-tuple, from before the SYN until close. Written by the kernel; the agent
 /// reads them, and removes those whose sockets are gone.

@@ -60,8 +60,6 @@ static CGROUP_PARENT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static CGROUP_OF_PARENT: Global<u32> = Global::new(0);
 
-/// `ENOBUFS`: what it would see of a system that has no room for another connection.
-pub(crate) const NO_BUFFER_SPACE: i32 = 105;
 /// `EPERM`: what it would see under a packet filter.
 pub(crate) const NOT_PERMITTED: i32 = 1;
 /// `ECONNREFUSED`: what the application would see of a port that nobody listens on.

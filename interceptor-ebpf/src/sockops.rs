@@ -20,7 +20,6 @@ use crate::event::{Change, report};
 use crate::field::{INET, get, low_half, set, words};
 use crate::flow::{recall, remember};
 use crate::maps::{FLOWS, OPEN, count, is_current};
-use crate::room;
 
 /// The only answer there is: the callbacks that matter here ignore it.
 const CONTINUE: u32 = 1;
@@ -73,7 +72,9 @@ fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     if is_revoked(flow) {
         return count(Counter::DirectRevoked);
     }
-    room::enter(ctx, &ends(ctx).active(), flow);
+    if FLOWS.insert(ends(ctx).active(), flow, 0).is_err() {
+        count(Counter::FlowNotPublished);
+    }
 }
 
 /// The same for what `connect(2)` has left to its SYN, if this is the one.
@@ -98,9 +99,7 @@ fn publish_call(ctx: &SockOpsContext, socket: *mut bpf_sock, call: &Call) {
     }
     count(Counter::DirectBySocket);
     // SAFETY: the socket is the context's.
-    if unsafe { remember(socket, flow) } {
-        room::enter(ctx, &key, flow);
-    } else {
+    if !unsafe { remember(socket, flow) } || FLOWS.insert(key, flow, 0).is_err() {
         count(Counter::FlowNotPublished);
     }
 }
@@ -228,7 +227,7 @@ fn changed(ctx: &SockOpsContext, socket: *mut bpf_sock, change: Change) {
     };
     let key = ends(ctx).active();
     let is_over = change.to == BPF_TCP_CLOSE;
-    if is_over && room::leave(&key) {
+    if is_over && FLOWS.remove(key).is_ok() {
         count(Counter::FlowClosed);
     }
     // What is closed already may be told so again; and what listens was disconnected before, and is

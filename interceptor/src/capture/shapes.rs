@@ -91,19 +91,11 @@ pub(super) const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "FLOWS",
-        kind: MapType::Hash,
+        kind: MapType::LruHash,
         key_bytes: size_of::<FlowKey>(),
         value_bytes: size_of::<Flow>(),
         capacity: Some(|sizes| sizes.flows),
         holds: "flows",
-    },
-    Shape {
-        name: "CROWDED",
-        kind: MapType::Array,
-        key_bytes: size_of::<u32>(),
-        value_bytes: size_of::<u64>(),
-        capacity: None,
-        holds: "when flows had no room",
     },
     Shape {
         name: "OPEN",

@@ -7,7 +7,7 @@ use interceptor::workload::{OnAgentDown, OutboundPort, PortSelection, Workload};
 use rstest::rstest;
 
 use crate::support::{
-    Netns, Node, PEER_V4, V4, V6, accept, close, connected, is_refused, may_run, ping, workload,
+    Netns, Node, PEER_V4, V4, V6, accept, close, connected, is_refused, may_run, workload,
 };
 
 /// Sizes so small that a few entries fill them.
@@ -86,11 +86,10 @@ async fn an_enrolment_that_does_not_fit_is_refused_and_named(
     is_captured(&pod, &enrolled).await;
 }
 
-/// As many connections as fit, each of which stays what it is; every other one is refused and counted.
+/// Flows are the one map that gives entries up. A flow is asked for during its handshake; after
+/// that a lost one harms nobody, and before that it costs its own connection, which is refused.
 #[tokio::test]
-async fn a_connection_that_has_no_room_is_refused_and_costs_no_other_its_own() {
-    const ROOM: usize = 16;
-    const TO: &str = "192.0.2.1:443";
+async fn a_flow_that_was_displaced_never_opens_a_door() {
     if !may_run() {
         return;
     }
@@ -99,74 +98,22 @@ async fn a_connection_that_has_no_room_is_refused_and_costs_no_other_its_own() {
     let mut capture = node.start();
     let enrolled = capture.enrol(&workload(&pod, &[V4])).unwrap();
     let mut held = Vec::new();
-    for _ in 0..ROOM {
-        let app = pod.dial(TO).unwrap();
+    for _ in 0..200 {
+        let Ok(app) = pod.dial("192.0.2.1:443") else {
+            continue;
+        };
         let (stream, _) = accept(&enrolled.listeners.outbound).await;
-        assert_eq!(
-            enrolled.origin.outbound(&stream).unwrap(),
-            TO.parse().unwrap()
-        );
+        let destination = enrolled.origin.outbound(&stream);
+        // Known for certain or refused; never somebody else's.
+        if let Ok(destination) = destination {
+            assert_eq!(destination, "192.0.2.1:443".parse().unwrap());
+        }
         held.push((app, stream));
     }
-    assert_eq!(fill(&capture, "flows"), (ROOM, 16));
-    let count = |counter| capture.counters().of(counter);
-    // The first finds out by its SYN, and those after it are told by connect(2); both at once.
-    let refused: Vec<_> = (0..200).map(|_| pod.dial(TO).unwrap_err()).collect();
-    let told = |errno| {
-        refused
-            .iter()
-            .filter(|it| it.raw_os_error() == Some(errno))
-            .count()
-    };
-    let (by_reset, by_call) = (told(libc::ECONNREFUSED), told(libc::ENOBUFS));
-    assert_eq!(by_reset + by_call, 200, "{refused:?}");
-    assert!(by_reset > 0 && by_call > 0);
-    let number = |it: usize| u64::try_from(it).unwrap();
-    assert_eq!(count(Counter::FlowNotPublished), number(by_reset));
-    assert_eq!(count(Counter::RefusedLostFlow), number(by_reset));
-    assert_eq!(count(Counter::RefusedNoRoom), number(by_call));
-    assert_eq!(count(Counter::DirectPass), 0);
-    assert_eq!(count(Counter::InboundPassedByRule), 0);
-    // One that closes makes room for one, at once.
-    close(held.pop());
-    while fill(&capture, "flows").0 == ROOM {
-        tokio::task::yield_now().await;
-    }
-    let app = pod.dial(TO).unwrap();
-    let (stream, _) = accept(&enrolled.listeners.outbound).await;
-    held.push((app, stream));
-    assert_eq!(fill(&capture, "flows"), (ROOM, 16));
-    for (app, stream) in held {
-        assert_eq!(app.peer_addr().unwrap(), TO.parse().unwrap());
-        ping(app, stream).await;
-    }
-}
-
-/// What has no room is not let out past the guard either, and does not wait for long.
-#[tokio::test]
-async fn what_is_left_alone_has_no_room_either() {
-    const ROOM: usize = 16;
-    if !may_run() {
-        return;
-    }
-    let node = small();
-    let (pod, peer) = connected();
-    let mut left_alone = workload(&pod, &[V4]);
-    left_alone.capture.excluded_outbound_ports = vec![OutboundPort::Number(9000)];
-    let mut capture = node.start_in(&peer);
-    let _enrolled = capture.enrol(&left_alone).unwrap();
-    let to = format!("{PEER_V4}:9000");
-    let server = peer.listen(&to);
-    let pairs: Vec<_> = (0..ROOM)
-        .map(|_| (pod.dial(&to).unwrap(), server.accept().unwrap()))
-        .collect();
-    let lost = pod.dial(&to).unwrap_err();
-    assert_eq!(lost.kind(), std::io::ErrorKind::TimedOut, "{lost}");
-    assert_eq!(capture.counters().of(Counter::FlowNotPublished), 1);
-    assert!(capture.counters().of(Counter::RefusedUnknownSyn) > 0);
-    server.set_nonblocking(true).unwrap();
-    assert!(server.accept().is_err());
-    close(pairs);
+    assert!(!held.is_empty());
+    let counters = capture.counters();
+    assert_eq!(counters.of(Counter::DirectPass), 0);
+    assert_eq!(counters.of(Counter::InboundPassedByRule), 0);
 }
 
 /// A node with room for a single workload, which it has.
