@@ -138,8 +138,8 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     let Some(flow) = FLOWS.get_ptr_mut(key) else {
         return;
     };
-    // SAFETY: the entry lives until the program ends; one that is over meanwhile and used again is a
-    // flow of another key, of which nothing is told to this socket's workload.
+    // SAFETY: the entry lives until the program ends; one that gives way meanwhile is a flow of
+    // another key, of which nothing is told to this socket's workload.
     let flow = unsafe { &mut *flow };
     if flow.is(FlowKind::Direct) || flow.is(FlowKind::Host) {
         return settle_at(ctx, flow);

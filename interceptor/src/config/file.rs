@@ -180,8 +180,10 @@ fn capture<V: Visit>(v: &mut V, config: &mut Config) {
         );
         v.field(
             "maxFlows",
-            "Connections that may be open at a time on the node, the agent's own among them: those beyond are \
-             refused (refused_no_room). For a quarter of them inside of it, more of those cost more each. This and the five below take effect after `interceptor uninstall`.",
+            "Connections whose beginnings the kernel remembers, the agent's own among them: those that were \
+             established longest ago are forgotten first, which does them no harm. Direct connections have \
+             room for a quarter of it; more of those cost more each. This and the five below take effect \
+             after `interceptor uninstall`.",
             &mut capture.sizes.flows,
             maps.clone(),
         );

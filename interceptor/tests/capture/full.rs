@@ -7,7 +7,7 @@ use interceptor::workload::{OnAgentDown, OutboundPort, PortSelection, Workload};
 use rstest::rstest;
 
 use crate::support::{
-    Netns, Node, PEER_V4, V4, V6, accept, close, connected, is_refused, may_run, workload,
+    Netns, Node, PEER_V4, V4, V6, accept, close, connected, is_refused, may_run, ping, workload,
 };
 
 /// Sizes so small that a few entries fill them.
@@ -90,6 +90,7 @@ async fn an_enrolment_that_does_not_fit_is_refused_and_named(
 /// that a lost one harms nobody, and before that it costs its own connection, which is refused.
 #[tokio::test]
 async fn a_flow_that_was_displaced_never_opens_a_door() {
+    const TO: &str = "192.0.2.1:443";
     if !may_run() {
         return;
     }
@@ -98,20 +99,30 @@ async fn a_flow_that_was_displaced_never_opens_a_door() {
     let mut capture = node.start();
     let enrolled = capture.enrol(&workload(&pod, &[V4])).unwrap();
     let mut held = Vec::new();
+    let mut refused = 0;
     for _ in 0..200 {
-        let Ok(app) = pod.dial("192.0.2.1:443") else {
-            continue;
-        };
-        let (stream, _) = accept(&enrolled.listeners.outbound).await;
-        let destination = enrolled.origin.outbound(&stream);
-        // Known for certain or refused; never somebody else's.
-        if let Ok(destination) = destination {
-            assert_eq!(destination, "192.0.2.1:443".parse().unwrap());
+        match pod.dial(TO) {
+            Ok(app) => {
+                let (stream, _) = accept(&enrolled.listeners.outbound).await;
+                let destination = enrolled.origin.outbound(&stream).unwrap();
+                assert_eq!(destination, TO.parse().unwrap());
+                held.push((app, stream));
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+                refused += 1;
+            }
         }
-        held.push((app, stream));
     }
-    assert!(!held.is_empty());
+    // More than ten times as many as are remembered, each made in peace: they go on, the first as the last.
+    assert!(held.len() > 190, "{refused} were refused");
+    for (app, stream) in held {
+        assert_eq!(app.peer_addr().unwrap(), TO.parse().unwrap());
+        ping(app, stream).await;
+    }
     let counters = capture.counters();
+    assert_eq!(counters.of(Counter::RefusedLostFlow), refused);
+    assert_eq!(counters.of(Counter::FlowNotPublished), 0);
     assert_eq!(counters.of(Counter::DirectPass), 0);
     assert_eq!(counters.of(Counter::InboundPassedByRule), 0);
 }

@@ -125,7 +125,7 @@ const MAPS: [(MapType, &str, &str); 4] = [
         "prefix trie",
         "capture rules by address range",
     ),
-    (MapType::LruHash, "LRU hash", "answers to datagrams"),
+    (MapType::LruHash, "LRU hash", "connections being made"),
     (MapType::SockHash, "socket hash", "the agent's listeners"),
 ];
 
