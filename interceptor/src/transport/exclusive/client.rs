@@ -44,6 +44,8 @@ pub(in crate::transport) struct Early<'a> {
 pub(in crate::transport) enum AskError {
     /// There was no answer, and another carrier may do.
     Dead(SessionError),
+    /// The peer has not looked at this request, and says nothing against others on the same carrier.
+    Unseen(SessionError),
     /// There was no answer, and the peer may have looked at the request.
     Broken(SessionError),
     /// There was none in time.
@@ -159,7 +161,7 @@ pub(in crate::transport) async fn ask(
                 super::super::codec::name_of(code)
             );
             Err(if code == frame::REFUSED_STREAM {
-                AskError::Dead(SessionError::Protocol { detail })
+                AskError::Unseen(SessionError::Protocol { detail })
             } else {
                 AskError::Broken(SessionError::Protocol { detail })
             })

@@ -304,6 +304,8 @@ impl Shelf {
         }
         match choice {
             Choice::Any => (state.idle.pop(), retired),
+            // The one that was asked has come home, and is as good as the others for the next one.
+            Choice::Another => (None, retired),
             // One of them has just turned out dead: so will the others.
             Choice::Fresh => {
                 retired.append(&mut state.idle);

@@ -24,7 +24,7 @@ use super::super::exclusive::{self, AskError, Checkout, Early, Handed, Quota, Re
 use super::super::mux;
 use super::super::tls::{SessionFacts, Tls};
 use super::headers::ConnectHeaders;
-use super::pool::{Choice, Crowd, Key, Lease, Pool, Requests};
+use super::pool::{Choice, Crowd, Key, Lease, Pool, Requests, Slot};
 use super::refusal::PeerReason;
 use super::stream::{TunnelStream, session_error, stream_error};
 use crate::drain::Tasks;
@@ -36,6 +36,9 @@ use crate::workload::Route;
 /// How often in a row a peer may end a carrier in order before it has answered. One that always
 /// does serves nobody.
 const MOST_GOODBYES: u32 = 3;
+
+/// How often a peer may refuse a stream that it has not looked at. One that always does has no room.
+const MOST_REFUSALS: usize = 3;
 
 /// Opens tunnels for one workload, on one lane. Clones share its carriers.
 #[derive(Clone)]
@@ -74,6 +77,8 @@ pub struct Tunnel {
 enum Failure {
     /// The carrier is dead and the peer has not answered: another one may do.
     Dead(SessionError),
+    /// The peer has refused this stream unseen: another carrier may do, and this one is none the worse.
+    Unseen(SessionError),
     /// Final.
     Final(TunnelError),
 }
@@ -85,6 +90,8 @@ struct Ask<'a> {
     authority: String,
     headers: &'a ConnectHeaders,
     early: Early<'a>,
+    /// Shared carriers on which it was refused unseen.
+    refused: Vec<Arc<Slot>>,
 }
 
 impl Client {
@@ -176,13 +183,25 @@ impl Client {
             authority: route.authority.to_string(),
             headers,
             early: Early::of(app),
+            refused: Vec::new(),
         };
         let mut choice = Choice::Any;
-        let mut goodbyes = 0;
+        let (mut goodbyes, mut refusals) = (0, 0);
         loop {
             let (reused, error) = match self.attempt(&mut ask, choice).await {
                 Ok(tunnel) => return Ok(tunnel),
                 Err((_, Failure::Final(error))) => return Err(error),
+                Err((_, Failure::Unseen(error))) => {
+                    if refusals >= MOST_REFUSALS {
+                        return Err(broken(&ask.key, error));
+                    }
+                    refusals += 1;
+                    tracing::debug!(gateway = %ask.key.gateway, %error, "asking on another carrier");
+                    if choice == Choice::Any {
+                        choice = Choice::Another;
+                    }
+                    continue;
+                }
                 Err((reused, Failure::Dead(error))) => (reused, error),
             };
             let goodbye = error.is_goodbye() && goodbyes < MOST_GOODBYES;
@@ -225,8 +244,10 @@ impl Client {
         let (slot, reused) = (Arc::clone(&lease.slot), lease.reused);
         let asked = Box::pin(self.ask_among_others(lease, ask)).await;
         asked.map_err(|failure| {
-            if matches!(failure, Failure::Dead(_)) {
-                self.shared.pool.retire(&slot);
+            match &failure {
+                Failure::Dead(_) => self.shared.pool.retire(&slot),
+                Failure::Unseen(_) => ask.refused.push(slot),
+                Failure::Final(_) => {}
             }
             (reused, failure)
         })
@@ -294,6 +315,7 @@ impl Client {
     fn not_asked(&self, key: &Key, error: AskError) -> Failure {
         match error {
             AskError::Dead(error) => Failure::Dead(error),
+            AskError::Unseen(error) => Failure::Unseen(error),
             AskError::Broken(error) => Failure::Final(broken(key, error)),
             AskError::TimedOut => Failure::Final(self.unanswered_in_time(key)),
             AskError::Refused(fields) => {
@@ -306,7 +328,8 @@ impl Client {
     /// A shared carrier; its set-up is started if it is a new one.
     fn lease(&self, ask: &Ask<'_>, choice: Choice, crowd: Crowd) -> Lease {
         let shared = &self.shared;
-        let (lease, new) = shared.pool.lease(&ask.key, &ask.svid, choice, crowd);
+        let among = (choice, ask.refused.as_slice());
+        let (lease, new) = shared.pool.lease(&ask.key, &ask.svid, among, crowd);
         if let Some(slot) = new {
             let shared = Arc::clone(shared);
             // Not a part of this connection: others wait for it, and it outlives a client that
@@ -399,16 +422,14 @@ fn refused(key: &Key, status: StatusCode, headers: &HeaderMap) -> TunnelError {
 
 /// A stream that ended before its answer: whether another carrier may do.
 fn unanswered(key: &Key, error: &h2::Error) -> Failure {
-    let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    if !error.is_reset() || refused {
+    if !error.is_reset() {
         return Failure::Dead(session_error(error));
     }
-    Failure::Final(broken(
-        key,
-        SessionError::Protocol {
-            detail: stream_error(error).to_string(),
-        },
-    ))
+    let detail = stream_error(error).to_string();
+    if error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+        return Failure::Unseen(SessionError::Protocol { detail });
+    }
+    Failure::Final(broken(key, SessionError::Protocol { detail }))
 }
 
 fn broken(key: &Key, source: SessionError) -> TunnelError {

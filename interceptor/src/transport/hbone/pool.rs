@@ -54,6 +54,8 @@ pub(in crate::transport) struct Key {
 pub(in crate::transport) enum Choice {
     /// Any that lives.
     Any,
+    /// Any but those that have just refused this stream, and may take others.
+    Another,
     /// None that was established before now: one of those has just turned out dead.
     Fresh,
 }
@@ -178,12 +180,12 @@ impl Pool {
     }
 
     /// A lease on a carrier for `key` that presents `svid`; with a slot if the caller has to set
-    /// it up.
+    /// it up. Not on one that has `refused` the stream.
     pub(super) fn lease(
         &self,
         key: &Key,
         svid: &Arc<Svid>,
-        choice: Choice,
+        (choice, refused): (Choice, &[Arc<Slot>]),
         crowd: Crowd,
     ) -> (Lease, Option<Arc<Slot>>) {
         let mut keys = self.slots.lock();
@@ -196,13 +198,18 @@ impl Pool {
             }
             serves && !slot.retired.is_cancelled()
         });
+        let will_do = |slot: &&Arc<Slot>| {
+            let is_new = choice != Choice::Fresh || !slot.is_ready();
+            is_new && !refused.iter().any(|other| Arc::ptr_eq(other, slot))
+        };
+        let candidates = || slots.iter().filter(will_do);
         let (chosen, allowed) = match crowd {
             Crowd::Spread => {
                 let most = self.config.max_carriers;
-                (spread(slots, choice, most), self.config.max_streams)
+                (spread(candidates, most), self.config.max_streams)
             }
             // Only agents of ours get that many together.
-            Crowd::Together => (together(slots, choice), MAX_STREAMS),
+            Crowd::Together => (together(candidates()), MAX_STREAMS),
         };
         if let Some(slot) = chosen {
             return (Lease::take(slot), None);
@@ -273,23 +280,18 @@ impl Pool {
     }
 }
 
-/// The carriers that will do.
-fn candidates(slots: &[Arc<Slot>], choice: Choice) -> impl Iterator<Item = &Arc<Slot>> {
-    slots
-        .iter()
-        .filter(move |slot| choice == Choice::Any || !slot.is_ready())
-}
-
-/// The fullest carrier that has room, or `None` if there should be a new one.
-fn together(slots: &[Arc<Slot>], choice: Choice) -> Option<&Arc<Slot>> {
-    candidates(slots, choice)
+/// The fullest of these carriers that has room, or `None` if there should be a new one.
+fn together<'s>(candidates: impl Iterator<Item = &'s Arc<Slot>>) -> Option<&'s Arc<Slot>> {
+    candidates
         .filter(|slot| slot.has_room())
         .max_by_key(|slot| (slot.load(), slot.is_ready()))
 }
 
-/// The carrier with least to do, or `None` if there should be a new one.
-fn spread(slots: &[Arc<Slot>], choice: Choice, max_carriers: usize) -> Option<&Arc<Slot>> {
-    let candidates = || candidates(slots, choice);
+/// The one of these carriers with least to do, or `None` if there should be a new one.
+fn spread<'s, I>(candidates: impl Fn() -> I, max_carriers: usize) -> Option<&'s Arc<Slot>>
+where
+    I: Iterator<Item = &'s Arc<Slot>>,
+{
     // The one used last, so that surplus carriers idle out.
     let idle = candidates()
         .filter(|slot| slot.is_ready() && slot.load() == 0)

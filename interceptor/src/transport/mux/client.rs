@@ -48,7 +48,8 @@ pub(in crate::transport) async fn ask(
             Err(AskError::TimedOut)
         }
         Ok(Err(error)) => Err(match error {
-            Unanswered::Unseen(error) => AskError::Dead(error),
+            Unanswered::Leaving(error) => AskError::Dead(error),
+            Unanswered::Unseen(error) => AskError::Unseen(error),
             Unanswered::Broken(error) if early.said().is_empty() => AskError::Dead(error),
             Unanswered::Broken(error) | Unanswered::Reset(error) => AskError::Broken(error),
         }),
@@ -62,7 +63,9 @@ pub(in crate::transport) async fn ask(
 
 /// Why there was no answer.
 enum Unanswered {
-    /// The peer has not looked.
+    /// The peer has not looked, and will not look at any other.
+    Leaving(SessionError),
+    /// The peer has not looked at this one.
     Unseen(SessionError),
     /// The session is over.
     Broken(SessionError),
@@ -82,7 +85,7 @@ async fn answer(stream: &MuxStream) -> Result<Box<Fields>, Unanswered> {
             return Poll::Ready(Ok(fields));
         }
         match &slot.end {
-            Some(End::Unserved) => Poll::Ready(Err(Unanswered::Unseen(SessionError::goodbye()))),
+            Some(End::Unserved) => Poll::Ready(Err(Unanswered::Leaving(SessionError::goodbye()))),
             Some(End::Reset(code)) => {
                 let detail = format!(
                     "the stream was reset before its answer ({})",

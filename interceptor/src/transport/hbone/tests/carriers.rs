@@ -231,11 +231,11 @@ async fn a_renewed_certificate_retires_the_carriers_of_the_old_one() {
     let (old, new) = (bench.svid(), bench.svid());
     let (lease, first) = bench
         .pool
-        .lease(&bench.key, &old, Choice::Any, Crowd::Spread);
+        .lease(&bench.key, &old, (Choice::Any, &[]), Crowd::Spread);
     let first = first.unwrap();
     let (_lease, second) = bench
         .pool
-        .lease(&bench.key, &new, Choice::Any, Crowd::Spread);
+        .lease(&bench.key, &new, (Choice::Any, &[]), Crowd::Spread);
     assert!(second.is_some(), "a carrier of its own");
     assert!(first.retired.is_cancelled());
     assert!(
@@ -266,13 +266,13 @@ async fn carriers_are_not_shared_between_identities_peers_or_gateways() {
     drop(
         bench
             .pool
-            .lease(&bench.key, &svid, Choice::Any, Crowd::Spread),
+            .lease(&bench.key, &svid, (Choice::Any, &[]), Crowd::Spread),
     );
     for key in others {
         assert!(
             bench
                 .pool
-                .lease(&key, &svid, Choice::Any, Crowd::Spread)
+                .lease(&key, &svid, (Choice::Any, &[]), Crowd::Spread)
                 .1
                 .is_some(),
             "{key:?}"
@@ -288,7 +288,7 @@ async fn those_who_say_little_are_on_as_few_carriers_as_they_fit_on() {
     let lease = || {
         let (lease, new) = bench
             .pool
-            .lease(&bench.key, &svid, Choice::Any, Crowd::Together);
+            .lease(&bench.key, &svid, (Choice::Any, &[]), Crowd::Together);
         (lease, new.is_some())
     };
     let mut held: Vec<_> = (0..2 * MAX_STREAMS).map(|_| lease()).collect();
@@ -314,11 +314,11 @@ async fn a_retry_takes_no_carrier_that_was_established_before() {
     let svid = bench.svid();
     let (_first, slot) = bench
         .pool
-        .lease(&bench.key, &svid, Choice::Any, Crowd::Spread);
+        .lease(&bench.key, &svid, (Choice::Any, &[]), Crowd::Spread);
     fail(&slot.unwrap());
     let (_second, slot) = bench
         .pool
-        .lease(&bench.key, &svid, Choice::Fresh, Crowd::Spread);
+        .lease(&bench.key, &svid, (Choice::Fresh, &[]), Crowd::Spread);
     assert!(slot.is_some());
 }
 
@@ -326,9 +326,10 @@ async fn a_retry_takes_no_carrier_that_was_established_before() {
 async fn a_carrier_that_was_just_used_is_not_idle() {
     let bench = Bench::new();
     let timeout = bench.pool.config.idle_timeout;
-    let (lease, slot) = bench
-        .pool
-        .lease(&bench.key, &bench.svid(), Choice::Any, Crowd::Spread);
+    let (lease, slot) =
+        bench
+            .pool
+            .lease(&bench.key, &bench.svid(), (Choice::Any, &[]), Crowd::Spread);
     let slot = slot.unwrap();
     tokio::time::advance(timeout * 2).await;
     bench.pool.retire_if_idle(&slot);
