@@ -92,8 +92,9 @@ pub struct Flow {
     pub kind: u32,
     /// The tag of the grant that was applied.
     pub tag: u32,
-    /// Always zero.
-    pub reserved_too: u32,
+    /// The number of the initiator's SYN: who accepts a connection sees by it that this is the one, and not
+    /// a later one of the same 4-tuple. Zero where it is not known.
+    pub sequence: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 72);

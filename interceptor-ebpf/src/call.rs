@@ -30,12 +30,12 @@ pub(crate) fn leave(open: OpenFlow, endpoint: Endpoint) -> bool {
 /// Does something with what was left for the socket with this cookie, if anything was. Nobody else
 /// writes that meanwhile: the socket is locked.
 #[inline]
-pub(crate) fn collect(socket: u64, with: impl FnOnce(&Call)) {
-    // SAFETY: the entry lives until the program ends, and only this socket's calls write it.
-    let Some(call) = (unsafe { CALLS.get(socket) }) else {
+pub(crate) fn collect(socket: u64, with: impl FnOnce(&mut Call)) {
+    let Some(call) = CALLS.get_ptr_mut(socket) else {
         return;
     };
-    with(call);
+    // SAFETY: the entry lives until the program ends, and only this socket's calls write it.
+    with(unsafe { &mut *call });
     // What is gone already was to go.
     let _gone = CALLS.remove(socket);
 }

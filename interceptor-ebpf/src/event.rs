@@ -109,7 +109,7 @@ fn copied(flow: &Flow) -> Flow {
         reserved: [0; 2],
         kind: get(&flow.kind),
         tag: get(&flow.tag),
-        reserved_too: 0,
+        sequence: get(&flow.sequence),
     }
 }
 

@@ -28,6 +28,19 @@ pub(crate) unsafe fn recall<'a>(socket: *mut bpf_sock) -> Option<&'a Flow> {
     unsafe { found.cast::<Flow>().as_ref() }
 }
 
+/// The same, to be changed. Only while the socket is locked, as when it connects.
+///
+/// # Safety
+///
+/// As for [`recall`].
+#[inline]
+pub(crate) unsafe fn recall_mut<'a>(socket: *mut bpf_sock) -> Option<&'a mut Flow> {
+    // SAFETY: the caller vouches for the socket; a null value means that nothing is created.
+    let found = unsafe { bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0) };
+    // SAFETY: null or storage of the size of a Flow, alive until the program ends.
+    unsafe { found.cast::<Flow>().as_mut() }
+}
+
 /// Remembers `flow` for `socket`, replacing what was there. False if there is no memory for it.
 ///
 /// # Safety

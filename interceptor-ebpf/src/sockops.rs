@@ -18,8 +18,9 @@ use interceptor_common::{Address, Call, Counter, Flow, FlowKey, FlowKind, is_cgr
 use crate::call;
 use crate::event::{Change, report};
 use crate::field::{INET, get, low_half, set, words};
-use crate::flow::{recall, remember};
+use crate::flow::{recall, recall_mut, remember};
 use crate::maps::{FLOWS, OPEN, count, is_current};
+use crate::tcp::next_sequence;
 
 /// The only answer there is: the callbacks that matter here ignore it.
 const CONTINUE: u32 = 1;
@@ -63,9 +64,11 @@ fn ic_sock_ops(ctx: SockOpsContext) -> u32 {
 #[inline]
 fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     // SAFETY: the socket is the context's.
-    let Some(flow) = (unsafe { recall(socket) }) else {
+    let Some(flow) = (unsafe { recall_mut(socket) }) else {
         return call::collect(cookie(ctx), |call| publish_call(ctx, socket, call));
     };
+    // SAFETY: the socket is the context's.
+    set(&mut flow.sequence, unsafe { next_sequence(socket) });
     if ctx.set_cb_flags(close_callback(ctx)).is_err() {
         return count(Counter::FlowNotPublished);
     }
@@ -79,7 +82,7 @@ fn publish(ctx: &SockOpsContext, socket: *mut bpf_sock) {
 
 /// The same for what `connect(2)` has left to its SYN, if this is the one.
 #[inline]
-fn publish_call(ctx: &SockOpsContext, socket: *mut bpf_sock, call: &Call) {
+fn publish_call(ctx: &SockOpsContext, socket: *mut bpf_sock, call: &mut Call) {
     let key = ends(ctx).active();
     // The socket may have been left alone since.
     if key.destination != call.address || key.destination_port_be != call.port_be {
@@ -88,6 +91,10 @@ fn publish_call(ctx: &SockOpsContext, socket: *mut bpf_sock, call: &Call) {
     if ctx.set_cb_flags(close_callback(ctx)).is_err() {
         return count(Counter::FlowNotPublished);
     }
+    // SAFETY: the socket is the context's.
+    set(&mut call.open.flow.sequence, unsafe {
+        next_sequence(socket)
+    });
     let open = &call.open;
     let flow = &open.flow;
     if is_revoked(flow) {
@@ -141,6 +148,9 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
     // SAFETY: the entry lives until the program ends; one that gives way meanwhile is a flow of
     // another key, of which nothing is told to this socket's workload.
     let flow = unsafe { &mut *flow };
+    if !is_begun_by(ctx, flow) {
+        return;
+    }
     if flow.is(FlowKind::Direct) || flow.is(FlowKind::Host) {
         return settle_at(ctx, flow);
     }
@@ -172,12 +182,20 @@ fn hand_over(ctx: &SockOpsContext, socket: *mut bpf_sock) {
 /// A direct connection of the table was accepted, which is when the table says that it is established.
 #[inline]
 fn settle_open(ctx: &SockOpsContext, flow: &mut Flow) {
-    if flow.is(FlowKind::Direct) {
+    if flow.is(FlowKind::Direct) && is_begun_by(ctx, flow) {
         settle_at(ctx, flow);
         if flow.is(FlowKind::Settled) {
             count(Counter::DirectEstablished);
         }
     }
+}
+
+/// Whether the connection that was accepted began with the SYN of this flow. Another one may have got the
+/// 4-tuple, or the entry another 4-tuple, while its packets were on their way. True where nobody knows.
+#[inline]
+fn is_begun_by(ctx: &SockOpsContext, flow: &Flow) -> bool {
+    let sequence = get(&flow.sequence);
+    sequence == 0 || get(&fields(ctx).rcv_nxt) == sequence.wrapping_add(1)
 }
 
 /// A direct connection or a probe was accepted, if by the workload that was meant.

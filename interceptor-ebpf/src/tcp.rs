@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{bpf_sock, tcp_sock};
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 
-use crate::settings::{callbacks_at, deferral};
+use crate::settings::{callbacks_at, deferral, offsets};
 
 /// The kernel's structure of this socket, if it is a TCP socket.
 ///
@@ -40,6 +40,22 @@ pub(crate) unsafe fn leaves_at_once(socket: *mut bpf_sock) -> bool {
     // SAFETY: the caller vouches for the socket.
     let tcp = unsafe { tcp_socket(socket) };
     tcp.is_some_and(|tcp| read::<_, u8>(tcp, deferral.at) & deferral.bit == 0)
+}
+
+/// The number of what the socket sends next: of its SYN, when that is about to leave. Zero if the kernel's
+/// structures are not known.
+///
+/// # Safety
+///
+/// `socket` must come from the context of the running program.
+#[inline]
+pub(crate) unsafe fn next_sequence(socket: *mut bpf_sock) -> u32 {
+    let Some(offsets) = offsets() else {
+        return 0;
+    };
+    // SAFETY: the caller vouches for the socket.
+    let tcp = unsafe { tcp_socket(socket) };
+    tcp.map_or(0, |tcp| read(tcp, offsets.write_sequence))
 }
 
 /// Whether programs may be told of changes of this socket's state, as of those that initiated a flow.

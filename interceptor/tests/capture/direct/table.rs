@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use aya::maps::{HashMap, Map, MapData};
 use interceptor::capture::{Counter, DirectFlow, End, Event};
-use interceptor_common::{Address, FlowKey, OpenFlow};
+use interceptor_common::{Address, Flow, FlowKey, OpenFlow};
 use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
 use rstest::rstest;
 
@@ -16,6 +16,17 @@ use crate::support::{Node, close, is_refused, may_run};
 fn table(cell: &Cell) -> Vec<DirectFlow> {
     let table = cell.direct.table().unwrap().into_iter();
     table.map(|it| it.flow).collect()
+}
+
+/// The table, to be changed.
+fn open_map(cell: &Cell) -> HashMap<MapData, FlowKey, OpenFlow> {
+    let pin = cell.node.config.bpffs.join("interceptor");
+    let pin = pin.join(cell.node.config.node.replace('.', ":"));
+    let pin = pin
+        .join(interceptor::capture::Config::layout())
+        .join("maps/OPEN");
+    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    map.try_into().unwrap()
 }
 
 #[tokio::test]
@@ -94,13 +105,7 @@ async fn an_entry_whose_socket_vanished_is_removed() {
     cell.allow();
     let pair = cell.pair(APP);
     let open = cell.opened().await;
-    let pin = cell.node.config.bpffs.join("interceptor");
-    let pin = pin.join(cell.node.config.node.replace('.', ":"));
-    let pin = pin
-        .join(interceptor::capture::Config::layout())
-        .join("maps/OPEN");
-    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
-    let mut map: HashMap<_, FlowKey, OpenFlow> = map.try_into().unwrap();
+    let mut map = open_map(&cell);
     let (key, entry) = map.iter().next().unwrap().unwrap();
     let gone = FlowKey {
         source: Address::v4(u32::from_ne_bytes([10, 78, 0, 9])),
@@ -123,6 +128,37 @@ async fn an_entry_whose_socket_vanished_is_removed() {
     close(pair);
     cell.ended().await;
     cell.leaves_nothing().await;
+}
+
+/// It is accepted late, and somebody else has its 4-tuple by then.
+#[tokio::test]
+async fn who_accepts_a_connection_settles_no_other() {
+    if !may_run() {
+        return;
+    }
+    let cell = Cell::new();
+    cell.allow();
+    // Nobody answers the SYN for a while.
+    cell.host.drop_everything_to(A);
+    let client = tcp(&cell.a, APP);
+    client.set_nonblocking(true).unwrap();
+    let to = APP.parse::<SocketAddr>().unwrap().into();
+    client.connect(&to).unwrap_err();
+    let mut map = open_map(&cell);
+    let (key, entry) = map.iter().next().unwrap().unwrap();
+    let later = OpenFlow {
+        flow: Flow {
+            sequence: entry.flow.sequence.wrapping_add(1 << 20),
+            ..entry.flow
+        },
+        socket: entry.socket + (1 << 40),
+    };
+    map.insert(key, later, 0).unwrap();
+    cell.host.drop_nothing(&[A]);
+    let _accepted = cell.app.accept().unwrap();
+    assert_eq!(map.get(&key, 0).unwrap(), later, "its door is open still");
+    assert_eq!(cell.count(Counter::DirectEstablished), 0);
+    map.insert(key, entry, 0).unwrap();
 }
 
 #[rstest]
