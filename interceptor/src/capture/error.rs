@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use super::bpffs::Holder;
 use crate::workload::WorkloadId;
 
 /// Why capture could not start.
@@ -35,6 +36,19 @@ pub enum CaptureError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// There is no BPF file system, and somebody keeps all others from mounting one.
+    #[error(
+        "no BPF file system at {}, and {holder} keeps the folder locked: end it, or run `mount -t bpf \
+         bpf {}`",
+        path.display(),
+        path.display()
+    )]
+    BpffsLocked {
+        /// Where it should be.
+        path: PathBuf,
+        /// Who has the lock.
+        holder: Holder,
     },
     /// The folder for what is pinned is somebody else's.
     #[error(

@@ -17,9 +17,6 @@ use aya::programs::{Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use interceptor_common::{Udp, WorkloadEntry};
-use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::btf::{Offsets, TaskOffsets};
 use super::cgroup::Hierarchy;
@@ -261,36 +258,6 @@ fn attach_all(hooks: &mut Hooks, hierarchy: &Hierarchy, pins: &Pins) -> Result<(
             .map_err(|source| attach_error(name, source))?;
     }
     Ok(())
-}
-
-/// Makes sure that a BPF file system is mounted at `path`.
-pub(super) fn ensure_bpffs(path: &Path) -> Result<(), CaptureError> {
-    let mounted =
-        |path: &Path| statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
-    if mounted(path) {
-        return Ok(());
-    }
-    let failed = |source: io::Error| CaptureError::NoBpffs {
-        path: path.to_path_buf(),
-        source,
-    };
-    fs::create_dir_all(path).map_err(failed)?;
-    // Two agents that start at once must not mount one over the other: its pins would be hidden.
-    let folder = File::open(path).map_err(failed)?;
-    let _lock = Flock::lock(folder, FlockArg::LockExclusive)
-        .map_err(|(_folder, errno)| failed(errno.into()))?;
-    if mounted(path) {
-        return Ok(());
-    }
-    mount(
-        Some("bpf"),
-        path,
-        Some("bpf"),
-        MsFlags::empty(),
-        // Everybody may make folders in one that has none.
-        Some("mode=0700"),
-    )
-    .map_err(|errno| failed(errno.into()))
 }
 
 /// Refuses a node whose folder holds another layout than ours.

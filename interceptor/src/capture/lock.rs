@@ -11,11 +11,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::bpffs;
 use super::config::Config;
 use super::error::CaptureError;
 use super::folder::prepare;
 use super::held::file_id;
-use super::loader::ensure_bpffs;
 
 /// The right to be this node's agent, for as long as it lives.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl NodeLock {
     /// If another agent of the node is running, there is no BPF file system, or the folder is another
     /// user's.
     pub fn acquire(config: &Config) -> Result<Self, CaptureError> {
-        ensure_bpffs(&config.bpffs)?;
+        bpffs::ensure(&config.bpffs)?;
         let folder = folder_of(config)?;
         prepare(config, &folder)?;
         Self::of_folder(&folder, &config.node)

@@ -24,6 +24,7 @@
 //! Not here: which workloads exist (`workload`), what becomes of a connection (`decide`), whose
 //! listeners run where (`app`).
 
+mod bpffs;
 mod btf;
 mod cgroup;
 mod config;
@@ -59,6 +60,7 @@ use std::sync::Arc;
 use crate::net::{Dialer, Mark, Namespace, Purpose};
 use crate::workload::{Workload, WorkloadId};
 
+pub use bpffs::Holder;
 pub use config::{Config, Ports, Sizes};
 pub use debug_log::DebugLog;
 pub use direct::{
