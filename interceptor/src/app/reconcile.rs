@@ -89,8 +89,8 @@ pub(super) enum State {
     Failed {
         /// Why, with all sources.
         error: String,
-        /// Whether its ports refuse meanwhile, because an earlier agent had captured them or there
-        /// is no room for it in the kernel's maps.
+        /// Whether its ports refuse meanwhile. Not if it is not known where it is, or its owner
+        /// prefers plaintext.
         closed: bool,
         /// Whether it is the lack of room.
         full: bool,

@@ -102,7 +102,8 @@ pub struct Capture {
     /// What is in the maps without an agent that serves it, by workload key: an earlier agent's
     /// workloads that nobody has claimed yet.
     adopted: HashMap<u64, Entries>,
-    /// Of those, the ones that were claimed but could not be enrolled. They stay refused.
+    /// Of those, the ones that were claimed but could not be enrolled, and others that could not.
+    /// They stay refused.
     closed: HashMap<WorkloadId, Site>,
     probers: Probers,
     /// Listeners that a running agent has handed over and no enrolment has claimed yet.
@@ -314,9 +315,8 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// If a step fails; what was done before it is undone. A workload that an earlier agent had
-    /// captured stays refused ([`Capture::keep_closed`]), and one for which there is no room in
-    /// the maps is refused from then on, unless its owner lets it pass without an agent.
+    /// If a step fails; what was done before it is undone. The workload is refused from then on, or
+    /// stays so ([`Capture::keep_closed`]).
     ///
     /// # Panics
     ///
@@ -352,9 +352,11 @@ impl Capture {
         enrol::unenrol(self, id)
     }
 
-    /// Says that `workload` belongs here but cannot be enrolled now. If an earlier agent captured
-    /// it, it stays refused, through [`Capture::retire_unclaimed`] as well, until it is enrolled
-    /// or [`Capture::open_closed`]. Returns whether that is so.
+    /// Says that `workload` belongs here but cannot be enrolled now. It is refused from then on,
+    /// through [`Capture::retire_unclaimed`] as well, until it is enrolled or
+    /// [`Capture::open_closed`]. Returns whether that is so: not if it is not known where it is, if
+    /// another workload is enrolled there, or if an earlier agent had not captured it and its owner
+    /// lets it pass without an agent.
     pub fn keep_closed(&mut self, workload: &Workload) -> bool {
         enrol::keep_closed(self, workload)
     }

@@ -150,7 +150,7 @@ async fn un_enrolling_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn a_failed_enrolment_leaves_no_trace() {
+async fn a_failed_enrolment_is_refused_and_leaves_no_trace_when_it_is_given_up() {
     if !may_run() {
         return;
     }
@@ -164,7 +164,11 @@ async fn a_failed_enrolment_leaves_no_trace() {
     let error = capture.enrol(&workload).unwrap_err();
     pod.free_ports(ports);
     assert!(matches!(error, EnrolError::PortTaken { .. }), "{error}");
-    assert!(capture.status().maps.iter().all(|it| it.entries == 0));
+    assert!(is_refused(pod.dial("10.77.0.1:9000")));
+    assert!(is_refused(peer.dial("10.77.0.2:9000")));
+    capture.open_closed(&workload.id).unwrap();
+    let nothing = |it: &interceptor::capture::MapFill| it.entries == 0 || it.name == "FLOWS";
+    assert!(capture.status().maps.iter().all(nothing));
     let _app = pod.dial("10.77.0.1:9000").unwrap();
     server.accept().unwrap();
 

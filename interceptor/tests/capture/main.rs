@@ -43,4 +43,6 @@ mod pins;
 #[cfg(test)]
 mod probes;
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod support;

@@ -112,8 +112,13 @@ impl Netns {
     /// A namespace as `ip netns add` leaves it.
     pub(crate) fn with_loopback_down() -> Self {
         let netns = Self::new("down");
-        ip(&format!("-n {} link set lo down", netns.name));
+        netns.set_loopback("down");
         netns
+    }
+
+    /// Takes its loopback interface `down`, or `up` again.
+    pub(crate) fn set_loopback(&self, state: &str) {
+        ip(&format!("-n {} link set lo {state}", self.name));
     }
 
     /// Has it answer every SYN with a cookie, as under a flood.

@@ -95,28 +95,36 @@ pub(super) fn enrol(capture: &mut Capture, workload: &Workload) -> Result<Enroll
     leave(capture, id, &site);
     let enrolled = enrol_at(capture, workload, site.clone());
     match &enrolled {
-        Ok(_enrolled) => {
-            capture.closed.remove(id);
-        }
-        Err(error) => {
-            close(capture, id, site.clone());
-            if shut::is_left_open(capture, id, error) {
-                shut::shut(capture, workload, &site);
-            }
-        }
+        // Whoever failed to be enrolled there before is nobody's business any more.
+        Ok(_enrolled) => capture.closed.retain(|_, it| it.key() != site.key()),
+        Err(_error) => refuse(capture, workload, &site),
     }
     publish(capture);
     enrolled
 }
 
-/// Keeps a workload refused that an earlier agent captured.
+/// Keeps a workload refused that cannot be enrolled.
 pub(super) fn keep_closed(capture: &mut Capture, workload: &Workload) -> bool {
     let id = &workload.id;
     if let Ok(site) = locate(capture, workload) {
         leave(capture, id, &site);
-        close(capture, id, site);
+        refuse(capture, workload, &site);
+        publish(capture);
     }
     capture.closed.contains_key(id)
+}
+
+/// Sees to it that a workload which could not be enrolled at `site` is refused there: as an earlier
+/// agent left it, or shut. Not where another one is enrolled, which is captured.
+fn refuse(capture: &mut Capture, workload: &Workload, site: &Site) {
+    let mut enrolled = capture.enrolled.values();
+    if enrolled.any(|it| it.key() == site.key()) {
+        return;
+    }
+    close(capture, &workload.id, site.clone());
+    if !capture.closed.contains_key(&workload.id) {
+        shut::shut(capture, workload, site);
+    }
 }
 
 /// Notes that a workload is to stay as an earlier agent's absence left it: captured, without
@@ -139,11 +147,14 @@ fn leave(capture: &mut Capture, id: &WorkloadId, site: &Site) {
     }
 }
 
-/// Lets a workload go that was kept closed.
+/// Lets a workload go that was kept closed, unless another one is kept closed there.
 pub(super) fn open_closed(capture: &mut Capture, id: &WorkloadId) -> Result<(), EnrolError> {
     let Some(site) = capture.closed.remove(id) else {
         return Ok(());
     };
+    if capture.closed.values().any(|it| it.key() == site.key()) {
+        return Ok(());
+    }
     let entries = capture.adopted.remove(&site.key()).unwrap_or_default();
     publish(capture);
     release(capture, id, site.key(), &entries)
@@ -186,8 +197,9 @@ fn enrol_at(
     capture.enrolled.insert(id.clone(), enrolment);
     let listeners = write(capture, id, &old, &opened.keyed()).and_then(|()| {
         guard_interfaces(capture, id);
-        // An agent that comes back finds connections that it captured before.
-        if old.workload.is_none() {
+        // An agent that comes back finds connections that it captured before. Who was only shut has none
+        // of those, and no address in the maps.
+        if old.workload.is_none() || old.inbound.is_empty() {
             settle_older(capture, workload);
         }
         let (listeners, known) =

@@ -1,25 +1,28 @@
-//! Shutting a workload for which the maps have no room.
+//! Shutting a workload that cannot be enrolled.
 //!
 //! It was never captured, so leaving it alone would leave it open: in plaintext, while its owner
-//! believes it in the mesh. Refusing it takes almost no room. One entry, of which there are as many
-//! again as workloads fit, has its connections redirected to listeners that are not there; a
-//! program in its namespace that knows none of its addresses refuses what arrives; and a guard that
-//! finds no flow of its lets no SYN leave. The last two need no entry at all, so a workload in a
-//! namespace of its own is shut even when nothing has any room left.
+//! believes it in the mesh. Whatever the reason, no certificate, no room in the maps, no loopback
+//! interface, an address that is another's: it is refused until it can be enrolled or is no longer
+//! configured.
 //!
-//! From then on it is like one that an earlier agent has left: refused until it can be enrolled or
-//! is no longer configured.
+//! Refusing takes almost no room. One entry, of which there are as many again as workloads fit, has its
+//! connections redirected to listeners that are not there; a program in its namespace that knows none
+//! of its addresses refuses what arrives; and a guard that finds no flow of its lets no SYN leave. The
+//! last two need no entry at all, so a workload in a namespace of its own is shut even when nothing has
+//! any room left. Connections that it has already go on: they are settled when it is enrolled.
 //!
-//! Not here: workloads that cannot be enrolled for other reasons. Those may be anybody's doing, and
-//! are left as they are and listed.
+//! From then on it is like one that an earlier agent has left.
+//!
+//! Not here: workloads of which it is not known where they are. There is nothing to be shut; they are
+//! listed as not protected.
 
 use interceptor_common::{Action, WorkloadEntry};
 
 use super::{place, refresh_host, steer};
-use crate::capture::error::EnrolError;
 use crate::capture::guard::{self, Naming};
 use crate::capture::loader::Source;
 use crate::capture::maps::Entries;
+use crate::capture::plan::Place;
 use crate::capture::site::Site;
 use crate::capture::{Capture, WorkloadId};
 use crate::workload::{OnAgentDown, Workload};
@@ -30,16 +33,17 @@ pub(super) fn shut(capture: &mut Capture, workload: &Workload, site: &Site) {
     if workload.capture.on_agent_down == OnAgentDown::AllowPlaintext {
         return;
     }
-    let entry = match place(capture, workload, site) {
-        Ok(place) => place.entries(workload).workload.unwrap_or_default(),
-        Err(error) => {
-            tracing::error!(workload = %id, %error, "does not fit into the maps and cannot be shut; its ports are not captured");
-            return;
-        }
-    };
+    // Without addresses to redirect to, connections are refused for the want of them.
+    let place = place(capture, workload, site).unwrap_or_else(|_unreadable| Place {
+        key: site.key(),
+        local: Vec::new(),
+        left: Vec::new(),
+        steered: false,
+    });
+    let entry = place.entries(workload).workload.unwrap_or_default();
     let entries = Entries {
         workload: Some(WorkloadEntry {
-            // The rules that say what passes are not there.
+            // The rules that say what passes are not there, and may be what is wrong.
             outbound: Action::Capture.code(),
             ..entry
         }),
@@ -49,7 +53,7 @@ pub(super) fn shut(capture: &mut Capture, workload: &Workload, site: &Site) {
     capture.adopted.insert(key, entries.clone());
     capture.closed.insert(id.clone(), site.clone());
     if let Err(error) = close(capture, id, site, &entries) {
-        tracing::error!(workload = %id, %error, "does not fit into the maps and could not be shut entirely");
+        tracing::error!(workload = %id, %error, "cannot be enrolled and could not be shut entirely");
     }
 }
 
@@ -77,10 +81,4 @@ fn close(
     } else {
         Ok(entered?)
     }
-}
-
-/// Whether a workload that could not be enrolled was never captured where it is, and has no room. What
-/// was kept closed for it elsewhere was let go before.
-pub(super) fn is_left_open(capture: &Capture, id: &WorkloadId, error: &EnrolError) -> bool {
-    matches!(error, EnrolError::Full { .. }) && !capture.closed.contains_key(id)
 }
