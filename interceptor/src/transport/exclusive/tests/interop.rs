@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::Reason;
 use http::{Method, Request, Response, StatusCode};
-use parking_lot::Mutex;
 use rstest::rstest;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +18,7 @@ use super::super::super::codec::{fields, frame};
 use super::super::super::hbone::{ConnectHeaders, Incoming, PeerReason, Refusal};
 use super::super::super::splice;
 use super::super::super::testing::{Carriers, Path, World, app, id, open, route, sockets, soon};
-use super::super::super::tls::{FAST, MUX};
+use super::super::super::tls::FAST;
 use super::super::super::{Client, TunnelError};
 
 const MEGABYTE: usize = 1 << 20;
@@ -47,7 +46,7 @@ impl Foreign {
         Self::speaking_any(world, &[protocol]).await
     }
 
-    async fn speaking_any(world: &World, protocols: &[&[u8]]) -> Self {
+    pub(super) async fn speaking_any(world: &World, protocols: &[&[u8]]) -> Self {
         let (listener, address) = app().await;
         let svid = world.svid("server").await;
         let key = SingleCertAndKey::from(CertifiedKey::clone(&svid.signing()));
@@ -69,7 +68,9 @@ impl Foreign {
         self.tls.accept(tcp).await.unwrap()
     }
 
-    async fn connection(&self) -> h2::server::Connection<server::TlsStream<TcpStream>, Bytes> {
+    pub(super) async fn connection(
+        &self,
+    ) -> h2::server::Connection<server::TlsStream<TcpStream>, Bytes> {
         h2::server::Builder::new()
             .initial_window_size(MAX_WINDOW)
             .initial_connection_window_size(MAX_WINDOW)
@@ -442,79 +443,6 @@ async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_sa
     let opened = soon(client.open(&caller, &route, &headers, Some(&far))).await;
     let _tunnel = opened.unwrap();
     assert_eq!(soon(hearing.recv()).await.unwrap(), "hello");
-}
-
-/// A peer of whatever protocol that refuses this many streams unseen, and what it was asked: how many
-/// streams on each carrier.
-async fn refusing(world: &World, refusals: usize) -> (SocketAddr, Arc<Mutex<Vec<usize>>>) {
-    let foreign = Foreign::speaking_any(world, &[FAST, MUX, b"h2"]).await;
-    let address = foreign.address;
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let (tasks, told) = (world.tasks.clone(), Arc::clone(&asked));
-    world.tasks.spawn("foreign server", async move {
-        loop {
-            let mut connection = foreign.connection().await;
-            let asked = Arc::clone(&told);
-            let carrier = {
-                let mut asked = asked.lock();
-                asked.push(0);
-                asked.len() - 1
-            };
-            tasks.spawn("foreign carrier", async move {
-                let mut kept = Vec::new();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let before: usize = asked.lock().iter().sum();
-                    asked.lock()[carrier] += 1;
-                    if before < refusals {
-                        respond.send_reset(Reason::REFUSED_STREAM);
-                    } else {
-                        let answer = respond.send_response(Response::new(()), false);
-                        kept.push((request, answer.unwrap()));
-                    }
-                }
-            });
-        }
-    });
-    (address, asked)
-}
-
-/// A refused stream says nothing against its carrier, and that others may go there.
-#[rstest]
-#[case::exclusive(Carriers::Exclusive, [2, 1])]
-#[case::shared(Carriers::Shared, [2, 1])]
-// Where there is somebody already.
-#[case::mux(Carriers::Mux, [1, 2])]
-#[tokio::test]
-async fn a_stream_that_is_refused_unseen_is_asked_for_elsewhere_and_its_carrier_kept(
-    #[case] carriers: Carriers,
-    #[case] expected: [usize; 2],
-) {
-    let world = World::on(carriers);
-    let client = world.client().await;
-    let (address, asked) = refusing(&world, 1).await;
-    let route = route(address, "10.1.2.3:80".parse().unwrap());
-    let elsewhere = open(&client, &route).await.unwrap();
-    assert!(!elsewhere.reused);
-    assert_eq!(*asked.lock(), [1, 1]);
-    assert_eq!(client.carriers(), 2);
-    let next = open(&client, &route).await.unwrap();
-    assert!(next.reused);
-    assert_eq!(*asked.lock(), expected);
-    assert_eq!(client.carriers(), 2);
-}
-
-#[rstest]
-#[tokio::test]
-async fn a_peer_that_refuses_every_stream_is_not_asked_without_end(
-    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
-) {
-    let world = World::with(carriers.single());
-    let client = world.client().await;
-    let (address, asked) = refusing(&world, usize::MAX).await;
-    let route = route(address, "10.1.2.3:80".parse().unwrap());
-    let error = open(&client, &route).await.unwrap_err();
-    assert_eq!(error.reason(), "session_protocol", "{error:?}");
-    assert_eq!(*asked.lock(), [1; 4], "each carrier once");
 }
 
 /// One of the ends does not know the protocol: HTTP/2 as everybody speaks it.

@@ -4,4 +4,5 @@ mod carriers;
 pub(in crate::transport) mod interop;
 mod lanes;
 mod leaving;
+mod refusing;
 mod stalls;
