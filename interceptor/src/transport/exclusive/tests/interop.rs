@@ -17,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::super::super::codec::{fields, frame};
 use super::super::super::hbone::{ConnectHeaders, Incoming, PeerReason, Refusal};
 use super::super::super::splice;
-use super::super::super::testing::{Carriers, Path, World, app, id, open, route, sockets, soon};
+use super::super::super::testing::{World, app, id, open, route, sockets, soon};
 use super::super::super::tls::FAST;
 use super::super::super::{Client, TunnelError};
 
@@ -443,35 +443,6 @@ async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_sa
     let opened = soon(client.open(&caller, &route, &headers, Some(&far))).await;
     let _tunnel = opened.unwrap();
     assert_eq!(soon(hearing.recv()).await.unwrap(), "hello");
-}
-
-/// One of the ends does not know the protocol: HTTP/2 as everybody speaks it.
-#[rstest]
-#[case::the_server(Carriers::Exclusive, Carriers::Shared)]
-#[case::the_client(Carriers::Shared, Carriers::Exclusive)]
-#[tokio::test(flavor = "multi_thread")]
-async fn an_end_that_does_not_know_the_protocol_is_spoken_to_in_http2(
-    #[case] client: Carriers,
-    #[case] server: Carriers,
-) {
-    let near = World::on(client);
-    let far = World {
-        identities: Arc::clone(&near.identities),
-        ..World::on(server)
-    };
-    let (gateway, _ends) = far.node().await;
-    let client = near.client().await;
-    for _ in 0..3 {
-        let mut path = Path::open(&near, &client, &gateway).await;
-        path.client.write_all(b"hello").await.unwrap();
-        path.client.shutdown().await.unwrap();
-        let mut heard = Vec::new();
-        soon(path.server.read_to_end(&mut heard)).await.unwrap();
-        assert_eq!(heard, b"hello");
-        drop(path.server);
-        assert_eq!(soon(path.outbound).await.unwrap().reason(), "app_closed");
-        assert_eq!(client.carriers(), 1, "and it is used again");
-    }
 }
 
 #[tokio::test]
