@@ -83,8 +83,6 @@ struct State {
     idle: Vec<Idle>,
     dialling: usize,
     waiting: VecDeque<oneshot::Sender<Handed>>,
-    /// When somebody looked for a carrier last.
-    asked: Instant,
 }
 
 /// What is known of a peer.
@@ -227,15 +225,17 @@ impl Warm {
 
     /// Carriers that exist or are being made.
     pub(in crate::transport) fn len(&self) -> usize {
+        let shelves = self.shelves.lock();
         let open = |shelf: &Arc<Shelf>| shelf.open.load(Ordering::Relaxed);
-        self.shelves.lock().by_key.values().map(open).sum()
+        shelves.by_key.values().map(open).sum()
     }
 
     /// Carriers that are not in use.
     #[cfg(test)]
     pub(in crate::transport) fn idle(&self) -> usize {
+        let shelves = self.shelves.lock();
         let idle = |shelf: &Arc<Shelf>| shelf.state.lock().idle.len();
-        self.shelves.lock().by_key.values().map(idle).sum()
+        shelves.by_key.values().map(idle).sum()
     }
 
     fn shelf(self: &Arc<Self>, key: &Key, svid: &Arc<Svid>) -> Arc<Shelf> {
@@ -256,13 +256,13 @@ impl Warm {
                 idle: Vec::new(),
                 dialling: 0,
                 waiting: VecDeque::new(),
-                asked: Instant::now(),
             }),
         });
         shelves.by_key.insert(key.clone(), Arc::clone(&shelf));
         if !std::mem::replace(&mut shelves.kept, true) {
-            let (warm, tasks) = (Arc::clone(self), &self.tasks);
-            tasks.spawn("warm carriers", async move { warm.keep().await });
+            let warm = Arc::clone(self);
+            self.tasks
+                .spawn("warm carriers", async move { warm.keep().await });
         }
         shelf
     }
@@ -297,7 +297,6 @@ impl Shelf {
     /// The idle carrier that was used last, and those that are of no use any more.
     fn find(&self, svid: &Arc<Svid>, choice: Choice) -> (Option<Idle>, Vec<Idle>) {
         let mut state = self.state.lock();
-        state.asked = Instant::now();
         let mut retired = Vec::new();
         if !Arc::ptr_eq(&state.svid, svid) {
             state.svid = Arc::clone(svid);
@@ -347,10 +346,8 @@ impl Shelf {
         self.open_in_all.load(Ordering::Relaxed) >= self.config.max_exclusive
     }
 
-    /// Not if a peer that speaks HTTP/2 has been left alone for as long as its carriers are kept.
     fn is_used(&self) -> bool {
-        let is_asked = || self.state.lock().asked.elapsed() < self.config.idle_timeout;
-        self.open.load(Ordering::Relaxed) > 0 || is_asked()
+        self.open.load(Ordering::Relaxed) > 0
     }
 
     /// A new carrier, if there may be one more, and one more under way.
@@ -375,8 +372,9 @@ impl Shelf {
     /// Looks at every idle carrier. Returns those that are to be closed.
     fn look(&self) -> Vec<Idle> {
         let now = Instant::now();
+        let idle_timeout = self.config.idle_timeout;
         let keep = |idle: &mut Idle| {
-            let young = now.duration_since(idle.since) < self.config.idle_timeout;
+            let young = now.duration_since(idle.since) < idle_timeout;
             young && idle.place.until > now && idle.carrier.look()
         };
         let mut state = self.state.lock();

