@@ -294,10 +294,21 @@ impl Netns {
         Ok(stream)
     }
 
-    /// Listens inside, as an application would.
+    /// Listens inside, as an application would. A listener that was closed just now may be open for a
+    /// moment more, in a child that another test is starting.
     pub(crate) fn listen(&self, at: &str) -> TcpListener {
         let at: SocketAddr = at.parse().unwrap();
-        self.namespace.enter(|| TcpListener::bind(at)).unwrap()
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.namespace.enter(|| TcpListener::bind(at)) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until =>
+                {
+                    std::thread::yield_now();
+                }
+                listener => return listener.unwrap(),
+            }
+        }
     }
 }
 
