@@ -25,6 +25,9 @@ pub(crate) struct Home {
 }
 
 impl Home {
+    /// What is asked until a connection goes past the agent.
+    pub(crate) const FIRST: &str = "first";
+
     /// With these manifests besides the pods', as altered; nothing where the machine does not
     /// allow it.
     pub(crate) fn with(alter: impl FnOnce(&mut Objects)) -> Result<Option<Self>> {
@@ -55,7 +58,7 @@ impl Home {
     pub(crate) fn granted_to(&self, from: &Pod, to: SocketAddr) -> Result<()> {
         wait::until("a connection to go past the agent", || {
             let before = self.passed();
-            from.ask(to, "first").ok()?;
+            from.ask(to, Self::FIRST).ok()?;
             (self.passed() > before).then_some(())
         })
     }
