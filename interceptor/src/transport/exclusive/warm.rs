@@ -20,6 +20,8 @@
 //! * A carrier whose certificate was renewed, or has ended, or that was retired, gets no new
 //!   stream; its current one goes on.
 //! * Nobody waits for a carrier that nobody is making.
+//! * What a peer speaks is what its carriers speak: it is asked when it has none, and remembered
+//!   nowhere else, so that whoever follows it at its address is found out.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -78,20 +80,10 @@ struct State {
     svid: Arc<Svid>,
     /// Carriers of an earlier one are not taken back.
     generation: u64,
-    speaks: Speaks,
     /// The one used last is the last one.
     idle: Vec<Idle>,
     dialling: usize,
     waiting: VecDeque<oneshot::Sender<Handed>>,
-}
-
-/// What is known of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speaks {
-    /// It may speak our protocol.
-    Perhaps,
-    /// Only what everybody speaks.
-    Http2,
 }
 
 struct Idle {
@@ -141,14 +133,14 @@ impl Warm {
         }
     }
 
-    /// A carrier for `key` that presents `svid`. `shared` tells whether the key has shared carriers
-    /// now: a peer that has none left is asked again what it speaks.
+    /// A carrier for `key` that presents `svid`. `is_foreign` tells whether its peer speaks only what
+    /// everybody speaks.
     pub(in crate::transport) fn checkout(
         self: &Arc<Self>,
         key: &Key,
         svid: &Arc<Svid>,
         choice: Choice,
-        shared: impl FnOnce() -> bool,
+        is_foreign: impl FnOnce() -> bool,
     ) -> Checkout {
         let shelf = self.shelf(key, svid);
         if choice == Choice::Any && shelf.gathers() {
@@ -161,7 +153,7 @@ impl Warm {
                 mut carrier, place, ..
             }) = found
             else {
-                return Shelf::wait(&shelf, shared);
+                return Shelf::wait(&shelf, is_foreign);
             };
             if place.until > Instant::now() && carrier.look() {
                 return Checkout::Now(Handed::Ready(Ready {
@@ -197,7 +189,6 @@ impl Warm {
             Dialled::Exclusive(..) => drop(right),
             Dialled::Http2 => {
                 drop(right);
-                state.speaks = Speaks::Http2;
                 state.answer_all(|| Handed::Share);
             }
             Dialled::Failed(error) => {
@@ -252,7 +243,6 @@ impl Warm {
             state: Mutex::new(State {
                 svid: Arc::clone(svid),
                 generation: 0,
-                speaks: Speaks::Perhaps,
                 idle: Vec::new(),
                 dialling: 0,
                 waiting: VecDeque::new(),
@@ -314,14 +304,11 @@ impl Shelf {
         }
     }
 
-    fn wait(shelf: &Arc<Self>, shared: impl FnOnce() -> bool) -> Checkout {
-        let mut state = shelf.state.lock();
-        if state.speaks == Speaks::Http2 {
-            if shared() {
-                return Checkout::Now(Handed::Share);
-            }
-            state.speaks = Speaks::Perhaps;
+    fn wait(shelf: &Arc<Self>, is_foreign: impl FnOnce() -> bool) -> Checkout {
+        if is_foreign() {
+            return Checkout::Now(Handed::Share);
         }
+        let mut state = shelf.state.lock();
         let dial = Self::begin_dial(shelf, &mut state);
         // Without a dial under way there was no room for one, though there may be again by now.
         let none_comes = state.dialling == 0 || shelf.is_full();

@@ -277,10 +277,10 @@ impl Client {
         if shared.config.max_exclusive == 0 {
             return (Handed::Share, choice);
         }
-        let has_shared = || shared.pool.has(&ask.key);
+        let is_foreign = || shared.pool.is_foreign(&ask.key);
         let checkout = shared
             .warm
-            .checkout(&ask.key, &ask.svid, choice, has_shared);
+            .checkout(&ask.key, &ask.svid, choice, is_foreign);
         match checkout {
             Checkout::Now(handed) => (handed, choice),
             Checkout::Wait(handed, dial) => {

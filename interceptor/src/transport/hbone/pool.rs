@@ -131,6 +131,12 @@ impl Slot {
         matches!(&*self.requests.lock(), Some(Requests::Mux(hub)) if hub.is_leaving())
     }
 
+    /// Whether it is established, and not one of ours.
+    fn is_foreign(&self) -> bool {
+        let speaks_http2 = matches!(&*self.requests.lock(), Some(Requests::Http2(_)));
+        speaks_http2 && !self.retired.is_cancelled()
+    }
+
     fn load(&self) -> usize {
         self.leases.load(Ordering::Relaxed)
     }
@@ -253,9 +259,11 @@ impl Pool {
         idle
     }
 
-    /// Whether there is a carrier for `key`, or one being made.
-    pub(super) fn has(&self, key: &Key) -> bool {
-        self.slots.lock().contains_key(key)
+    /// Whether the peer of `key` speaks HTTP/2 as everybody does: there is a carrier that does.
+    pub(super) fn is_foreign(&self, key: &Key) -> bool {
+        let keys = self.slots.lock();
+        let slots = keys.get(key).map(Vec::as_slice).unwrap_or_default();
+        slots.iter().any(|slot| slot.is_foreign())
     }
 
     /// Takes in a carrier that was made without a lease.

@@ -34,7 +34,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 pub(in crate::transport) struct Foreign {
     listener: TcpListener,
     pub(in crate::transport) address: SocketAddr,
-    tls: TlsAcceptor,
+    pub(super) tls: TlsAcceptor,
 }
 
 impl Foreign {
@@ -68,16 +68,21 @@ impl Foreign {
         self.tls.accept(tcp).await.unwrap()
     }
 
-    pub(super) async fn connection(
-        &self,
-    ) -> h2::server::Connection<server::TlsStream<TcpStream>, Bytes> {
-        h2::server::Builder::new()
-            .initial_window_size(MAX_WINDOW)
-            .initial_connection_window_size(MAX_WINDOW)
-            .handshake(self.accept().await)
-            .await
-            .unwrap()
+    pub(super) async fn connection(&self) -> Http2 {
+        speak(self.accept().await).await
     }
+}
+
+pub(super) type Http2 = h2::server::Connection<server::TlsStream<TcpStream>, Bytes>;
+
+/// Lets the `h2` crate serve what was accepted.
+pub(super) async fn speak(stream: server::TlsStream<TcpStream>) -> Http2 {
+    h2::server::Builder::new()
+        .initial_window_size(MAX_WINDOW)
+        .initial_connection_window_size(MAX_WINDOW)
+        .handshake(stream)
+        .await
+        .unwrap()
 }
 
 /// Serves requests in turn with `serve`, which gets the stream and how to answer.
@@ -126,7 +131,10 @@ pub(super) async fn spliced(
     (near, end, reused)
 }
 
-async fn echo(mut receive: h2::RecvStream, mut respond: h2::server::SendResponse<Bytes>) {
+pub(super) async fn echo(
+    mut receive: h2::RecvStream,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
     let mut send = respond.send_response(Response::new(()), false).unwrap();
     while let Some(bytes) = receive.data().await {
         send.send_data(bytes.unwrap(), false).unwrap();
