@@ -240,6 +240,25 @@ pub(in crate::transport) async fn foreign_client(
     connector.connect(name, tcp).await.unwrap()
 }
 
+/// What both ends say first.
+pub(in crate::transport) fn greeting() -> Vec<u8> {
+    let mut said = Vec::new();
+    frame::push_settings(&mut said, frame::Streams::One, 4096);
+    said
+}
+
+/// One that has greeted.
+pub(in crate::transport) async fn greeted(
+    world: &World,
+    gateway: SocketAddr,
+    protocol: &[u8],
+) -> client::TlsStream<TcpStream> {
+    let mut stream = foreign_client(world, gateway, protocol).await;
+    let said = [&frame::PREFACE[..], &greeting()].concat();
+    stream.write_all(&said).await.unwrap();
+    stream
+}
+
 async fn foreign_requests(world: &World, gateway: SocketAddr) -> h2::client::SendRequest<Bytes> {
     let stream = foreign_client(world, gateway, FAST).await;
     let (requests, connection) = h2::client::Builder::new()
@@ -358,9 +377,8 @@ async fn a_client_that_asks_without_reading_answers_is_left() {
     const MOST: usize = 32 * MEGABYTE;
     let world = World::new();
     let (gateway, _ends) = world.node().await;
-    let mut stream = foreign_client(&world, gateway.address, FAST).await;
-    let mut said = frame::PREFACE.to_vec();
-    frame::push_settings(&mut said, frame::Streams::One, 4096);
+    let mut stream = greeted(&world, gateway.address, FAST).await;
+    let mut said = Vec::new();
     let (_app, destination) = app().await;
     let block = fields::connect(&destination.to_string(), &http::HeaderMap::new());
     frame::push_headers(&mut said, 1, &block, frame::End::Open);
@@ -413,9 +431,7 @@ async fn a_peer_that_goes_before_it_has_looked_does_not_make_us_lose_what_was_sa
     let (heard, mut hearing) = mpsc::channel(1);
     world.tasks.spawn("foreign server", async move {
         let mut going = foreign.accept().await;
-        let mut out = Vec::new();
-        frame::push_settings(&mut out, frame::Streams::One, 4096);
-        going.write_all(&out).await.unwrap();
+        going.write_all(&greeting()).await.unwrap();
         said(&mut going, b"10.1.2.3:80").await;
         let mut out = Vec::new();
         let block = fields::answer(StatusCode::OK, &http::HeaderMap::new());

@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::HeaderMap;
 use rstest::rstest;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use super::super::super::codec::{fields, frame};
-use super::super::super::exclusive::tests::interop::foreign_client;
+use super::super::super::exclusive::tests::interop::greeted;
 use super::super::super::testing::{Gateway, World, soon};
 use super::super::super::tls::{FAST, MUX};
 
@@ -20,19 +18,6 @@ const H2: &[u8] = b"h2";
 const MOST: usize = 16 << 20;
 /// The runtime's budget is 128, and a shared carrier's task looks at 512 frames in one run.
 const IN_ONE_GO: usize = 512;
-
-/// A client that has greeted.
-async fn greeted(
-    world: &World,
-    gateway: std::net::SocketAddr,
-    protocol: &[u8],
-) -> TlsStream<TcpStream> {
-    let mut stream = foreign_client(world, gateway, protocol).await;
-    let mut said = frame::PREFACE.to_vec();
-    frame::push_settings(&mut said, frame::Streams::One, 4096);
-    stream.write_all(&said).await.unwrap();
-    stream
-}
 
 /// Requests that are refused at once, on the streams from `first` on. Each needs a longer answer than
 /// it is long itself.

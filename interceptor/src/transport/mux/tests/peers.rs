@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::super::super::codec::{Event, Reader, fields, frame};
-use super::super::super::exclusive::tests::interop::foreign_client;
+use super::super::super::exclusive::tests::interop::{foreign_client, greeted};
 use super::super::super::testing::{World, app, soon};
 use super::super::super::tls::MUX;
 use super::super::MOST_SERVED;
@@ -73,15 +73,6 @@ async fn a_client_of_the_h2_crate_gets_every_byte_of_many_streams_at_once() {
     }
 }
 
-/// A client that has greeted.
-async fn greeted(world: &World, gateway: std::net::SocketAddr) -> TlsStream<TcpStream> {
-    let mut stream = foreign_client(world, gateway, MUX).await;
-    let mut said = frame::PREFACE.to_vec();
-    frame::push_settings(&mut said, frame::Streams::One, 4096);
-    stream.write_all(&said).await.unwrap();
-    stream
-}
-
 fn ask(out: &mut Vec<u8>, stream: u32, destination: std::net::SocketAddr) {
     let block = fields::connect(&destination.to_string(), &HeaderMap::new());
     frame::push_headers(out, stream, &block, frame::End::Open);
@@ -137,7 +128,7 @@ async fn a_client_that_does_what_it_may_not_is_told_and_left(
         std::future::pending::<()>().await;
     });
     let gateway = gateway.await;
-    let mut stream = greeted(&world, gateway.address).await;
+    let mut stream = greeted(&world, gateway.address, MUX).await;
     let mut said = Vec::new();
     ask(&mut said, 1, "127.0.0.1:1".parse().unwrap());
     does(&mut said);
@@ -154,7 +145,7 @@ async fn a_whole_window_may_be_said_before_the_answer() {
     let world = World::new();
     let (gateway, _ends) = world.node().await;
     let (listener, destination) = app().await;
-    let mut stream = greeted(&world, gateway.address).await;
+    let mut stream = greeted(&world, gateway.address, MUX).await;
     let mut said = Vec::new();
     ask(&mut said, 1, destination);
     said.extend(data(1, 65_536));
@@ -171,7 +162,7 @@ async fn what_came_before_a_reset_is_the_applications() {
     let world = World::new();
     let (gateway, mut ends) = world.node().await;
     let (listener, destination) = app().await;
-    let mut stream = greeted(&world, gateway.address).await;
+    let mut stream = greeted(&world, gateway.address, MUX).await;
     let mut said = Vec::new();
     ask(&mut said, 1, destination);
     said.extend(data(1, 60_000));
@@ -192,7 +183,7 @@ async fn frames_of_a_byte_each_arrive_although_one_run_looks_at_few_of_them() {
     let world = World::new();
     let (gateway, _ends) = world.node().await;
     let (listener, destination) = app().await;
-    let mut stream = greeted(&world, gateway.address).await;
+    let mut stream = greeted(&world, gateway.address, MUX).await;
     let sent: Vec<u8> = (0..5000_u32)
         .map(|at| u8::try_from(at % 251).unwrap())
         .collect();
@@ -218,7 +209,7 @@ async fn more_streams_than_were_agreed_upon_are_refused_and_the_others_go_on() {
         std::future::pending::<()>().await;
     });
     let gateway = gateway.await;
-    let mut stream = greeted(&world, gateway.address).await;
+    let mut stream = greeted(&world, gateway.address, MUX).await;
     let mut said = Vec::new();
     let streams = u32::try_from(MOST_SERVED).unwrap();
     for number in 0..=streams {
@@ -246,7 +237,7 @@ async fn a_client_that_asks_without_reading_answers_is_left() {
     const MOST: usize = 32 * MEGABYTE;
     let world = World::new();
     let (gateway, _ends) = world.node().await;
-    let mut stream = greeted(&world, gateway.address).await;
+    let mut stream = greeted(&world, gateway.address, MUX).await;
     let mut pings = Vec::new();
     for _ in 0..1000 {
         frame::push_ping(&mut pings);
@@ -263,7 +254,7 @@ async fn a_client_that_asks_without_reading_answers_is_left() {
 async fn a_client_that_ends_its_stream_and_leaves_at_once_has_ended_it_in_order() {
     let world = World::new();
     let (gateway, mut ends) = world.node().await;
-    let mut stream = greeted(&world, gateway.address).await;
+    let mut stream = greeted(&world, gateway.address, MUX).await;
     let (listener, destination) = app().await;
     let mut out = Vec::new();
     ask(&mut out, 1, destination);
