@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::processes::group;
-use crate::envoy::{self, Party, Place, Tunnel};
+use crate::envoy::{self, Party, Place, Role, Tunnel};
 use crate::manifests::identity;
 use crate::netns::NetNs;
 use crate::pod::Pod;
@@ -177,16 +177,17 @@ impl End<'_> {
             ca: self.ca,
         };
         let (listen, connect) = (self.listen, self.connect);
-        let tunnel = Tunnel {
-            gateway: connect,
-            authority: connect,
+        let (app, gateway) = (connect, connect);
+        let role = match (carriage, self.is_client()) {
+            (Carriage::Hbone, true) => Role::Client(Tunnel {
+                gateway,
+                authority: connect,
+            }),
+            (Carriage::Hbone, false) => Role::Server { app },
+            (Carriage::Plain, true) => Role::TlsClient { gateway },
+            (Carriage::Plain, false) => Role::TlsServer { app },
         };
-        let mut config = match (carriage, self.is_client()) {
-            (Carriage::Hbone, true) => envoy::client_config(place, party, listen, tunnel)?,
-            (Carriage::Hbone, false) => envoy::server_config(place, party, listen, connect)?,
-            (Carriage::Plain, true) => envoy::tls_client_config(place, party, listen, connect)?,
-            (Carriage::Plain, false) => envoy::tls_server_config(place, party, listen, connect)?,
-        };
+        let mut config = envoy::config(place, party, listen, role)?;
         // By default no more than 1,024 requests to a cluster at a time.
         let most = json!(100_000);
         let limits = json!({ "thresholds": [{

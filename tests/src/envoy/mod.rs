@@ -56,6 +56,28 @@ pub struct Place<'a> {
     pub ca: &'a Path,
 }
 
+/// Which end of what an Envoy is.
+#[derive(Clone, Copy, Debug)]
+pub enum Role {
+    /// Carries every CONNECT to this application.
+    Server {
+        /// The application's address.
+        app: SocketAddr,
+    },
+    /// Carries every connection through this tunnel.
+    Client(Tunnel),
+    /// Ends mutual TLS without anything in it, and carries each connection to this application.
+    TlsServer {
+        /// The application's address.
+        app: SocketAddr,
+    },
+    /// Carries every connection to such a server.
+    TlsClient {
+        /// The server's address.
+        gateway: SocketAddr,
+    },
+}
+
 impl Envoy {
     /// Listens for HBONE at `listen` and carries every CONNECT to `app`.
     ///
@@ -68,7 +90,7 @@ impl Envoy {
         listen: SocketAddr,
         app: SocketAddr,
     ) -> Result<Self> {
-        Self::start(place, &server_config(place, party, listen, app)?)
+        Self::start(place, &config(place, party, listen, Role::Server { app })?)
     }
 
     /// Listens for plain TCP at `listen` and carries it through `tunnel`.
@@ -82,7 +104,7 @@ impl Envoy {
         listen: SocketAddr,
         tunnel: Tunnel,
     ) -> Result<Self> {
-        Self::start(place, &client_config(place, party, listen, tunnel)?)
+        Self::start(place, &config(place, party, listen, Role::Client(tunnel))?)
     }
 
     fn start(place: Place<'_>, config: &Value) -> Result<Self> {
@@ -155,66 +177,19 @@ impl Drop for Envoy {
     }
 }
 
-/// What [`Envoy::server`] runs; the files that it names are written.
+/// What an Envoy in `role` runs, which listens at `listen`; the files that it names are written.
 ///
 /// # Errors
 ///
 /// Fails if they cannot be.
-pub fn server_config(
-    place: Place<'_>,
-    party: Party<'_>,
-    listen: SocketAddr,
-    app: SocketAddr,
-) -> Result<Value> {
+pub fn config(place: Place<'_>, party: Party<'_>, listen: SocketAddr, role: Role) -> Result<Value> {
     let files = config::Files::write(place.folder, place.ca, party)?;
-    Ok(config::server(&files, party, listen, app))
-}
-
-/// What [`Envoy::client`] runs; the files that it names are written.
-///
-/// # Errors
-///
-/// Fails if they cannot be.
-pub fn client_config(
-    place: Place<'_>,
-    party: Party<'_>,
-    listen: SocketAddr,
-    tunnel: Tunnel,
-) -> Result<Value> {
-    let files = config::Files::write(place.folder, place.ca, party)?;
-    Ok(config::client(&files, party, listen, tunnel))
-}
-
-/// What a server runs that ends mutual TLS without anything in it, and carries each connection to
-/// `app`; the files that it names are written.
-///
-/// # Errors
-///
-/// Fails if they cannot be.
-pub fn tls_server_config(
-    place: Place<'_>,
-    party: Party<'_>,
-    listen: SocketAddr,
-    app: SocketAddr,
-) -> Result<Value> {
-    let files = config::Files::write(place.folder, place.ca, party)?;
-    Ok(config::tls_server(&files, party, listen, app))
-}
-
-/// What a client runs that carries each connection to such a server at `gateway`; the files that it
-/// names are written.
-///
-/// # Errors
-///
-/// Fails if they cannot be.
-pub fn tls_client_config(
-    place: Place<'_>,
-    party: Party<'_>,
-    listen: SocketAddr,
-    gateway: SocketAddr,
-) -> Result<Value> {
-    let files = config::Files::write(place.folder, place.ca, party)?;
-    Ok(config::tls_client(&files, party, listen, gateway))
+    Ok(match role {
+        Role::Server { app } => config::server(&files, party, listen, app),
+        Role::Client(tunnel) => config::client(&files, party, listen, tunnel),
+        Role::TlsServer { app } => config::tls_server(&files, party, listen, app),
+        Role::TlsClient { gateway } => config::tls_client(&files, party, listen, gateway),
+    })
 }
 
 /// A certificate of the CA in `ca`, as PEM: chain and key.
