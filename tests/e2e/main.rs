@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod authority;
 mod capture;
 mod churn;
 mod config;

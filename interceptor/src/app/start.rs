@@ -30,7 +30,7 @@ use crate::capture::{Capture, DebugLog, Events, Heritage, NodeLock};
 use crate::config::Config;
 use crate::connection::{Bounds, DirectPath, Plane, Registry, direct, recheck};
 use crate::drain::Tasks;
-use crate::identity::{Ca, Identities};
+use crate::identity::{FollowedCa, Identities};
 use crate::lanes::Lanes;
 use crate::net::file_limit;
 use crate::telemetry::logging::Logging;
@@ -133,7 +133,7 @@ fn wire(
         passed: passed.clone(),
     };
     let (control, connections, tunnels) = (Tasks::new(), Tasks::new(), Tasks::new());
-    control.spawn("identities", identities.run(control.clone()));
+    follow_authority(identities, &control);
     follow_mesh(&plane, (published.clone(), passed), events, &control);
     control.spawn("leisure", leisure::run(Arc::clone(&plane), control.clone()));
     control.spawn("manifests", source.run(control.clone()));
@@ -178,7 +178,7 @@ fn wire(
 }
 
 fn identities(config: &Config) -> anyhow::Result<Identities> {
-    let ca = Ca::open_or_create(
+    let ca = FollowedCa::open_or_create(
         &config.identity.ca_directory,
         &config.mesh.trust_domain,
         SystemTime::now(),
@@ -186,6 +186,13 @@ fn identities(config: &Config) -> anyhow::Result<Identities> {
     let identities = Identities::new(Arc::new(ca), config.identity.svid_lifetime);
     identities.trust_aliases(&config.mesh.trust_domain, &config.mesh.trust_domain_aliases);
     Ok(identities)
+}
+
+/// Renews what its issuer gives out, and follows that one.
+fn follow_authority(identities: Arc<Identities>, control: &Tasks) {
+    let following = Arc::clone(&identities).follow(control.clone());
+    control.spawn("authority", following);
+    control.spawn("identities", identities.run(control.clone()));
 }
 
 fn plane(

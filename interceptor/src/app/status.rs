@@ -20,8 +20,8 @@ use crate::telemetry::logging::Logging;
 use crate::telemetry::record::Record;
 use crate::telemetry::shadow::{self, Reporting};
 use crate::telemetry::status::{
-    Certificate, Configuration, EnrolledWorkload, KernelCounter, KernelLoss, MapFill, Prober,
-    Program, Readiness, SameNode, Unprotected,
+    Authority, Certificate, Configuration, EnrolledWorkload, KernelCounter, KernelLoss, MapFill,
+    Prober, Program, Readiness, SameNode, Unprotected,
 };
 use crate::telemetry::view::State as ConnectionState;
 use crate::telemetry::{ConnectionView, Status};
@@ -90,6 +90,7 @@ impl Watch {
             certificates: (self.plane.identities.list().iter())
                 .map(Certificate::from)
                 .collect(),
+            authority: Authority::from(&self.plane.identities.authority()),
             configuration: Configuration::new(
                 self.config.manifests.display().to_string(),
                 &self.published.state(),

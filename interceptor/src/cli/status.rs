@@ -9,7 +9,9 @@ use super::output::{Printer, Report, Style, Table, Tone, cell};
 use super::{Exit, Failure, certificates, client, human};
 use crate::telemetry::Status;
 use crate::telemetry::shadow::Summary;
-use crate::telemetry::status::{EnrolledWorkload, KernelLoss, MapFill, Prober, SameNode, Severity};
+use crate::telemetry::status::{
+    Authority, EnrolledWorkload, KernelLoss, MapFill, Prober, SameNode, Severity,
+};
 
 /// Is this node well, and what is not protected?
 ///
@@ -88,6 +90,11 @@ impl Answer {
                 human::count(failing, "certificate")
             ));
         }
+        if status.authority.last_error.is_some() {
+            complaints.push(
+                "the CA's files cannot be used, the CA read before stays in force".to_owned(),
+            );
+        }
         complaints
     }
 
@@ -149,6 +156,7 @@ impl Answer {
             };
             table.note(format!("{}: {}", mistake.place, mistake.message), tone);
         }
+        authority(&mut table, &status.authority, self.now);
         let (text, tone) = same_node(&status.same_node);
         table.row([("same node".to_owned(), Tone::Strong), (text, tone)]);
         prober(&mut table, &status.prober);
@@ -200,6 +208,43 @@ fn losses(table: &mut Table, losses: &[KernelLoss]) {
             ("tampering".to_owned(), Tone::Strong),
             (text, Tone::Warning),
         ]);
+    }
+}
+
+/// Who signs, whom the node trusts, and until when.
+fn authority(table: &mut Table, authority: &Authority, now: Timestamp) {
+    let Some(first) = authority
+        .roots
+        .iter()
+        .filter_map(|root| root.not_after)
+        .min()
+    else {
+        return;
+    };
+    // As in the table of certificates: 16 digits tell them apart.
+    let short = |serial: &str| serial.chars().take(16).collect::<String>();
+    let signer = authority.serial.as_deref().map_or("-".to_owned(), short);
+    let tone = if first > now {
+        Tone::Normal
+    } else {
+        Tone::Warning
+    };
+    let roots: Vec<_> = authority
+        .roots
+        .iter()
+        .map(|root| short(&root.serial))
+        .collect();
+    let text = format!(
+        "{} signs as {signer}; {} trusted ({}), the first ends in {}",
+        authority.issuer,
+        human::count(roots.len(), "root"),
+        roots.join(", "),
+        human::until(first, now)
+    );
+    table.row([("authority".to_owned(), Tone::Strong), (text, tone)]);
+    if let Some(error) = &authority.last_error {
+        let text = format!("not in force, the one before is: {error}");
+        table.note(text, Tone::Bad);
     }
 }
 

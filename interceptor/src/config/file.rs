@@ -49,7 +49,7 @@ pub(super) fn visit<V: Visit>(v: &mut V, config: &mut Config) {
     v.section("identity", "Where certificates come from.", &mut |v| {
         v.field(
             "caDirectory",
-            "The folder of the embedded CA. Agents that share it trust each other.",
+            "The folder of the embedded CA. Agents that share it trust each other. Read again when it changes.",
             &mut identity.ca_directory,
             (),
         );

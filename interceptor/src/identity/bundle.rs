@@ -81,6 +81,15 @@ impl TrustBundle {
         }
     }
 
+    /// The same aliases with the roots of `other`.
+    #[must_use]
+    pub fn with_roots_of(&self, other: Self) -> Self {
+        Self {
+            domains: other.domains,
+            aliases: self.aliases.clone(),
+        }
+    }
+
     /// The roots that vouch for `domain`, an alias included; empty if it is not trusted.
     pub fn roots(&self, domain: &TrustDomain) -> &[Root] {
         let domain = self.canonical(domain);

@@ -85,6 +85,13 @@ impl Certificate {
     }
 }
 
+/// Whether its issuer is its subject: a root.
+pub(super) fn is_root(der: &CertificateDer<'_>) -> Result<bool, Malformed> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|error| Malformed::new(&error))?;
+    Ok(certificate.subject().as_raw() == certificate.issuer().as_raw())
+}
+
 /// When a certificate stops being valid: a session that it opened proves nothing from then on.
 ///
 /// # Errors

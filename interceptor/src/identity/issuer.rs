@@ -4,6 +4,7 @@
 //! the same trait. Issuing is asynchronous because most of them are on the other side of a
 //! network; the store bounds it in time and never lets one identity hold up another.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use interceptor_policy::{SpiffeId, TrustDomain};
 
 use super::bundle::TrustBundle;
+use super::certificate::Serial;
 use super::svid::{Svid, SvidError};
 
 /// An SVID never lives longer: nobody is asked whether it was stolen, so time must end it.
@@ -32,6 +34,31 @@ pub trait Issuer: Send + Sync + 'static {
 
     /// Its name in `status`, such as `embedded CA`.
     fn name(&self) -> &str;
+
+    /// The serial number of the certificate with which it signs, if it knows.
+    fn serial(&self) -> Option<Serial> {
+        None
+    }
+
+    /// Looks whether the issuer or its roots have changed. May block for as long as files do.
+    ///
+    /// # Errors
+    ///
+    /// Why what is there now is of no use; the issuer goes on as before.
+    fn look(&self, _now: SystemTime) -> Result<Look, Box<dyn Error + Send + Sync>> {
+        Ok(Look::Same)
+    }
+}
+
+/// What [`Issuer::look`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing that was not known.
+    Same,
+    /// What was in use before, in good order.
+    Good,
+    /// Another signer or other roots, in use from now on.
+    Changed,
 }
 
 /// Why no SVID was issued.

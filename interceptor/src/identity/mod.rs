@@ -27,10 +27,10 @@ mod store;
 mod svid;
 
 pub use bundle::{BundleError, Root, TrustBundle};
-pub use ca::{Ca, CaError, PemSvid};
+pub use ca::{Ca, CaError, FollowedCa, PemSvid};
 pub use certificate::{Malformed, Purpose, Serial, valid_until};
 pub use interceptor_policy::{SpiffeId, TrustDomain};
-pub use issuer::{DEFAULT_LIFETIME, IssueError, Issuer, Issuing, MAX_LIFETIME};
+pub use issuer::{DEFAULT_LIFETIME, IssueError, Issuer, Issuing, Look, MAX_LIFETIME};
 pub use peer::{PeerError, Verifier};
-pub use store::{Clock, Identities, IdentityCounts, SvidStatus};
+pub use store::{AuthorityStatus, Clock, Identities, IdentityCounts, RootStatus, SvidStatus};
 pub use svid::{Svid, SvidError};

@@ -40,7 +40,7 @@ const OTHERS_WRITE: u32 = 0o022;
 
 /// A CA as read from its folder.
 pub(super) struct Files {
-    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) certificates: Vec<CertificateDer<'static>>,
     pub(super) key: Zeroizing<KeyPair>,
 }
 
@@ -55,6 +55,11 @@ pub(super) struct Pem {
 pub(super) enum IfPresent {
     Keep,
     Refuse,
+}
+
+/// Where certificates and key are.
+pub(super) fn paths(dir: &Path) -> [PathBuf; 2] {
+    [CERTIFICATE, KEY].map(|name| dir.join(name))
 }
 
 /// Whether both files are there; one alone counts, too, so that opening it tells what is missing.
@@ -82,7 +87,7 @@ pub(super) fn read(dir: &Path) -> Result<Files, CaError> {
         _ => {}
     }
     Ok(Files {
-        chain: read_chain(&certificate)?,
+        certificates: read_certificates(&certificate)?,
         key: read_key(&key)?,
     })
 }
@@ -131,7 +136,7 @@ pub(super) fn pem_block(certificate: &CertificateDer<'_>) -> String {
     )
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
     let (bytes, metadata) = read_file(path)?;
     check_owner(path, &metadata)?;
     let not_pem = || CaError::Pem {

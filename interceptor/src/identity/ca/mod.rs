@@ -9,6 +9,7 @@
 
 mod error;
 mod files;
+mod followed;
 mod template;
 
 use std::path::Path;
@@ -20,8 +21,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTi
 use zeroize::Zeroizing;
 
 pub use self::error::CaError;
+pub use self::followed::FollowedCa;
 use super::bundle::TrustBundle;
-use super::certificate::{Certificate, Serial};
+use super::certificate::{Certificate, Serial, is_root};
 use super::issuer::{IssueError, Issuer, Issuing, MAX_LIFETIME};
 use super::peer::Verifier;
 use super::svid::Svid;
@@ -29,8 +31,10 @@ use super::svid::Svid;
 /// A CA for one trust domain: certificate chain and signing key, in memory.
 pub struct Ca {
     trust_domain: TrustDomain,
-    /// The CA's certificate first; then, if it is an intermediate, those up to the root.
+    /// The CA's certificate first; then, if it is an intermediate, those up to its root.
     chain: Vec<CertificateDer<'static>>,
+    /// Further roots that are trusted: one that has signed until now, or is about to.
+    others: Vec<CertificateDer<'static>>,
     /// Start of validity of the CA's certificate.
     pub not_before: SystemTime,
     /// End of validity of the CA's certificate.
@@ -88,8 +92,8 @@ impl Ca {
     ///
     /// If there is none, or its files cannot be trusted or do not fit together.
     pub fn open(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
-        let files::Files { chain, key } = files::read(dir)?;
-        Self::assemble(trust_domain, chain, CaKey(key), now)
+        let files::Files { certificates, key } = files::read(dir)?;
+        Self::assemble(trust_domain, certificates, CaKey(key), now)
     }
 
     /// Creates a CA in `dir`, where there must be none.
@@ -121,13 +125,15 @@ impl Ca {
         Self::assemble(trust_domain, vec![certificate.into()], key, now)
     }
 
-    /// Checks that everything fits together, and proves it with a probe.
+    /// Checks that everything fits together, and proves it with a probe. `chain` ends with the
+    /// first certificate that signed itself; others after it are trusted, too.
     fn assemble(
         trust_domain: &TrustDomain,
-        chain: Vec<CertificateDer<'static>>,
+        mut chain: Vec<CertificateDer<'static>>,
         key: CaKey,
         now: SystemTime,
     ) -> Result<Self, CaError> {
+        let others = chain.split_off(end_of_chain(&chain)?);
         let (Some(own), Some(root)) = (chain.first(), chain.last()) else {
             return Err(CaError::NoCertificate);
         };
@@ -135,7 +141,9 @@ impl Ca {
         check_certificate(&facts, trust_domain, now)?;
         check_key(own, &key)?;
         let mut bundle = TrustBundle::default();
-        bundle.add_root(trust_domain, root.clone())?;
+        for trusted in std::iter::once(root).chain(&others) {
+            bundle.add_root(trust_domain, trusted.clone())?;
+        }
         let ca = Self {
             signer: rcgen::Issuer::from_ca_cert_der(own, key)?,
             trust_domain: trust_domain.clone(),
@@ -143,6 +151,7 @@ impl Ca {
             not_after: facts.not_after,
             serial: facts.serial,
             chain,
+            others,
             bundle,
         };
         ca.probe(now)?;
@@ -171,9 +180,9 @@ impl Ca {
         &self.trust_domain
     }
 
-    /// The certificates that peers need in order to trust it, as PEM.
+    /// The certificates that peers need in order to trust it and those beside it, as PEM.
     pub fn certificates_pem(&self) -> String {
-        pem(&self.chain)
+        pem(&self.chain) + &pem(&self.others)
     }
 
     /// Issues an SVID: a new P-256 key, `id` as the only name, valid from `now` for `lifetime` or
@@ -322,8 +331,20 @@ fn check_key(own: &CertificateDer<'_>, key: &CaKey) -> Result<(), CaError> {
     }
 }
 
-fn pem(chain: &[CertificateDer<'_>]) -> String {
-    chain
+/// How many certificates are the CA's own chain: up to the first that issued itself.
+fn end_of_chain(certificates: &[CertificateDer<'_>]) -> Result<usize, CaError> {
+    let mut length = 0;
+    for certificate in certificates {
+        length += 1;
+        if is_root(certificate)? {
+            break;
+        }
+    }
+    Ok(length)
+}
+
+fn pem(certificates: &[CertificateDer<'static>]) -> String {
+    certificates
         .iter()
         .map(|certificate| files::pem_block(certificate))
         .collect()

@@ -262,14 +262,23 @@ fn an_intermediate_issues_chains_that_peers_verify_against_its_root() {
         .signed_by(&key, &issuer)
         .unwrap();
 
-    let chain = vec![own.into(), root.into()];
+    let other = Ca::generate(&domain(), start()).unwrap();
+    let chain = vec![own.into(), root.into(), other.chain[0].clone()];
     let ca = Ca::assemble(&domain(), chain, CaKey(Zeroizing::new(key)), start()).unwrap();
     let svid = ca.issue_now(&caller(), HOUR, start()).unwrap();
     assert_eq!(
         svid.chain().len(),
         2,
-        "leaf and intermediate, without the root"
+        "leaf and intermediate, without roots"
     );
+    let foreign = other.issue_now(&caller(), HOUR, start()).unwrap();
+    let now = start().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    for svid in [&svid, &foreign] {
+        let (leaf, above) = svid.chain().split_first().unwrap();
+        let peer =
+            Verifier::new(ca.bundle()).verify_client(leaf, above, UnixTime::since_unix_epoch(now));
+        assert_eq!(peer, Ok(caller()), "what follows the root is trusted, too");
+    }
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) struct Entry {
     /// Why the last attempt failed, if it did.
     pub(super) last_error: Option<String>,
     failures: u32,
+    /// The answer that is under way is of an issuer that has changed since.
+    outdated: bool,
 }
 
 /// Whether a request is under way.
@@ -37,7 +39,14 @@ impl Entry {
             phase: Phase::Idle,
             last_error: None,
             failures: 0,
+            outdated: false,
         }
+    }
+
+    /// To be asked for at once, also if it has just been.
+    pub(super) fn again(&mut self, now: SystemTime) {
+        self.due = now;
+        self.outdated = self.is_under_way();
     }
 
     pub(super) fn is_under_way(&self) -> bool {
@@ -53,7 +62,12 @@ impl Entry {
             .renew_at()
             .duration_since(svid.issued_at)
             .unwrap_or_default();
-        self.due = svid.issued_at + half.mul_f64(1.0 - rand::random_range(0.0..JITTER));
+        let pause = half.mul_f64(1.0 - rand::random_range(0.0..JITTER));
+        self.due = if std::mem::take(&mut self.outdated) {
+            svid.issued_at
+        } else {
+            svid.issued_at + pause
+        };
         self.phase = Phase::Idle;
         self.failures = 0;
         self.last_error = None;

@@ -11,9 +11,11 @@
 //!   its way; its key is wiped when the last connection that uses it ends.
 //! * Per identity at most one request is under way.
 //!
-//! Not here: which identities are wanted (`app`, from the mesh), making them (`issuer`).
+//! Not here: which identities are wanted (`app`, from the mesh), making them (`issuer`), when the
+//! issuer itself changes (`authority`).
 
 mod attempt;
+mod authority;
 mod entry;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,6 +31,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
 use self::attempt::Attempt;
+pub use self::authority::{AuthorityStatus, RootStatus};
 use self::entry::{Entry, Phase};
 use super::bundle::TrustBundle;
 use super::certificate::Serial;
@@ -61,6 +64,8 @@ pub struct Identities {
     verifier: Verifier,
     /// Wakes the renewal loop.
     wake: Notify,
+    /// What is wrong with what the issuer would be otherwise.
+    problem: Mutex<Option<String>>,
     /// Counts changes of anything above.
     version: watch::Sender<u64>,
     issued: AtomicU64,
@@ -124,6 +129,7 @@ impl Identities {
             published: ArcSwap::default(),
             entries: Mutex::default(),
             wake: Notify::new(),
+            problem: Mutex::default(),
             version: watch::Sender::new(0),
             issued: AtomicU64::new(0),
             failed: AtomicU64::new(0),

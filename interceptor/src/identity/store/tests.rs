@@ -1,13 +1,19 @@
 //! Renewal, failure and removal, on paused time.
 
+use std::fs;
+use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::AtomicBool;
+use std::task::{Context, Waker};
 
 use interceptor_policy::TrustDomain;
+use rstest::rstest;
+use rustls_pki_types::UnixTime;
 use tokio::time::Instant;
 
 use super::attempt::ISSUE_TIMEOUT;
 use super::*;
-use crate::identity::{Ca, Issuing};
+use crate::identity::{Ca, FollowedCa, Issuing, PeerError};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -299,4 +305,168 @@ async fn status_as_json_has_times_that_people_read() {
             "last_error": null,
         })
     );
+}
+
+/// A store that follows the CA in a folder, and the folder.
+fn following() -> (tempfile::TempDir, Arc<Identities>) {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = FollowedCa::open_or_create(&folder.path().join("ca"), &domain(), start()).unwrap();
+    let epoch = Instant::now();
+    let clock: Clock = Arc::new(move || start() + epoch.elapsed());
+    let store = Identities::with_clock(Arc::new(ca), HOUR, clock);
+    store.trust_aliases(&domain(), &["old.example".parse().unwrap()]);
+    (folder, Arc::new(store))
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::cluster_local()
+}
+
+/// Puts what `from` has in the place of the CA, with the certificates of `besides` after its own.
+fn replace(folder: &Path, from: &str, besides: &[&str]) {
+    let of = |name: &str| fs::read_to_string(folder.join(name).join("ca.crt")).unwrap();
+    let certificates: String = [from].iter().chain(besides).map(|name| of(name)).collect();
+    fs::copy(folder.join(from).join("ca.key"), folder.join("new.key")).unwrap();
+    fs::write(folder.join("new.crt"), certificates).unwrap();
+    fs::rename(folder.join("new.key"), folder.join("ca/ca.key")).unwrap();
+    fs::rename(folder.join("new.crt"), folder.join("ca/ca.crt")).unwrap();
+}
+
+/// A CA of its own beside that of [`following`], and a copy of that one.
+fn two_authorities(folder: &Path) {
+    Ca::create(&folder.join("new"), &domain(), start()).unwrap();
+    fs::create_dir(folder.join("old")).unwrap();
+    for file in ["ca.crt", "ca.key"] {
+        fs::copy(folder.join("ca").join(file), folder.join("old").join(file)).unwrap();
+    }
+}
+
+fn verify(store: &Identities, svid: &Svid) -> Result<SpiffeId, PeerError> {
+    let (leaf, above) = svid.chain().split_first().unwrap();
+    let since = (store.clock)().duration_since(SystemTime::UNIX_EPOCH);
+    let now = UnixTime::since_unix_epoch(since.unwrap());
+    store.verifier().verify_client(leaf, above, now)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_is_replaced_in_three_steps_and_nobody_is_refused_in_between() {
+    let (folder, store) = following();
+    let folder = folder.path();
+    two_authorities(folder);
+    let tasks = Tasks::new();
+    tasks.spawn("identities", Arc::clone(&store).run(tasks.clone()));
+    let first = store.ensure(&caller()).await.unwrap();
+    let renewed = async |than: &Arc<Svid>| loop {
+        store.look();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let svid = store.current(&caller()).unwrap();
+        if svid.serial != than.serial {
+            return svid;
+        }
+    };
+
+    replace(folder, "old", &["new"]);
+    let second = renewed(&first).await;
+    assert_eq!(store.authority().roots.len(), 2);
+    let old = store.authority().serial;
+    replace(folder, "new", &["old"]);
+    let third = renewed(&second).await;
+    assert_ne!(store.authority().serial, old);
+    for svid in [&first, &second, &third] {
+        assert_eq!(verify(&store, svid).unwrap(), caller());
+    }
+
+    replace(folder, "new", &[]);
+    renewed(&third).await;
+    assert_eq!(verify(&store, &third).unwrap(), caller());
+    let error = verify(&store, &second).unwrap_err();
+    assert_eq!(error.reason(), "unknown_issuer");
+    assert_eq!(store.authority().roots.len(), 1);
+    let alias: TrustDomain = "old.example".parse().unwrap();
+    assert_eq!(store.bundle().roots(&alias).len(), 1, "aliases stay");
+    assert_eq!(store.authority().last_error, None);
+    tasks.finish(HOUR).await;
+}
+
+#[rstest]
+#[case::certificate_of_another_key("ca.crt", "does not belong to its certificate")]
+#[case::key_of_another_certificate("ca.key", "does not belong to its certificate")]
+#[tokio::test(start_paused = true)]
+async fn half_of_a_new_authority_is_a_mistake_only_when_the_other_half_does_not_come(
+    #[case] file: &str,
+    #[case] complaint: &str,
+) {
+    let (folder, store) = following();
+    let folder = folder.path();
+    two_authorities(folder);
+    let svid = store.ensure(&caller()).await.unwrap();
+    let serial = store.authority().serial;
+    fs::copy(folder.join("new").join(file), folder.join("ca").join(file)).unwrap();
+    store.look();
+    assert_eq!(store.authority().last_error, None, "it may be coming");
+    store.look();
+    let error = store.authority().last_error.unwrap();
+    assert!(error.contains(complaint), "{error}");
+    assert_eq!(store.authority().serial, serial, "the one before goes on");
+    assert_eq!(verify(&store, &svid).unwrap(), caller());
+    assert!(store.ensure(&id("server")).await.is_ok());
+
+    replace(folder, "new", &[]);
+    store.look();
+    assert_eq!(store.authority().last_error, None);
+    assert_ne!(store.authority().serial, serial);
+}
+
+#[rstest]
+#[case::nothing("", "is not PEM")]
+#[case::half_a_certificate("-----BEGIN CERTIFICATE-----\nMIIB", "is not PEM")]
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_cannot_be_read_changes_nothing_until_it_is_put_right(
+    #[case] text: &str,
+    #[case] complaint: &str,
+) {
+    let (folder, store) = following();
+    let folder = folder.path();
+    two_authorities(folder);
+    let svid = store.ensure(&caller()).await.unwrap();
+    let seen = *store.watch().borrow();
+    fs::write(folder.join("ca/ca.crt"), text).unwrap();
+    for _ in 0..3 {
+        store.look();
+    }
+    let error = store.authority().last_error.unwrap();
+    assert!(error.contains(complaint), "{error}");
+    assert_eq!(*store.watch().borrow(), seen + 1, "it is said once");
+    assert_eq!(store.current(&caller()).unwrap().serial, svid.serial);
+
+    replace(folder, "old", &[]);
+    store.look();
+    assert_eq!(store.authority().last_error, None);
+    assert_eq!(store.current(&caller()).unwrap().serial, svid.serial);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_stays_as_it_is_renews_nothing() {
+    let (_folder, store) = following();
+    store.ensure(&caller()).await.unwrap();
+    let seen = *store.watch().borrow();
+    for _ in 0..3 {
+        store.look();
+    }
+    assert_eq!(*store.watch().borrow(), seen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_the_issuer_before_is_asked_for_again_at_once() {
+    let issuer = Scripted::new();
+    let store = store(&issuer);
+    let caller = caller();
+    let mut asking = pin!(store.ensure(&caller));
+    // It is under way: the issuer has been asked and has not answered.
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(asking.as_mut().poll(&mut context).is_pending());
+    store.renew_all();
+    asking.await.unwrap();
+    let due = store.list().first().and_then(|svid| svid.renew_at);
+    assert_eq!(due, Some(start()));
 }

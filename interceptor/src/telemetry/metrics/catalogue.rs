@@ -131,6 +131,10 @@ catalogue! {
         "End of validity of the certificate of a local identity, in Unix time";
     CERTIFICATE_ERRORS = Gauge "interceptor_certificates_failing", &[],
         "Local identities whose last renewal failed";
+    ROOT_EXPIRY = Gauge "interceptor_trust_root_expiry_timestamp_seconds", &["trust_domain", "serial"],
+        "End of validity of a root that is trusted, in Unix time";
+    AUTHORITY_ERROR = Gauge "interceptor_authority_failing", &[],
+        "1 while what is in the CA's folder cannot be used and what was read before stays in force";
     CONFIG_VERSION = Gauge "interceptor_config_version", &[],
         "Number of the configuration snapshot in force; 0 before the first";
     CONFIG_LOADED = Gauge "interceptor_config_loaded_timestamp_seconds", &[],

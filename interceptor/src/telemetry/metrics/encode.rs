@@ -16,7 +16,7 @@ use super::process::Process;
 use super::traffic::{Cells, EndLabels, TrafficLabels};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::record::ResponseFlags;
-use crate::telemetry::status::{Severity, Status};
+use crate::telemetry::status::{Authority, Severity, Status};
 
 /// Everything that one scrape shows.
 #[derive(Debug)]
@@ -193,6 +193,21 @@ fn kernel(out: &mut Out<'_>, status: &Status) -> fmt::Result {
     out.family(&c::LOSSES, losses)
 }
 
+fn authority(out: &mut Out<'_>, authority: &Authority) -> fmt::Result {
+    out.family(
+        &c::ROOT_EXPIRY,
+        authority.roots.iter().filter_map(|root| {
+            let labels = vec![
+                ("trust_domain", root.trust_domain.as_str().into()),
+                ("serial", root.serial.as_str().into()),
+            ];
+            Some((labels, seconds(root.not_after?)))
+        }),
+    )?;
+    let failing = u64::from(authority.last_error.is_some());
+    out.one(&c::AUTHORITY_ERROR, failing)
+}
+
 fn configuration(out: &mut Out<'_>, status: &Status) -> fmt::Result {
     out.one(&c::READY, u64::from(status.readiness.is_ready()))?;
     let failed = count(status.workloads.iter().filter(|w| w.error.is_some()));
@@ -214,6 +229,7 @@ fn configuration(out: &mut Out<'_>, status: &Status) -> fmt::Result {
         .iter()
         .filter(|c| c.last_error.is_some());
     out.one(&c::CERTIFICATE_ERRORS, count(failing))?;
+    authority(out, &status.authority)?;
     let configuration = &status.configuration;
     out.one(&c::CONFIG_VERSION, configuration.version)?;
     out.one(&c::CONFIG_LOADED, configuration.loaded.map_or(0, seconds))?;

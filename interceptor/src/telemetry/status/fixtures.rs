@@ -23,6 +23,33 @@ fn same_node() -> SameNode {
     }
 }
 
+fn authority() -> Authority {
+    let serial = "4a1b2c3d4e5f60718293a4b5c6d7e8f9".to_owned();
+    Authority {
+        issuer: "embedded CA".to_owned(),
+        serial: Some(serial.clone()),
+        roots: vec![Root {
+            trust_domain: "cluster.local".to_owned(),
+            serial,
+            not_before: Some(at("2025-01-01T00:00:00Z")),
+            not_after: Some(at("2034-12-30T00:00:00Z")),
+        }],
+        last_error: None,
+    }
+}
+
+fn certificate() -> Certificate {
+    Certificate {
+        identity: "spiffe://cluster.local/ns/demo/sa/caller".to_owned(),
+        serial: Some("0f1e2d3c4b5a69788796a5b4c3d2e1f0".to_owned()),
+        issuer: "embedded CA of cluster.local".to_owned(),
+        not_before: Some(at("2025-03-01T11:00:00Z")),
+        not_after: Some(at("2025-03-02T11:00:00Z")),
+        renew_at: Some(at("2025-03-01T23:00:00Z")),
+        last_error: None,
+    }
+}
+
 /// An agent that does its work.
 pub(crate) fn healthy() -> Status {
     Status {
@@ -73,15 +100,8 @@ pub(crate) fn healthy() -> Status {
             outbound: "all".to_owned(),
             error: None,
         }],
-        certificates: vec![Certificate {
-            identity: "spiffe://cluster.local/ns/demo/sa/caller".to_owned(),
-            serial: Some("0f1e2d3c4b5a69788796a5b4c3d2e1f0".to_owned()),
-            issuer: "embedded CA of cluster.local".to_owned(),
-            not_before: Some(at("2025-03-01T11:00:00Z")),
-            not_after: Some(at("2025-03-02T11:00:00Z")),
-            renew_at: Some(at("2025-03-01T23:00:00Z")),
-            last_error: None,
-        }],
+        certificates: vec![certificate()],
+        authority: authority(),
         configuration: Configuration {
             source: "/etc/interceptor/manifests".to_owned(),
             version: 3,
@@ -114,6 +134,10 @@ pub(crate) fn troubled() -> Status {
     if let Some(certificate) = status.certificates.first_mut() {
         certificate.last_error = Some("the CA certificate has expired".to_owned());
     }
+    status.authority.last_error = Some(
+        "the CA's key does not belong to its certificate: restore the pair from one backup"
+            .to_owned(),
+    );
     status.configuration.mistakes = vec![
         Finding {
             severity: Severity::Error,

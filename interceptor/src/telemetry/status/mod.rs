@@ -38,6 +38,9 @@ pub struct Status {
     pub workloads: Vec<EnrolledWorkload>,
     /// Certificates of local identities.
     pub certificates: Vec<Certificate>,
+    /// Who signs these, and whom the node trusts.
+    #[serde(default)]
+    pub authority: Authority,
     /// What is configured.
     pub configuration: Configuration,
     /// Whose connections are kubelet's probes.
@@ -180,6 +183,34 @@ pub struct Certificate {
     pub renew_at: Option<Timestamp>,
     /// Why the last attempt failed, if it did.
     pub last_error: Option<String>,
+}
+
+/// Who signs the certificates of local identities, and which roots vouch for those of peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Authority {
+    /// Who issues, such as `embedded CA`.
+    pub issuer: String,
+    /// Serial number of the certificate that signs, in hexadecimal.
+    pub serial: Option<String>,
+    /// The roots that are trusted.
+    pub roots: Vec<Root>,
+    /// Why what is in the CA's folder now is not in force, if it is not.
+    pub last_error: Option<String>,
+}
+
+/// A root that is trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Root {
+    /// For whose identities it vouches.
+    pub trust_domain: String,
+    /// Serial number in hexadecimal.
+    pub serial: String,
+    /// Start of validity.
+    pub not_before: Option<Timestamp>,
+    /// End of validity.
+    pub not_after: Option<Timestamp>,
 }
 
 /// What the agent was told.

@@ -12,11 +12,11 @@ use interceptor_policy::{MtlsMode, MtlsOrigin};
 use jiff::Timestamp;
 
 use super::{
-    Certificate, Configuration, EnrolledWorkload, Finding, KernelCounter, MapFill, Prober, Program,
-    Severity, Unprotected,
+    Authority, Certificate, Configuration, EnrolledWorkload, Finding, KernelCounter, MapFill,
+    Prober, Program, Root, Severity, Unprotected,
 };
 use crate::capture;
-use crate::identity::SvidStatus;
+use crate::identity::{AuthorityStatus, RootStatus, SvidStatus};
 use crate::workload::source::LoadState;
 use crate::workload::{
     Binding, CaptureRules, Mesh, OutboundPort, PortSelection, UdpRule, Workload,
@@ -33,6 +33,28 @@ impl From<&SvidStatus> for Certificate {
             not_after: svid.not_after.and_then(timestamp),
             renew_at: svid.renew_at.and_then(timestamp),
             last_error: svid.last_error.clone(),
+        }
+    }
+}
+
+impl From<&AuthorityStatus> for Authority {
+    fn from(authority: &AuthorityStatus) -> Self {
+        Self {
+            issuer: authority.issuer.clone(),
+            serial: authority.serial.as_ref().map(ToString::to_string),
+            roots: authority.roots.iter().map(Root::from).collect(),
+            last_error: authority.last_error.clone(),
+        }
+    }
+}
+
+impl From<&RootStatus> for Root {
+    fn from(root: &RootStatus) -> Self {
+        Self {
+            trust_domain: root.trust_domain.to_string(),
+            serial: root.serial.to_string(),
+            not_before: timestamp(root.not_before),
+            not_after: timestamp(root.not_after),
         }
     }
 }
