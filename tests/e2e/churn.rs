@@ -34,14 +34,14 @@ const PORT: u16 = 8080;
 /// What the agent and the kernel hold, each counted: open files by what they are, attached
 /// programs, entries of each map, what is pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
-    files: BTreeMap<String, usize>,
+pub(crate) struct Held {
+    pub(crate) files: BTreeMap<String, usize>,
     programs: usize,
-    maps: Vec<(String, u64)>,
+    pub(crate) maps: Vec<(String, u64)>,
     pins: usize,
 }
 
-fn held(world: &World) -> Result<Held> {
+pub(crate) fn held(world: &World) -> Result<Held> {
     let agent = &world.near;
     let status = agent.status()?;
     let list = |key: &str| status.get(key)?.as_array().cloned();

@@ -1,9 +1,11 @@
 //! End-to-end tests, one file per subject: real agents on simulated nodes, real traffic.
 #![forbid(unsafe_code)]
 
+mod aborts;
 mod agreement;
 mod authority;
 mod capture;
+mod carriers;
 mod churn;
 mod config;
 mod envoy;
