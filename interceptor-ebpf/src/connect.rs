@@ -39,7 +39,7 @@ use crate::settings::{
 use crate::sock_addr::{Endpoint, bound_to, cookie, endpoint, protocol, rewrite, socket};
 use crate::tcp::leaves_at_once;
 use crate::unserved::{Direction, is_served, may_pass};
-use crate::who::{Source, source};
+use crate::who::{Source, Stranger, source};
 
 /// The call goes on, rewritten or not.
 const PROCEED: i32 = 1;
@@ -83,8 +83,9 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
         count(Counter::AgentOwn);
         return PROCEED;
     }
-    let Some(source) = source(ctx.as_ptr()) else {
-        return nobodys(ctx, socket);
+    let source = match source(ctx.as_ptr()) {
+        Ok(source) => source,
+        Err(stranger) => return nobodys(socket, stranger, known),
     };
     let to = endpoint::<FAMILY>(ctx);
     if source.is_prober() {
@@ -128,9 +129,13 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
 
 /// A socket that belongs to no workload goes as it is, unless it came from one or is used in one.
 #[inline]
-fn nobodys(ctx: &SockAddrContext, socket: *mut bpf_sock) -> i32 {
-    if lent::borrower().is_some() || lent::is_from_workload(ctx.as_ptr(), socket) {
+fn nobodys(socket: *mut bpf_sock, stranger: Stranger, known: Option<&Flow>) -> i32 {
+    if lent::borrower(stranger.namespace).is_some() || lent::is_from_workload(stranger, socket) {
         return refuse(socket, Counter::RefusedLentSocket, NOT_PERMITTED);
+    }
+    if known.is_none() {
+        count(Counter::NotEnrolled);
+        return PROCEED;
     }
     leave_alone(socket, Counter::NotEnrolled)
 }

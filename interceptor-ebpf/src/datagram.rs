@@ -25,7 +25,7 @@ use crate::field::low_half;
 use crate::lent::borrower;
 use crate::maps::{EXPECTED, EXPECTED_PLACES, EXPECTED_TURNS, INBOUND, count};
 use crate::sock_addr::{bound_to, endpoint};
-use crate::who::workload_of;
+use crate::who::{namespace, workload_of};
 
 /// The call goes on.
 const PROCEED: i32 = 1;
@@ -93,7 +93,7 @@ pub(crate) fn decide<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
 /// not leave by way of somebody else's namespace.
 #[inline]
 fn decide_lent<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
-    let udp = borrower().map_or(0, |workload| workload.udp);
+    let udp = borrower(namespace(ctx.as_ptr())).map_or(0, |workload| workload.udp);
     if udp & Udp::ALL == 0 {
         return PROCEED;
     }

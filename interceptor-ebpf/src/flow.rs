@@ -22,10 +22,10 @@ const fn storage() -> *mut c_void {
 /// `socket` must come from the context of the running program.
 #[inline]
 pub(crate) unsafe fn recall<'a>(socket: *mut bpf_sock) -> Option<&'a Flow> {
-    // SAFETY: the caller vouches for the socket; a null value means that nothing is created.
-    let found = unsafe { bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0) };
+    // SAFETY: the caller vouches for the socket.
+    let found = unsafe { find(socket) };
     // SAFETY: null or storage of the size of a Flow, alive until the program ends.
-    unsafe { found.cast::<Flow>().as_ref() }
+    unsafe { found.as_ref() }
 }
 
 /// The same, to be changed. Only while the socket is locked, as when it connects.
@@ -35,10 +35,21 @@ pub(crate) unsafe fn recall<'a>(socket: *mut bpf_sock) -> Option<&'a Flow> {
 /// As for [`recall`].
 #[inline]
 pub(crate) unsafe fn recall_mut<'a>(socket: *mut bpf_sock) -> Option<&'a mut Flow> {
-    // SAFETY: the caller vouches for the socket; a null value means that nothing is created.
-    let found = unsafe { bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0) };
+    // SAFETY: the caller vouches for the socket.
+    let found = unsafe { find(socket) };
     // SAFETY: null or storage of the size of a Flow, alive until the program ends.
-    unsafe { found.cast::<Flow>().as_mut() }
+    unsafe { found.as_mut() }
+}
+
+/// Where it is; null if there is nothing.
+///
+/// # Safety
+///
+/// As for [`recall`].
+#[inline]
+unsafe fn find(socket: *mut bpf_sock) -> *mut Flow {
+    // SAFETY: the caller vouches for the socket; a null value means that nothing is created.
+    unsafe { bpf_sk_storage_get(storage(), socket.cast(), ptr::null_mut(), 0) }.cast()
 }
 
 /// Remembers `flow` for `socket`, replacing what was there. False if there is no memory for it.

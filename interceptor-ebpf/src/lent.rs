@@ -13,38 +13,44 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_get_netns_cookie};
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use interceptor_common::{HOST_NAMESPACE, PROBER, WorkloadEntry, cgroup_key};
 
-use crate::maps::WORKLOADS;
 use crate::settings::{cgroup_offsets, task_offsets};
 use crate::tcp::{read, tcp_socket};
+use crate::who::{Stranger, entry};
 
 /// How many cgroups above a socket's are asked about; one that is nested deeper is a workload's, as far
 /// as anybody knows.
 const MOST_CGROUPS: u32 = 32;
 
-/// The workload in whose namespace the calling task is.
+/// The workload in whose namespace the calling task is. `namespace` is the socket's, which is no
+/// workload's.
 #[inline]
-pub(crate) fn borrower<'a>() -> Option<&'a WorkloadEntry> {
+pub(crate) fn borrower<'a>(namespace: u64) -> Option<&'a WorkloadEntry> {
     let offsets = task_offsets()?;
     // SAFETY: the helper takes nothing; the verifier sees this call only where it exists.
     let task = unsafe { bpf_get_current_task_btf() };
     let proxy: *mut c_void = read(task, offsets.proxy);
-    let namespace: *mut c_void = read(proxy, offsets.namespace);
-    entry(read(namespace, offsets.cookie)).filter(|it| it.flags & HOST_NAMESPACE == 0)
+    let tasks: *mut c_void = read(proxy, offsets.namespace);
+    let cookie = read(tasks, offsets.cookie);
+    // Nearly everybody uses sockets of his own.
+    if cookie == namespace {
+        return None;
+    }
+    entry(cookie).filter(|it| it.flags & HOST_NAMESPACE == 0)
 }
 
 /// Whether a socket of the host's namespace was made in the cgroup of a workload.
 ///
-/// `ctx` is that of a `sock_addr` program, and `socket` is the context's.
+/// `socket` is that of the context of a `sock_addr` program.
 #[inline]
-pub(crate) fn is_from_workload(ctx: *mut c_void, socket: *mut bpf_sock) -> bool {
-    let Some(offsets) = cgroup_offsets() else {
+pub(crate) fn is_from_workload(stranger: Stranger, socket: *mut bpf_sock) -> bool {
+    let levels = stranger.levels;
+    if levels == 0 {
         return false;
-    };
-    // SAFETY: the helper reads the context that the running program was given.
-    let Some(levels) = entry(unsafe { bpf_get_netns_cookie(ctx) }).map(|it| it.levels) else {
+    }
+    let Some(offsets) = cgroup_offsets() else {
         return false;
     };
     // SAFETY: the caller vouches for the socket.
@@ -69,12 +75,4 @@ pub(crate) fn is_from_workload(ctx: *mut c_void, socket: *mut bpf_sock) -> bool 
         steps += 1;
     }
     true
-}
-
-/// What is known of the workload with this key. Not copied: the stack is short.
-#[inline]
-fn entry<'a>(key: u64) -> Option<&'a WorkloadEntry> {
-    // SAFETY: the agent replaces entries and does not edit them; an old one is freed after the program
-    // has ended.
-    unsafe { WORKLOADS.get(key) }
 }

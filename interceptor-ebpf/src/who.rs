@@ -23,13 +23,22 @@ impl Source {
     }
 }
 
+/// Where a socket is that belongs to no workload.
+#[derive(Clone, Copy)]
+pub(crate) struct Stranger {
+    /// The cookie of its namespace.
+    pub(crate) namespace: u64,
+    /// In the host's namespace, how deep workloads' cgroups are, as bits; else zero.
+    pub(crate) levels: u32,
+}
+
 /// The workload that the socket belongs to; nobody if it is the prober's.
 ///
 /// `ctx` is that of a `sock_addr` or `cgroup_sock` program; other types have no such helper, and
 /// the verifier refuses them.
 #[inline]
 pub(crate) fn workload_of(ctx: *mut c_void) -> Option<Source> {
-    source(ctx).filter(|source| !source.is_prober())
+    source(ctx).ok().filter(|source| !source.is_prober())
 }
 
 /// The workload that the socket's namespace belongs to; in the host's namespace, the one whose
@@ -37,12 +46,16 @@ pub(crate) fn workload_of(ctx: *mut c_void) -> Option<Source> {
 ///
 /// `ctx` is as for [`workload_of`].
 #[inline]
-pub(crate) fn source(ctx: *mut c_void) -> Option<Source> {
-    // SAFETY: the helper reads the context that the running program was given.
-    let cookie = unsafe { bpf_get_netns_cookie(ctx) };
-    let source = workload(cookie)?;
+pub(crate) fn source(ctx: *mut c_void) -> Result<Source, Stranger> {
+    let namespace = namespace(ctx);
+    let Some(source) = workload(namespace) else {
+        return Err(Stranger {
+            namespace,
+            levels: 0,
+        });
+    };
     if source.entry.flags & HOST_NAMESPACE == 0 {
-        return Some(source);
+        return Ok(source);
     }
     let levels = source.entry.levels;
     let mut level = MAX_CGROUP_LEVEL;
@@ -50,11 +63,20 @@ pub(crate) fn source(ctx: *mut c_void) -> Option<Source> {
         if levels & (1 << level) != 0
             && let Some(source) = workload(cgroup_key(ancestor(level)))
         {
-            return Some(source);
+            return Ok(source);
         }
         level -= 1;
     }
-    None
+    Err(Stranger { namespace, levels })
+}
+
+/// The cookie of the socket's namespace.
+///
+/// `ctx` is as for [`workload_of`].
+#[inline]
+pub(crate) fn namespace(ctx: *mut c_void) -> u64 {
+    // SAFETY: the helper reads the context that the running program was given.
+    unsafe { bpf_get_netns_cookie(ctx) }
 }
 
 /// The id of the current task's cgroup at `level`, or zero if it is not that deep.
@@ -64,10 +86,17 @@ fn ancestor(level: u32) -> u64 {
     unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }
 }
 
-/// The workload with this key.
+/// The workload with this key, copied at once.
 #[inline]
 fn workload(key: u64) -> Option<Source> {
-    // SAFETY: the entry is copied at once; the agent replaces entries, it does not edit them.
-    let entry = unsafe { WORKLOADS.get(key) }?;
-    Some(Source { key, entry: *entry })
+    let entry = *entry(key)?;
+    Some(Source { key, entry })
+}
+
+/// What is known of the workload with this key, not copied: the stack is short.
+#[inline]
+pub(crate) fn entry<'a>(key: u64) -> Option<&'a WorkloadEntry> {
+    // SAFETY: the agent replaces entries and does not edit them; an old one is freed after the program
+    // has ended.
+    unsafe { WORKLOADS.get(key) }
 }
