@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 use interceptor::capture::{Counter, End};
 use rstest::rstest;
 
-use super::{A, APP, APP6, B, Cell, PATIENCE, resetting, tcp};
+use super::{A, APP, APP6, B, Cell, PATIENCE, bound, resetting, tcp};
 use crate::frames::{ACK, Forger, IPV4, PUSH, SYN, TCP, Wire, tcp_for, v4};
 use crate::support::{Netns, close, may_run};
 
 /// A connection from a port of our choice, to be closed with a reset.
 fn from_port(cell: &Cell, port: u16) -> TcpStream {
-    let socket = tcp(&cell.a, APP);
-    socket.set_reuse_address(true).unwrap();
-    let source: SocketAddr = format!("{A}:{port}").parse().unwrap();
-    socket.bind(&source.into()).unwrap();
+    let socket = bound(cell, port);
     socket
         .connect(&APP.parse::<SocketAddr>().unwrap().into())
         .unwrap();

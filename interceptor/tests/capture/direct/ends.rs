@@ -8,7 +8,7 @@ use std::time::Duration;
 use interceptor::capture::{Counter, End};
 use rstest::rstest;
 
-use super::{A, A6, APP, APP6, B, B6, Cell, PATIENCE, drain, resetting, tcp};
+use super::{A, A6, APP, APP6, B, B6, Cell, PATIENCE, bound, drain, resetting, tcp};
 use crate::support::{close, disconnect, is_refused, may_run, reconnect};
 
 /// Sends so many bytes while the other end reads them.
@@ -249,21 +249,18 @@ async fn what_has_the_same_addresses_and_ports_by_now_is_not_cut() {
     }
     let mut cell = Cell::new();
     cell.allow();
-    let bound = || {
-        let socket = tcp(&cell.a, APP);
-        socket.set_reuse_address(true).unwrap();
-        let source: SocketAddr = format!("{A}:7777").parse().unwrap();
-        socket.bind(&source.into()).unwrap();
+    let pair = || {
+        let socket = bound(&cell, 7_777);
         socket
             .connect(&APP.parse::<SocketAddr>().unwrap().into())
             .unwrap();
         (TcpStream::from(socket), cell.app.accept().unwrap().0)
     };
-    let (client, server) = bound();
+    let (client, server) = pair();
     let (mut next, mut beside) = {
         let before = (resetting(client), server);
         close(before);
-        bound()
+        pair()
     };
     let before = cell.ended().await.flow;
     let now = cell.opened().await;

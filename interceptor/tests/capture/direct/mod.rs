@@ -235,6 +235,15 @@ fn tcp(netns: &Netns, to: &str) -> Socket {
     netns.namespace.enter(open).unwrap()
 }
 
+/// One of the source that has this port, which may have been another's just now.
+fn bound(cell: &Cell, port: u16) -> Socket {
+    let socket = tcp(&cell.a, APP);
+    socket.set_reuse_address(true).unwrap();
+    let source: SocketAddr = format!("{A}:{port}").parse().unwrap();
+    socket.bind(&source.into()).unwrap();
+    socket
+}
+
 /// Has a stream reset its connection when it is closed.
 fn resetting(stream: TcpStream) -> TcpStream {
     let socket = socket2::SockRef::from(&stream);

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use aya::maps::{HashMap, Map, MapData};
-use interceptor::capture::{Counter, DirectFlow, End, Event};
+use interceptor::capture::{Counter, DirectFlow, End, Event, Grant};
 use interceptor_common::{Address, Flow, FlowKey, OpenFlow};
 use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
 use rstest::rstest;
 
-use super::{A, APP, Cell, PATIENCE, VIP, tcp};
+use super::{A, APP, Cell, PATIENCE, VIP, bound, tcp};
 use crate::support::{Node, close, is_refused, may_run};
 
 /// What the table has now.
@@ -56,6 +56,56 @@ async fn what_has_no_room_in_it_is_direct_all_the_same_and_nothing_gives_way() {
     for _ in 0..CONNECTIONS {
         assert_eq!(cell.ended().await.end, End::Finished);
     }
+    cell.bypassed_the_agent();
+    cell.leaves_nothing().await;
+}
+
+#[tokio::test]
+async fn a_workload_that_fills_it_takes_from_others_their_place_and_nothing_else() {
+    const OTHERS: &str = "10.78.0.2:9100";
+    if !may_run() {
+        return;
+    }
+    let mut node = Node::new();
+    node.config.sizes.flows = 64;
+    let mut cell = Cell::with(node);
+    cell.allow();
+    // The one connects to the other, and the other to the one.
+    let back = cell.a.listen("[::]:9100");
+    let grant = Grant {
+        source: cell.destination.key,
+        ..cell.grant(OTHERS, &[Some(OTHERS)])
+    };
+    cell.direct.publish(&grant).unwrap();
+    let greedy: Vec<_> = (0..20).map(|_| cell.pair(APP)).collect();
+    let full = table(&cell);
+    assert_eq!(full.len(), 16);
+    let beside = cell.count(Counter::DirectBySocket);
+    let client = cell.b.dial(OTHERS).unwrap();
+    let (server, _) = back.accept().unwrap();
+    assert_eq!(cell.count(Counter::DirectBySocket), beside + 1);
+    assert_eq!(table(&cell), full);
+    // It is known, by itself, and what became of it is told.
+    let theirs = |flow: &DirectFlow| flow.source == cell.destination.key;
+    let open = cell.direct.open().unwrap();
+    assert_eq!(open.iter().filter(|it| theirs(&it.flow)).count(), 1);
+    assert_eq!(client.peer_addr().unwrap(), OTHERS.parse().unwrap());
+    close((client, server));
+    let ended = cell.ended().await;
+    assert_eq!(
+        (ended.flow.source, ended.end),
+        (cell.destination.key, End::Finished)
+    );
+    // Whoever has a place gives it to the next.
+    close(greedy);
+    for _ in 0..20 {
+        assert_eq!(cell.ended().await.flow.source, cell.source.key);
+    }
+    let client = cell.b.dial(OTHERS).unwrap();
+    let pair = (client, back.accept().unwrap().0);
+    assert_eq!(table(&cell).len(), 1);
+    close(pair);
+    cell.ended().await;
     cell.bypassed_the_agent();
     cell.leaves_nothing().await;
 }
@@ -171,15 +221,8 @@ async fn a_call_that_failed_opens_nothing_for_the_next(#[case] next: &str) {
     }
     let mut cell = Cell::new();
     cell.allow();
-    let bound = || {
-        let socket = tcp(&cell.a, APP);
-        socket.set_reuse_address(true).unwrap();
-        let source: SocketAddr = format!("{A}:7777").parse().unwrap();
-        socket.bind(&source.into()).unwrap();
-        socket
-    };
     let app: SocketAddr = APP.parse().unwrap();
-    let (first, second) = (bound(), bound());
+    let [first, second] = [(); 2].map(|()| bound(&cell, 7_777));
     first.connect(&app.into()).unwrap();
     let (server, _) = cell.app.accept().unwrap();
     // The 4-tuple is taken: connect(2) fails after its hook and before a SYN.
@@ -209,14 +252,7 @@ async fn calls_that_failed_give_their_room_back_soon_when_there_is_little() {
     let cell = Cell::with(node);
     cell.allow();
     let app: SocketAddr = APP.parse().unwrap();
-    let bound = || {
-        let socket = tcp(&cell.a, APP);
-        socket.set_reuse_address(true).unwrap();
-        let source: SocketAddr = format!("{A}:7777").parse().unwrap();
-        socket.bind(&source.into()).unwrap();
-        socket
-    };
-    let sockets: Vec<_> = (0..2 * ROOM).map(|_| bound()).collect();
+    let sockets: Vec<_> = (0..2 * ROOM).map(|_| bound(&cell, 7_777)).collect();
     let (first, others) = sockets.split_first().unwrap();
     first.connect(&app.into()).unwrap();
     let server = cell.app.accept().unwrap();
