@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
+use super::side::Side;
 use crate::agent::{Agent, Setup};
 use crate::node::Node;
 
@@ -15,8 +16,16 @@ pub(super) struct Agents {
 impl Agents {
     /// Starts one, or `two`.
     pub(super) fn start([a, b]: &[Node; 2], setup: &Setup, two: bool) -> Result<Self> {
-        let mut near = a.agent_unready(setup)?;
-        let mut far = two.then(|| b.agent_unready(setup)).transpose()?;
+        let start = |node: &Node, side: Side| {
+            side.enter()?;
+            let cgroup = Some(side.cgroup()?);
+            node.agent_unready(&Setup {
+                cgroup,
+                ..setup.clone()
+            })
+        };
+        let mut near = start(a, Side::Near)?;
+        let mut far = two.then(|| start(b, Side::Far)).transpose()?;
         near.wait_ready()?;
         if let Some(far) = &mut far {
             far.wait_ready()?;

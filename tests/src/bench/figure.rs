@@ -11,10 +11,15 @@ pub const NGINX: &str = "nginx";
 /// How the bytes travel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Variant {
-    /// TCP between pods that the mesh does not know.
+    /// TCP between two nodes without us: no program of ours sees it.
     Raw,
     /// The same between pods of one node.
     RawSameNode,
+    /// The same once more, between two other pods: what it is to the first is the measurement's own
+    /// error.
+    Control,
+    /// TCP between pods of one node that the mesh does not know: our programs see it and let it be.
+    Unmeshed,
     /// Two enrolled pods of one node.
     SameNode,
     /// Two enrolled pods of two nodes: captured, carried over mTLS.
@@ -29,6 +34,8 @@ impl Variant {
         let own = [
             Self::Raw,
             Self::RawSameNode,
+            Self::Control,
+            Self::Unmeshed,
             Self::SameNode,
             Self::CrossNode,
         ];
@@ -41,7 +48,7 @@ impl Variant {
     #[must_use]
     pub const fn baseline(&self) -> Self {
         match self {
-            Self::SameNode => Self::RawSameNode,
+            Self::SameNode | Self::Unmeshed | Self::Control => Self::RawSameNode,
             _ => Self::Raw,
         }
     }
@@ -57,9 +64,16 @@ impl Variant {
     }
 
     /// Whether it is measured for what it may be the best at, and not in everything: Envoy once more
-    /// with another number of threads, and nginx.
+    /// with another number of threads, and nginx; or for what the others are seen by.
     pub fn is_partial(&self) -> bool {
-        matches!(self, Self::Peer(name) if name == ENVOY_2) || self.is_nginx()
+        let is_envoy_2 = matches!(self, Self::Peer(name) if name == ENVOY_2);
+        is_envoy_2 || self.is_nginx() || self.is_beside()
+    }
+
+    /// Whether it only tells how much of what is found inside of a node is something else: the
+    /// measurement, or what pods pay that are none of ours.
+    pub const fn is_beside(&self) -> bool {
+        matches!(self, Self::Control | Self::Unmeshed)
     }
 
     /// Whether it is nginx, of which the latency of messages is of interest.
@@ -69,7 +83,7 @@ impl Variant {
 
     /// Whether it stays inside of a node.
     pub const fn is_within(&self) -> bool {
-        matches!(self, Self::RawSameNode | Self::SameNode)
+        matches!(self, Self::RawSameNode | Self::SameNode) || self.is_beside()
     }
 
     /// Whether this project carries it.
@@ -83,6 +97,8 @@ impl fmt::Display for Variant {
         f.write_str(match self {
             Self::Raw => "raw",
             Self::RawSameNode => "raw_same_node",
+            Self::Control => "control_same_node",
+            Self::Unmeshed => "unmeshed_same_node",
             Self::SameNode => "same_node",
             Self::CrossNode => "cross_node",
             Self::Peer(name) => name,
@@ -129,7 +145,7 @@ impl From<usize> for Take {
 
 /// Whether more of a unit is better.
 pub(super) fn more_is_better(unit: &str) -> bool {
-    ["Gbit/s", "1/s", "last/first", "large/small", "with/without"].contains(&unit)
+    ["Gbit/s", "1/s", "last/first", "large/small"].contains(&unit)
 }
 
 #[expect(

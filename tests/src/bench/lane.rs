@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use super::figure::Variant;
 use super::peer::{Kind, Pair, Process, Site, local};
 use super::server::LoadServer;
+use super::side::Side;
 use crate::pod::Pod;
 
 /// Where the load's server listens.
@@ -33,6 +34,15 @@ pub(super) struct Lane {
     defaults: Ports,
 }
 
+/// Where the client is, and where the server is.
+const fn sides(variant: &Variant) -> [Side; 2] {
+    match variant {
+        Variant::Raw | Variant::RawSameNode | Variant::Control => [Side::Nobody; 2],
+        Variant::Unmeshed | Variant::SameNode => [Side::Near; 2],
+        Variant::CrossNode | Variant::Peer(_) => [Side::Near, Side::Far],
+    }
+}
+
 /// What a lane is made of.
 pub(super) struct Parts {
     pub(super) variant: Variant,
@@ -55,12 +65,17 @@ impl Lane {
         for pod in [&client, &server] {
             easy_ports(pod)?;
         }
+        let [near, far] = sides(&variant);
+        far.enter()?;
+        let load = LoadServer::start(server.namespace(), PORT)?;
         let web = http.then(|| super::http::serve(&server, &folder.join("nginx")));
+        let web = web.transpose()?;
+        near.enter()?;
         let mut lane = Self {
             variant,
             pair: None,
-            load: LoadServer::start(server.namespace(), PORT)?,
-            _web: web.transpose()?,
+            load,
+            _web: web,
             client,
             server,
             agents: Vec::new(),
@@ -71,6 +86,12 @@ impl Lane {
         };
         lane.pair = lane.carry(PORT)?;
         Ok(lane)
+    }
+
+    /// What this process makes from now on is where the client is.
+    pub(super) fn enter(&self) -> Result<()> {
+        let [near, _] = sides(&self.variant);
+        near.enter()
     }
 
     /// Takes note of the agents' processes, the first node's first, if it is they who carry it.

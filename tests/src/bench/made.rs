@@ -38,7 +38,7 @@ impl Made {
             sample_ms: milliseconds(plan.sample(variants)),
             sample_most_ms: milliseconds(plan.patience),
             pairs: plan.pairs * plan.rounds,
-            pair_ms: milliseconds(plan.short_sample(variants)),
+            pair_ms: milliseconds(Plan::short_sample()),
             churn_windows: if has_churn { windows } else { 0 },
             churn_window_ms: milliseconds(window),
             only: only.to_vec(),
@@ -128,8 +128,9 @@ impl Made {
                 seconds(self.sample_most_ms)
             ),
             format!(
-                "inside of a node: {} pairs of samples of {} for each work (HTTP: half as many, \
-                 a second each; 1,000 connections at a time: half as many)",
+                "inside of a node: {} pairs of samples of {} for each work (connect(2): half as many, \
+                 a thousand calls each; HTTP: a quarter, a second each; 1,000 connections at a time: \
+                 about an eighth)",
                 self.pairs,
                 seconds(self.pair_ms)
             ),
@@ -208,8 +209,8 @@ mod tests {
         let expected = "plan: full; commit 0c0725a; 21:03 minutes in all\n\
              between nodes: 5 rounds, samples of 0.8 s after a quarter of that to warm up; \
              connections longer, until a sample is five times their p99, at most 2 s\n\
-             inside of a node: 30 pairs of samples of 0.2 s for each work (HTTP: half as many, a \
-             second each; 1,000 connections at a time: half as many)\n\
+             inside of a node: 100 pairs of samples of 0.04 s for each work (connect(2): half as many, a \
+             thousand calls each; HTTP: a quarter, a second each; 1,000 connections at a time: about an eighth)\n\
              churn: 15 windows of 2 s each";
         assert_eq!(made.lines().join("\n"), expected);
         assert_eq!(Made::from_json(&made.json()), Some(made));

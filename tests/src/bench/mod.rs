@@ -4,6 +4,7 @@
 //! ```text
 //!  raw         client ───────────────── TCP ─────────────────▶ server
 //!  raw_same_…  client ───────────────── TCP ─────────────────▶ server     both on one node
+//!  unmeshed_…  client ──── TCP that programs let be ─────────▶ server     both on one node
 //!  same_node   client ── TCP, verdict held by the kernel ────▶ server     both on one node
 //!  cross_node  client ─▶ agent ═══ HBONE, mutual TLS ═══▶ agent ─▶ server
 //!  envoy, …    client ─▶ peer ════════ mutual TLS ═══════▶ peer ─▶ server
@@ -14,8 +15,8 @@
 //!
 //! Client, server, agents and peers share the machine's cores. Every variant has pods of its own,
 //! so that none of them lives with another's `TIME_WAIT` sockets. The pods of `raw` and of the peers
-//! are in no manifest: the agents' connect hooks see their connections, too, and let them be (less
-//! than 2 µs each). Peers listen in the client's pod and are dialled there, which spares them the
+//! are in no manifest; a socket meets the programs of the node that it belongs to, and `raw` belongs
+//! to none (`side.rs`). Peers listen in the client's pod and are dialled there, which spares them the
 //! redirection that a mesh would need.
 
 mod agents;
@@ -25,6 +26,7 @@ mod curves;
 mod endpoint;
 mod figure;
 mod hold;
+mod hook;
 mod http;
 mod json;
 mod judge;
@@ -39,13 +41,13 @@ mod plan;
 mod plots;
 mod policy;
 mod processes;
-mod programs;
 mod report;
 mod rig;
 mod sample;
 mod scale;
 mod schedule;
 mod server;
+mod side;
 pub mod soak;
 mod svg;
 mod table;

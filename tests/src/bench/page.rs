@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use super::made::Made;
 use super::plots;
 use super::report::Report;
-use super::table::times;
+use super::table::{number, times};
 use super::verdict::HEADINGS;
 
 /// What is written anew is between these.
@@ -67,6 +67,7 @@ fn contents(report: &Report, plots: &[&str]) -> String {
             "## Inside of a node\n\n![same node](same-node.svg)\n",
         );
     }
+    beside(report, &mut text);
     line(&mut text, "## All medians\n");
     medians(report, &mut text);
     text
@@ -84,6 +85,29 @@ fn steps(report: &Report, text: &mut String) {
     for ([fewer, more], ratios) in steps {
         let [ours, raw, peer] = ratios.map(|it| it.map_or_else(|| "–".to_owned(), times));
         let cells = [fewer.to_owned(), more.to_owned(), ours, raw, peer];
+        line(text, &row(&cells));
+    }
+    line(text, "");
+}
+
+/// What the ratios inside of a node stand beside.
+fn beside(report: &Report, text: &mut String) {
+    let all = report.beside();
+    if all.is_empty() {
+        return;
+    }
+    line(text, "### Beside the same without us\n");
+    line(
+        text,
+        "| work | same_node | unmeshed_same_node | control_same_node |",
+    );
+    line(text, "|---|--:|--:|--:|");
+    for (work, ratios) in all {
+        let told = ratios.map(|it| match it {
+            Some((ratio, error)) => format!("{} ±{}", times(ratio), number(error)),
+            None => "–".to_owned(),
+        });
+        let cells = [&[work.to_owned()], told.as_slice()].concat();
         line(text, &row(&cells));
     }
     line(text, "");
@@ -155,7 +179,7 @@ mod tests {
             "| throughput_up_4 | envoy | 0.91× | 0.91–1.00, 0 of 3 | ≥ 1.60× | ≥ 2.20× | **missed** |",
             "| http_64 | best peer | – | – | ≥ 1.10× | ≥ 1.40× | **not measured (not asked for)** |",
             "| throughput_up_4 | Gbit/s | 33.0 | 10.0 (0.30×) | 11.0 (0.33×) | 5.00 (0.17×) |",
-            "1 of 55 reached, 1 missed, 53 not measured.",
+            "1 of 56 reached, 1 missed, 54 not measured.",
         ];
         for said in said {
             assert!(new.contains(said), "{said} in {new}");

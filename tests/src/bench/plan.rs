@@ -44,15 +44,14 @@ impl fmt::Display for Work {
 /// What is measured over every variant before the next is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// What the agents' programs cost connections that are none of theirs: raw TCP before the
-    /// agents start, and while they run.
-    Programs,
     /// Memory at rest.
     Idle,
     /// Memory with this many idle connections.
     Hold(usize),
     /// The harness' own load.
     Work(Work),
+    /// How long connect(2) takes inside of a node.
+    Hook,
     /// HTTP/1.1 with this many connections kept alive: wrk against nginx.
     Http(usize),
     /// Connections that come and go with the kernel's default range of ports.
@@ -75,10 +74,10 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Programs => f.write_str("programs"),
             Self::Idle => f.write_str("rss_mb_idle"),
             Self::Hold(n) => write!(f, "rss_mb_{n}"),
             Self::Work(work) => work.fmt(f),
+            Self::Hook => f.write_str(super::hook::WORK),
             Self::Http(n) => write!(f, "http_{n}"),
             Self::Churn => f.write_str("churn"),
             Self::Policy => f.write_str("policy_change_ms"),
@@ -124,8 +123,7 @@ pub(super) const CHURN: (usize, Duration) = (15, Duration::from_secs(2));
 impl Plan {
     /// Everything, often enough to be judged.
     pub fn full() -> Self {
-        let mut all = vec![Step::Programs];
-        all.extend(steps(&[1000, idle_limit()], &[50_000]));
+        let mut all = steps(&[1000, idle_limit()], &[50_000]);
         all.push(Step::Churn);
         Self {
             name: "full",
@@ -134,7 +132,7 @@ impl Plan {
             patience: Duration::from_secs(2),
             budget: None,
             churn: CHURN,
-            pairs: 6,
+            pairs: 20,
             mesh_turns: 8,
             few: 3,
             thorough: true,
@@ -181,10 +179,14 @@ impl Plan {
         }
     }
 
-    /// Leaves only the steps whose names begin with one of these.
+    /// Leaves only the steps of these names, or, if there is none, those whose names begin so.
     pub fn only(&mut self, names: &[String]) {
+        let all: Vec<String> = self.all.iter().map(Step::to_string).collect();
+        let means = |name: &String, step: &str| {
+            step == name || !all.contains(name) && step.starts_with(name.as_str())
+        };
         self.all
-            .retain(|step| names.iter().any(|name| step.to_string().starts_with(name)));
+            .retain(|step| names.iter().any(|name| means(name, &step.to_string())));
     }
 
     /// Leaves steps out; tells whether there were any.
@@ -246,7 +248,7 @@ fn steps(idle: &[usize], meshes: &[usize]) -> Vec<Step> {
     let mut steps = vec![Step::Idle];
     steps.extend(idle.iter().copied().map(Step::Hold));
     steps.extend(works.map(Step::Work));
-    steps.extend([Step::Http(64), Step::Policy]);
+    steps.extend([Step::Hook, Step::Http(64), Step::Policy]);
     steps.extend(meshes.iter().copied().map(Step::Mesh));
     steps
 }

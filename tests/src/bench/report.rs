@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::figure::{Figure, Take, Variant, median, more_is_better};
+use super::hook;
 use super::made::Made;
 
 /// All figures of a run.
@@ -173,12 +174,25 @@ impl Report {
                 self.add(take, &variant, &[figure]);
             }
         }
+        self.conclude_hook();
         match self.median("cpu_s_per_gb", &Variant::SameNode) {
             Some(cost) if cost > NOTHING => {
                 self.note("same_node: carried by the node's agent, not by the kernel alone");
             }
             Some(_) => self.note("same_node: carried by the kernel alone"),
             None => {}
+        }
+    }
+
+    /// How much longer connect(2) takes inside of a node than without us, pair by pair.
+    fn conclude_hook(&mut self) {
+        let (same, raw) = (Variant::SameNode, Variant::RawSameNode);
+        let [ours, others] = [&same, &raw].map(|it| self.rounds(hook::CALL, it).cloned());
+        let pairs = ours.unwrap_or_default().into_iter();
+        let others = others.unwrap_or_default();
+        let differences = pairs.filter_map(|(take, ours)| Some((take, ours - others.get(&take)?)));
+        for (take, difference) in differences.collect::<Vec<_>>() {
+            self.add(take, &same, &[Figure::new(hook::WORK, "µs", difference)]);
         }
     }
 

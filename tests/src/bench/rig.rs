@@ -13,8 +13,9 @@ use super::plan::{Plan, Step, Work};
 use super::report::Report;
 use super::sample::Length;
 use super::schedule::Turn;
+use super::side::Side;
 use super::twin::{Place, Twin};
-use super::{churn, congestion, http, memory, mesh, policy, programs, sample, scale, twin};
+use super::{churn, congestion, hook, http, memory, mesh, policy, sample, scale, twin};
 use crate::agent::Setup;
 use crate::fabric::Fabric;
 use crate::manifests::large::{LargeMesh, NODES};
@@ -27,7 +28,7 @@ use crate::world::Ground;
 #[derive(Debug)]
 pub struct Rig {
     // Field order is drop order: agents before what they run in.
-    /// Nothing only while [`Step::Programs`] is without them.
+    /// Nothing only while they start anew.
     agents: Option<Agents>,
     /// Whether the agents have carried nothing yet.
     fresh: bool,
@@ -40,8 +41,7 @@ pub struct Rig {
     nodes: [Node; 2],
     fabric: Fabric,
     setup: Setup,
-    /// Whether there is an agent on the second node: nobody without a variant that needs it. A node
-    /// has one agent, and every socket of this machine pays for the programs of both.
+    /// Whether there is an agent on the second node: nobody without a variant that needs it.
     two: bool,
     /// Between nodes, and inside of one.
     lengths: [Length; 2],
@@ -82,6 +82,7 @@ impl Rig {
         if let Some(note) = plan.idle_connections() {
             report.note(&note);
         }
+        Side::Far.enter()?;
         let endpoint = Endpoint::new(&b, &fabric)?;
         let setup = Setup {
             manifests: mesh(&enrolled, &endpoint),
@@ -120,7 +121,7 @@ impl Rig {
             patience: plan.patience,
         };
         let across = plan.sample(&variants);
-        self.lengths = [length(across), length(plan.short_sample(&variants))];
+        self.lengths = [length(across), length(Plan::short_sample())];
         self.mesh_turns.1 = Plan::mesh_sample(across);
     }
 
@@ -147,20 +148,12 @@ impl Rig {
     ///
     /// Fails if a connection does: a benchmark with errors measures something else.
     pub fn measure(&mut self, turn: &Turn, report: &mut Report) -> Result<()> {
-        match turn.step {
-            Step::Idle if turn.variant.is_own() && !self.fresh => {
-                self.stop();
-                self.start()?;
-            }
-            Step::Programs => {
-                let figures = self.programs(&turn.variant)?;
-                report.add(turn.take, &turn.variant, &figures);
-                return Ok(());
-            }
-            _ => {}
+        if turn.step == Step::Idle && turn.variant.is_own() && !self.fresh {
+            self.restart()?;
         }
         self.fresh &= !turn.variant.is_own();
         let lane = self.lane(&turn.variant)?;
+        lane.enter()?;
         let figures = match turn.step {
             Step::Churn => {
                 let rates = self.churn(lane)?;
@@ -211,7 +204,8 @@ impl Rig {
             Step::Peers(count) => Twin::start(&self.place)?.peers(count),
             Step::Held(count) => memory::held(lane, count, time),
             Step::Policies(count) => scale::verdict(count),
-            Step::Programs | Step::Churn => Ok(Vec::new()),
+            Step::Hook => hook::measure(lane),
+            Step::Churn => Ok(Vec::new()),
         }
     }
 
@@ -219,13 +213,10 @@ impl Rig {
         self.agents.as_ref().context("the agents do not run")
     }
 
-    /// Ends the agents; with them go their programs.
-    fn stop(&mut self) {
-        drop(self.agents.take());
-    }
-
     /// Starts the agents anew.
-    fn start(&mut self) -> Result<()> {
+    fn restart(&mut self) -> Result<()> {
+        // With them go their programs.
+        drop(self.agents.take());
         self.agents = Some(Agents::start(&self.nodes, &self.setup, self.two)?);
         self.fresh = true;
         self.carry()
@@ -238,18 +229,6 @@ impl Rig {
             lane.is_carried_by(&ids);
         }
         Ok(())
-    }
-
-    /// What the agents' programs cost connections that are none of theirs.
-    fn programs(&mut self, variant: &Variant) -> Result<Vec<Figure>> {
-        let [_, within] = self.lengths;
-        self.stop();
-        let without = self
-            .lane(variant)
-            .and_then(|lane| programs::rates(lane, within));
-        self.start()?;
-        let with = programs::rates(self.lane(variant)?, within)?;
-        Ok(programs::figures(&without?, &with))
     }
 
     fn churn(&self, lane: &Lane) -> Result<Vec<f64>> {
@@ -345,6 +324,7 @@ fn parts(
         (Variant::CrossNode, None, cross),
     ];
     let mut parts: Vec<Parts> = outside.into_iter().map(part).collect();
+    // Beside what they are compared with.
     parts.splice(2..2, own.map(part));
     parts.retain(|it| wanted(&it.variant));
     parts
@@ -394,6 +374,8 @@ fn unmeshed(a: &Node, b: &Node, peers: &[(String, Kind)]) -> Result<Vec<Unmeshed
     let mut outside = vec![
         (Variant::Raw, None, pods(a, b, "raw")?),
         (Variant::RawSameNode, None, pods(a, a, "raw-here")?),
+        (Variant::Control, None, pods(a, a, "raw-again")?),
+        (Variant::Unmeshed, None, pods(a, a, "unmeshed")?),
     ];
     for (name, kind) in peers {
         let variant = Variant::Peer(name.clone());

@@ -16,6 +16,16 @@ pub struct Turn {
     pub take: Take,
 }
 
+/// What is measured inside of a node over more than the two that are compared: what a stream, a message
+/// and a connection each are by themselves, and connections that use up the cores.
+const BESIDE: [Work; 5] = [
+    Work::Up(1),
+    Work::PingPong(1),
+    Work::Connect(1),
+    Work::Connect(16),
+    Work::Connect(64),
+];
+
 /// How long memory is left alone before it is looked at, and what opening nothing takes.
 const REST: Duration = Duration::from_millis(4300);
 
@@ -54,7 +64,9 @@ impl Plan {
     const fn pairs_of(&self, step: Step) -> usize {
         match step {
             // A thousand threads take a second to begin and end, and wrk a second at least.
-            Step::Work(Work::Connect(1000)) | Step::Http(_) => self.pairs.div_ceil(2),
+            Step::Work(Work::Connect(1000)) => self.pairs.div_ceil(8),
+            Step::Http(_) => self.pairs.div_ceil(4),
+            Step::Hook => self.pairs.div_ceil(2),
             Step::Work(_) => self.pairs,
             _ => 0,
         }
@@ -63,10 +75,13 @@ impl Plan {
     /// Whether a round measures this step over this variant.
     fn has(&self, step: Step, variant: &Variant, round: usize) -> bool {
         let ours = *variant == Variant::CrossNode;
+        if variant.is_beside() {
+            return matches!(step, Step::Work(work) if BESIDE.contains(&work));
+        }
         match step {
             Step::Work(Work::PingPong(_)) => true,
             Step::Work(_) | Step::Http(_) => !variant.is_nginx(),
-            Step::Programs => *variant == Variant::Raw,
+            Step::Hook => variant.is_within(),
             Step::Policy => variant.is_own(),
             Step::Idle | Step::Hold(_) => {
                 ours || self.thorough && round == 1 && variant.is_peer() && !variant.is_partial()
@@ -81,7 +96,7 @@ impl Plan {
         /// Nodes, pods, agents and peers start, and end.
         const AROUND: Duration = Duration::from_secs(6);
         let across = self.sample(variants);
-        let within = self.short_sample(variants);
+        let within = Self::short_sample();
         let turns = (1..=self.rounds).flat_map(|round| self.turns(round, variants));
         let each = turns.map(|turn| self.length(&turn, [across, within]));
         each.sum::<Duration>() + AROUND
@@ -104,7 +119,7 @@ impl Plan {
             // A pair of peers of its own, and wrk takes a second at least.
             Step::Http(_) => sample.max(second) + second / 5,
             Step::Churn => times(self.churn.1, self.churn.0),
-            Step::Programs => second * 9,
+            Step::Hook => second / 4,
             Step::Policy | Step::Policies(_) => second / 2,
             Step::Mesh(_) => {
                 let samples = 4 * self.mesh_turns + 2;
@@ -144,8 +159,8 @@ impl Plan {
     }
 
     /// How long one of those is that alternate inside of a node.
-    pub(super) fn short_sample(&self, variants: &[Variant]) -> Duration {
-        (self.sample(variants) / SHORTER).max(Duration::from_millis(50))
+    pub(super) const fn short_sample() -> Duration {
+        PAIR
     }
 
     /// How long one turn with a mesh is: short, because there are many of them.
@@ -154,8 +169,12 @@ impl Plan {
     }
 }
 
-/// How many times shorter samples are of which there are many.
+/// How many times shorter samples are of which there are many, about.
 const SHORTER: u32 = 4;
+
+/// How long those are. What disturbs a virtual machine takes a tenth of a second, and comes several times
+/// in one: most samples that are shorter are without it, and nearly none that is longer.
+const PAIR: Duration = Duration::from_millis(40);
 
 /// The variants in this round's order.
 fn in_turn(mut variants: Vec<Variant>, round: usize) -> Vec<Variant> {
@@ -172,7 +191,8 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Variant> {
-        let names = "raw raw_same_node same_node cross_node envoy envoy_tls envoy_2 haproxy nginx";
+        let names = "raw raw_same_node same_node cross_node control_same_node unmeshed_same_node \
+                     envoy envoy_tls envoy_2 haproxy nginx";
         names.split(' ').map(Variant::named).collect()
     }
 
@@ -191,7 +211,7 @@ mod tests {
         let mut plan = Plan::quick();
         let every = plan.sample(&all());
         assert!(every < Duration::from_millis(200), "{every:?}");
-        plan.only(&["connect_64".to_owned()]);
+        plan.only(&["connect_256".to_owned()]);
         assert_eq!(plan.sample(&all()), Duration::from_millis(700));
     }
 
@@ -209,9 +229,9 @@ mod tests {
     #[test]
     fn inside_of_a_node_both_alternate_and_neither_is_always_the_first() {
         let mut plan = Plan::full();
-        plan.only(&["connect_16".to_owned()]);
+        plan.only(&["connect_256".to_owned()]);
         let turns = plan.turns(1, &all());
-        let work = Step::Work(Work::Connect(16));
+        let work = Step::Work(Work::Connect(256));
         assert!(turns.iter().all(|it| it.step == work));
         let once = turns.iter().filter(|it| it.take.turn == 0).count();
         assert_eq!(once, 6);
@@ -219,6 +239,21 @@ mod tests {
         let names: Vec<String> = pairs.map(|it| it.variant.to_string()).take(4).collect();
         let expected = ["raw_same_node", "same_node", "same_node", "raw_same_node"];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn some_works_tell_what_else_is_in_what_is_found_inside_of_a_node() {
+        let variants = |work: Work| {
+            let mut plan = Plan::full();
+            plan.only(&[work.to_string()]);
+            let turns = plan.turns(1, &all()).into_iter();
+            let first = turns.filter(|it| it.take.turn == 1);
+            first.map(|it| it.variant.to_string()).collect::<Vec<_>>()
+        };
+        let compared = ["raw_same_node", "same_node"];
+        let beside = ["control_same_node", "unmeshed_same_node"];
+        assert_eq!(variants(Work::Connect(1)), [compared, beside].concat());
+        assert_eq!(variants(Work::Connect(256)), compared);
     }
 
     #[test]

@@ -32,7 +32,7 @@ struct Arguments {
     /// Rounds that make a median.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Works to measure, by the beginning of their names, such as `throughput_up` or `connect_64`.
+    /// Works to measure, by their names or how those begin, such as `connect_64` or `throughput_up`.
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
     /// Variants to measure, such as `raw_same_node` and `same_node`; all without this.
@@ -75,6 +75,8 @@ fn peer(text: &str) -> Result<(String, Kind)> {
     let taken = [
         "raw",
         "raw_same_node",
+        "control_same_node",
+        "unmeshed_same_node",
         "same_node",
         "cross_node",
         "envoy",
@@ -84,6 +86,7 @@ fn peer(text: &str) -> Result<(String, Kind)> {
         NGINX,
         "here",
         "endpoint",
+        "unmeshed",
     ];
     if name.is_empty() || !name.chars().all(plain) || taken.contains(&name) {
         bail!("a name of a-z, 0-9 and _ that no other variant has is wanted");
@@ -152,7 +155,11 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     peers.extend(arguments.peer.iter().cloned());
     let interruption = Interruption::watch()?;
     let wanted = |variant: &Variant| {
-        arguments.variant.is_empty() || arguments.variant.contains(&variant.to_string())
+        if arguments.variant.is_empty() {
+            !arguments.quick || !variant.is_beside()
+        } else {
+            arguments.variant.contains(&variant.to_string())
+        }
     };
     let mut rig = Rig::new(&mut plan, &peers, &wanted, &mut report)?;
     if rig.variants().is_empty() {

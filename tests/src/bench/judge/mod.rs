@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 
 use super::figure::{Variant, error_of_median, median, more_is_better};
+use super::hook;
 use super::report::Report;
 use super::verdict::{HEADINGS, Outcome, Verdict};
 
@@ -93,6 +94,9 @@ const SAME_NODE: [&str; 18] = [
     "http_64",
 ];
 
+/// A ratio with its error, if there is one.
+type Measured = Option<(f64, f64)>;
+
 /// So few pairs of samples inside of a node say nothing about 5 %.
 const FEWEST_PAIRS: usize = 6;
 /// Nor does a median with an error as large as what is to be seen.
@@ -105,7 +109,8 @@ impl Report {
         let own = OWN.iter().map(|line| self.alone(*line));
         let steps = STEPS.iter().map(|step| self.step(*step));
         let same = SAME_NODE.iter().map(|work| self.same_node(work));
-        peers.chain(own).chain(steps).chain(same).collect()
+        let all = peers.chain(own).chain(steps).chain(same);
+        all.chain(std::iter::once(self.hook())).collect()
     }
 
     fn line(&self, work: &str, (must, hope): (f64, f64), value: Option<f64>) -> Verdict {
@@ -186,11 +191,7 @@ impl Report {
         let must = if more { 0.95 } else { 1.05 };
         let error = error_of_median(&ratios);
         let mut line = self.line(work, (must, 1.0), median(&ratios));
-        if line.value.is_ok() && ratios.len() < FEWEST_PAIRS {
-            line.value = Err(format!("{} pairs", ratios.len()));
-        } else if let Some(error) = error.filter(|it| *it > LARGEST_ERROR) {
-            line.value = Err(format!("±{error:.2}"));
-        }
+        line.value = (line.value).and_then(|it| enough(it, (&ratios, error), LARGEST_ERROR));
         if let (Err(why), Some(known)) = (&mut line.value, self.why_not(work, &same)) {
             known.clone_into(why);
         }
@@ -202,6 +203,42 @@ impl Report {
             ..line
         };
         line.from(&ratios)
+    }
+
+    /// What the programs add to connect(2) inside of a node: the median of the pairs' differences.
+    fn hook(&self) -> Verdict {
+        /// In µs.
+        const LARGEST_ERROR: f64 = 0.5;
+        let values = self.values(hook::WORK, &Variant::SameNode);
+        let error = error_of_median(&values);
+        let mut line = self.line(hook::WORK, (3.0, 2.0), median(&values));
+        line.value = line
+            .value
+            .and_then(|it| enough(it, (&values, error), LARGEST_ERROR));
+        let line = Verdict {
+            against: "raw".to_owned(),
+            unit: "µs",
+            error,
+            more: false,
+            ..line
+        };
+        line.from(&values)
+    }
+
+    /// Beside what the ratios of same-node connections stand: the works, and what enrolled pods, pods
+    /// that the mesh does not know and once more the same are to raw TCP, with their errors.
+    pub(super) fn beside(&self) -> Vec<(&str, [Measured; 3])> {
+        let variants = [Variant::SameNode, Variant::Unmeshed, Variant::Control];
+        let works = self.works().iter().map(String::as_str);
+        let all = works.map(|work| {
+            let ratio = |variant: &Variant| {
+                let ratios = self.ratios(work, variant, &Variant::RawSameNode);
+                Some((median(&ratios)?, error_of_median(&ratios)?))
+            };
+            (work, variants.each_ref().map(ratio))
+        });
+        all.filter(|(work, [_, unmeshed, _])| !is_tail(work) && unmeshed.is_some())
+            .collect()
     }
 
     /// How good each work is inside of a node beside raw TCP: 1 is as good, above is better. Without
@@ -292,6 +329,17 @@ impl Report {
             .unwrap_or_default();
         }
         table + &self.summary() + "\n"
+    }
+}
+
+/// The value, if there are enough pairs behind it to say it, with no larger error than that.
+fn enough(value: f64, (pairs, error): (&[f64], Option<f64>), most: f64) -> Result<f64, String> {
+    if pairs.len() < FEWEST_PAIRS {
+        return Err(format!("{} pairs", pairs.len()));
+    }
+    match error.filter(|it| *it > most) {
+        Some(error) => Err(format!("±{error:.2}")),
+        None => Ok(value),
     }
 }
 

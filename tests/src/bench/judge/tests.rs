@@ -51,10 +51,10 @@ fn nothing_measured_is_nothing_reached_and_has_all_lines() {
     let report = Report::default();
     assert!(!report.has_reached_all());
     let verdicts = report.verdicts();
-    assert_eq!(verdicts.len(), 23 + 8 + 6 + 18);
+    assert_eq!(verdicts.len(), 23 + 8 + 6 + 18 + 1);
     let outcomes = verdicts.iter().map(Verdict::outcome);
     assert!(outcomes.into_iter().all(|it| it == Outcome::NotMeasured));
-    assert_eq!(report.summary(), "0 of 55 reached, 55 not measured.");
+    assert_eq!(report.summary(), "0 of 56 reached, 56 not measured.");
     assert_eq!(
         line(&report, "rss_kb_per_connection_10000"),
         "rss_kb_per_connection_10000 – – – ≤ 5.50 KiB ≤ 2.75 KiB not measured (not asked for)"
@@ -67,7 +67,7 @@ fn one_line_that_was_not_measured_keeps_all_from_being_reached() {
     assert!(report.has_reached_all(), "{}", report.verdict_table());
     assert_eq!(
         report.summary(),
-        "55 of 55 reached; of 54 single p99s ours are longer than the best peer’s 0 times."
+        "56 of 56 reached; of 54 single p99s ours are longer than the best peer’s 0 times."
     );
     report.figures.remove(&("http_64".to_owned(), OURS));
     assert!(!report.has_reached_all());
@@ -97,8 +97,61 @@ fn all_reached() -> Report {
             }
         }
     }
+    for turn in 1..=6 {
+        let (round, unit) = (1, "µs");
+        let call = |took| Figure::new(hook::CALL, unit, took);
+        report.add(Take { round, turn }, &raw, &[call(7.5)]);
+        report.add(Take { round, turn }, &same, &[call(9.0)]);
+    }
+    report.conclude();
     report.made(Made::example(&Plan::full(), Duration::from_mins(20)));
     report
+}
+
+#[test]
+fn what_the_hooks_take_is_the_difference_of_the_calls_pair_by_pair() {
+    let [raw, same] = ["raw_same_node", "same_node"].map(Variant::named);
+    let told = |differences: &[f64]| {
+        let mut report = Report::new(vec![raw.clone(), same.clone()]);
+        for (turn, difference) in (1..).zip(differences) {
+            // What disturbs one disturbs the other.
+            let (take, disturbed) = (
+                Take { round: 1, turn },
+                8.0 * f64::from(u8::try_from(turn).unwrap()),
+            );
+            for (variant, took) in [(&raw, disturbed), (&same, disturbed + difference)] {
+                let took = Figure::new(hook::CALL, "µs", took);
+                report.add(take, variant, &[took]);
+            }
+        }
+        report.conclude();
+        line(&report, hook::WORK)
+    };
+    let turns = |difference: f64| [difference; 6];
+    assert_eq!(
+        told(&turns(1.5)),
+        "connect_hook_us raw 1.50 µs ±0.00 1.50–1.50, 6 of 6 ≤ 3.00 µs ≤ 2.00 µs surpassed"
+    );
+    assert!(told(&turns(3.5)).ends_with("missed"));
+    assert!(told(&turns(1.5)[..5]).ends_with("not measured (5 pairs)"));
+    let scattered = told(&[-4.0, 9.0, 1.0, 6.0, -2.0, 3.0]);
+    assert!(scattered.contains("not measured (±"), "{scattered}");
+}
+
+#[test]
+fn what_is_beside_the_same_node_path_is_told_with_its_error() {
+    let names = ["raw_same_node", "same_node", "control_same_node"];
+    let variants = names.map(Variant::named);
+    let unmeshed = Variant::Unmeshed;
+    let mut report = Report::new(variants.to_vec());
+    let work = || Figure::new("connect_1", "1/s", 100.0);
+    for turn in 1..=3 {
+        for variant in variants.iter().chain([&unmeshed]) {
+            report.add(Take { round: 1, turn }, variant, &[work()]);
+        }
+    }
+    let as_good = Some((1.0, 0.0));
+    assert_eq!(report.beside(), [("connect_1", [as_good; 3])]);
 }
 
 #[test]
