@@ -153,5 +153,9 @@ fn read_into(
         *slice = IoSliceMut::new(payload);
         count += 1;
     }
+    // Nothing that is read into no room would look like the end.
+    if count == 0 {
+        return Ok(0);
+    }
     read(slots.get_mut(..count).unwrap_or_default(), most)
 }

@@ -11,9 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::super::super::Client;
 use super::super::super::testing::{Carriers, Path, World, soon};
 use super::super::super::tls::FAST;
-use super::interop::{Foreign, echo, speak, spliced};
-
-const H2: &[u8] = b"h2";
+use super::interop::{Foreign, HTTP2 as H2, echo, speak, spliced};
 
 #[rstest]
 #[case::the_server(Carriers::Exclusive, Carriers::Shared)]

@@ -9,7 +9,7 @@ use h2::Reason;
 use http::{Method, Request, Response, StatusCode};
 use rstest::rstest;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -21,6 +21,8 @@ use super::super::super::testing::{World, app, id, open, route, sockets, soon};
 use super::super::super::tls::FAST;
 use super::super::super::{Client, TunnelError};
 
+/// What everybody speaks.
+pub(in crate::transport) const HTTP2: &[u8] = b"h2";
 const MEGABYTE: usize = 1 << 20;
 /// Windows as large as ours: without them another implementation would wait for updates, which
 /// this protocol does not have.
@@ -32,7 +34,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 
 /// A server that is no agent of ours.
 pub(in crate::transport) struct Foreign {
-    listener: TcpListener,
+    pub(in crate::transport) listener: TcpListener,
     pub(in crate::transport) address: SocketAddr,
     pub(super) tls: TlsAcceptor,
 }
@@ -73,10 +75,10 @@ impl Foreign {
     }
 }
 
-pub(super) type Http2 = h2::server::Connection<server::TlsStream<TcpStream>, Bytes>;
+type Http2 = h2::server::Connection<server::TlsStream<TcpStream>, Bytes>;
 
 /// Lets the `h2` crate serve what was accepted.
-pub(super) async fn speak(stream: server::TlsStream<TcpStream>) -> Http2 {
+pub(in crate::transport) async fn speak(stream: server::TlsStream<TcpStream>) -> Http2 {
     h2::server::Builder::new()
         .initial_window_size(MAX_WINDOW)
         .initial_connection_window_size(MAX_WINDOW)
@@ -405,12 +407,12 @@ async fn a_client_that_greets_slowly_ends_at_the_limit() {
 }
 
 /// Reads until the peer has said `mark`.
-pub(super) async fn said(stream: &mut server::TlsStream<TcpStream>, mark: &[u8]) {
+pub(super) async fn said(stream: &mut (impl AsyncRead + Unpin), mark: &[u8]) {
     let mut heard = Vec::new();
     while !heard.windows(mark.len()).any(|window| window == mark) {
         let mut chunk = [0; 4096];
         let count = stream.read(&mut chunk).await.unwrap();
-        assert!(count > 0, "the client has left");
+        assert!(count > 0, "the peer has left");
         heard.extend_from_slice(&chunk[..count]);
     }
 }

@@ -7,8 +7,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::super::super::Config;
+use super::super::super::codec::{fields, frame};
 use super::super::super::splice::How;
-use super::super::super::testing::{Carriers, Path, World, soon};
+use super::super::super::testing::{Carriers, Path, World, app, soon};
+use super::super::super::tls::FAST;
+use super::interop::{greeted, said};
 
 /// A peer that is silent for three of these is taken for dead.
 const BEAT: Duration = Duration::from_millis(100);
@@ -51,4 +54,27 @@ async fn an_application_may_stop_reading_for_as_long_as_it_likes(
     drop(far);
     let closed = soon(outbound).await.unwrap();
     assert!(matches!(closed.how, How::Eof), "{closed:?}");
+}
+
+/// Answers that fill the buffer leave no room to read the application into. That is not its end.
+#[tokio::test]
+async fn an_application_that_has_to_wait_for_answers_to_the_peer_has_not_ended() {
+    let world = World::new();
+    let (gateway, _ends) = world.node().await;
+    let (listener, destination) = app().await;
+    let mut stream = greeted(&world, gateway.address, FAST).await;
+    let mut out = Vec::new();
+    let block = fields::connect(&destination.to_string(), &http::HeaderMap::new());
+    frame::push_headers(&mut out, 1, &block, frame::End::Open);
+    stream.write_all(&out).await.unwrap();
+    let (mut app, _) = soon(listener.accept()).await.unwrap();
+    let mut pings = Vec::new();
+    for _ in 0..300 {
+        frame::push_ping(&mut pings);
+    }
+    for _ in 0..20 {
+        app.write_all(b"mark").await.unwrap();
+        stream.write_all(&pings).await.unwrap();
+        said(&mut stream, b"mark").await;
+    }
 }
