@@ -35,7 +35,7 @@ use crate::lanes::Lanes;
 use crate::net::file_limit;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::{AccessLog, Telemetry};
-use crate::transport;
+use crate::transport::{self, bound_buffers};
 use crate::workload::source::{DirectorySource, Published, Publisher};
 
 /// By what right this agent is the node's.
@@ -117,6 +117,7 @@ fn wire(
     let published = publisher.published();
     let source = DirectorySource::new(config.manifests.clone(), config.mesh.clone(), publisher);
     let transport = Arc::new(config.transport.clone());
+    bound_buffers(transport.max_buffered);
     let (direct, events) =
         DirectPath::open(capture.direct()).context("cannot follow same-node connections")?;
     let shared_by_all = (&identities, lanes, &telemetry);

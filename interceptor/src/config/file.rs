@@ -261,22 +261,31 @@ fn transport<V: Visit>(v: &mut V, transport: &mut transport::Config) {
     );
     v.field(
         "streamWindow",
-        "Unread bytes that one stream may have in flight towards us.",
+        "Unread bytes that one stream may have in flight towards us: 64 KiB at first, more while it is \
+         fast. Between agents of ours it is not used.",
         &mut transport.stream_window,
         64 * KIB..=64 * MIB,
     );
     v.field(
         "connectionWindow",
-        "Unread bytes that one TLS connection may have in flight towards us. More than \
-         `streamWindow`, or one stuck reader stops all.",
+        "Unread bytes that one TLS connection may have in flight towards us: 256 KiB at first, more \
+         while it is fast. More than `streamWindow`, or one stuck reader stops all.",
         &mut transport.connection_window,
         64 * KIB..=256 * MIB,
     );
     v.field(
         "sendBuffer",
-        "Bytes that one stream may have waiting to be written.",
+        "Bytes that one stream may have waiting to be written, and memory that they may take.",
         &mut transport.send_buffer,
         16 * 1024..=16 * 1024 * 1024,
+    );
+    v.field(
+        "maxBuffered",
+        "Bytes that all connections together may keep for ends that do not take them, or promise to \
+         keep, beyond the least that each of them needs. With none left, connections have small \
+         buffers and windows.",
+        &mut transport.max_buffered,
+        1024 * 1024..=1024 * 1024 * 1024 * 1024,
     );
     v.field(
         "maxFrameSize",

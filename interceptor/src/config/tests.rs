@@ -79,6 +79,7 @@ fn what_is_in_force_is_shown_with_every_key() {
       handshakeTimeout: "10s"
       idleTimeout: "5m"
       maxAcceptedStreams: 200
+      maxBuffered: 536870912
       maxCarriers: 8
       maxExclusive: 256
       maxFrameSize: 1048576

@@ -6,6 +6,9 @@
 //! often dropped on another thread than it was taken on (the carrier's), so surplus goes through a
 //! shared list before memory is really freed.
 //!
+//! Buffers of the smallest class are for everybody; larger ones are out of the agent's [stock](super::stock),
+//! and when that has no more, a flow gets a smaller one than it asked for.
+//!
 //! A [`Chunk`] is a buffer that something is done in place in; it has room beyond its class for what
 //! surrounds payload in TLS records. A [`Segment`] is one whose bytes are consumed from the front.
 //!
@@ -16,6 +19,9 @@ use std::ops::{Deref, DerefMut};
 
 use bytes::Buf;
 use parking_lot::Mutex;
+
+use super::flight::Aloft;
+use super::stock::Loan;
 
 /// Capacities of buffers. 256 KiB reads cost half the CPU per byte of 16 KiB ones, and larger ones
 /// gain little and cost fairness (reference/transport.md 6).
@@ -29,35 +35,60 @@ const PER_THREAD: usize = 4;
 const SHARED: usize = 32;
 
 thread_local! {
-    static FREE: RefCell<[Vec<Vec<u8>>; CLASSES.len()]> = const { RefCell::new([const { Vec::new() }; CLASSES.len()]) };
+    static FREE: RefCell<[Vec<Block>; CLASSES.len()]> = const { RefCell::new([const { Vec::new() }; CLASSES.len()]) };
 }
 
-static SHARED_FREE: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] =
+static SHARED_FREE: [Mutex<Vec<Block>>; CLASSES.len()] =
     [const { Mutex::new(Vec::new()) }; CLASSES.len()];
+
+/// Memory of one class, or none. It is counted as long as it exists, in use or not.
+#[derive(Debug, Default)]
+struct Block {
+    bytes: Box<[u8]>,
+    _loan: Loan,
+}
+
+impl Block {
+    /// A new one of this class; of the smallest one if there is not enough for it.
+    fn new((class, capacity): (usize, usize)) -> Self {
+        let length = capacity + SURROUNDINGS;
+        let mut loan = Loan::default();
+        if class > 0 && !loan.grow(length) {
+            return take_free(0).unwrap_or_else(|| Self::new((0, CLASSES[0])));
+        }
+        if class == 0 {
+            loan = Loan::least(length);
+        }
+        Self {
+            bytes: vec![0; length].into_boxed_slice(),
+            _loan: loan,
+        }
+    }
+}
 
 /// A pooled buffer, or none.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    bytes: Vec<u8>,
+    block: Block,
 }
 
 impl Chunk {
-    /// A buffer for reads of [`Sizer::wanted`] bytes, with [`SURROUNDINGS`]. What is in it is
-    /// somebody else's past.
+    /// A buffer for reads of [`Sizer::wanted`] bytes, with [`SURROUNDINGS`]; a smaller one if the
+    /// agent has no more. What is in it is somebody else's past.
     pub(super) fn take(sizer: &Sizer) -> Self {
-        let (class, capacity) = sizer.class();
-        let bytes = take_free(class).unwrap_or_else(|| vec![0; capacity + SURROUNDINGS]);
-        Self { bytes }
+        let class = sizer.class();
+        let block = take_free(class.0).unwrap_or_else(|| Block::new(class));
+        Self { block }
     }
 
     /// No buffer.
-    pub(super) const fn none() -> Self {
-        Self { bytes: Vec::new() }
+    pub(super) fn none() -> Self {
+        Self::default()
     }
 
     /// Gives the buffer back.
     pub(super) fn release(&mut self) {
-        give_back(std::mem::take(&mut self.bytes));
+        give_back(std::mem::take(&mut self.block));
     }
 }
 
@@ -65,13 +96,13 @@ impl Deref for Chunk {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.block.bytes
     }
 }
 
 impl DerefMut for Chunk {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        &mut self.block.bytes
     }
 }
 
@@ -87,6 +118,8 @@ pub(super) struct Segment {
     chunk: Chunk,
     start: usize,
     end: usize,
+    /// Who wants to know when it has been written.
+    aloft: Option<Aloft>,
 }
 
 impl Segment {
@@ -96,16 +129,28 @@ impl Segment {
             chunk: Chunk::take(sizer),
             start: 0,
             end: 0,
+            aloft: None,
         }
     }
 
     /// A segment that holds nothing and owns nothing.
-    pub(super) const fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             chunk: Chunk::none(),
             start: 0,
             end: 0,
+            aloft: None,
         }
+    }
+
+    /// It counts as `aloft` until it is dropped.
+    pub(super) fn launch(&mut self, aloft: Aloft) {
+        self.aloft = Some(aloft);
+    }
+
+    /// Memory that it takes, whatever is in it.
+    pub(super) fn footprint(&self) -> usize {
+        self.chunk.len()
     }
 
     /// Where the next bytes may be written, at most `most` of them.
@@ -139,19 +184,20 @@ impl Buf for Segment {
     }
 }
 
-fn take_free(class: usize) -> Option<Vec<u8>> {
+fn take_free(class: usize) -> Option<Block> {
     let own = FREE.try_with(|free| free.borrow_mut().get_mut(class).and_then(Vec::pop));
     own.ok()
         .flatten()
         .or_else(|| SHARED_FREE.get(class)?.lock().pop())
 }
 
-fn give_back(bytes: Vec<u8>) {
-    let class = (CLASSES.iter()).position(|capacity| capacity + SURROUNDINGS == bytes.len());
+fn give_back(block: Block) {
+    let length = block.bytes.len();
+    let class = (CLASSES.iter()).position(|capacity| capacity + SURROUNDINGS == length);
     let Some(class) = class else {
         return;
     };
-    let mut surplus = Some(bytes);
+    let mut surplus = Some(block);
     // While a thread ends its list is gone; the shared one remains.
     let _ended = FREE.try_with(|free| {
         if let Some(own) = free.borrow_mut().get_mut(class)

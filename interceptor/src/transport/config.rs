@@ -27,12 +27,16 @@ pub struct Config {
     pub max_streams: usize,
     /// Streams that our server allows a peer on one connection.
     pub max_accepted_streams: u32,
-    /// Unread bytes that one stream may have in flight towards us.
+    /// Unread bytes that one stream may have in flight towards us, once bytes pass fast enough.
     pub stream_window: u32,
-    /// Unread bytes that one connection may have in flight towards us.
+    /// Unread bytes that one connection may have in flight towards us, once bytes pass fast enough.
     pub connection_window: u32,
-    /// Bytes that one stream may have waiting to be written to its connection.
+    /// Bytes that one stream may have waiting to be written to its connection, and memory that they
+    /// may take.
     pub send_buffer: usize,
+    /// Bytes that all connections of the agent together may keep, or promise to keep, beyond the
+    /// least that each of them needs ([`bound_buffers`](super::bound_buffers)).
+    pub max_buffered: usize,
     /// Largest HTTP/2 frame that we accept.
     pub max_frame_size: u32,
     /// Largest header list that our server accepts.
@@ -78,6 +82,9 @@ impl Default for Config {
             connection_window: 16 << 20,
             // Two of the largest reads: one being encrypted while the next arrives.
             send_buffer: 512 << 10,
+            // Buffers of 256 KiB for two thousand directions, or full windows for thirty connections
+            // to peers that are no agents of ours: more than a node's cores keep moving.
+            max_buffered: 512 << 20,
             // 16 KiB frames cost a quarter of the throughput (reference/transport.md 8).
             max_frame_size: 1 << 20,
             // A CONNECT of ours is under 1 KiB; a foreign one may carry long baggage.

@@ -27,11 +27,13 @@ pub mod codec;
 mod config;
 mod error;
 mod exclusive;
+mod flight;
 mod grain;
 pub mod hbone;
 mod mux;
 pub mod record;
 pub mod splice;
+mod stock;
 mod tls;
 
 pub use buffer::let_go_of_buffers;
@@ -39,6 +41,7 @@ pub use config::Config;
 pub use error::{HandshakeError, SessionError, Stage, StreamError, TunnelError};
 pub use hbone::{Client, ConnectHeaders, Server, Tunnel, TunnelStream};
 pub use splice::Closed;
+pub use stock::{bound_buffers, buffered};
 pub use tls::SessionFacts;
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ pub struct Answer {
 /// The stream that waits for it.
 #[derive(Debug)]
 enum Pending {
-    /// Among others.
-    Shared(SendResponse<Segment>, RecvStream),
+    /// Among others, with so much memory on its way to the carrier at most.
+    Shared(SendResponse<Segment>, RecvStream, usize),
     /// On its own.
     Exclusive(ExclusiveStream),
     /// Among others of our agents'.
@@ -35,9 +35,13 @@ enum Pending {
 
 impl Answer {
     /// Of a stream among others.
-    pub(super) const fn shared(respond: SendResponse<Segment>, receive: RecvStream) -> Self {
+    pub(super) const fn shared(
+        respond: SendResponse<Segment>,
+        receive: RecvStream,
+        most_aloft: usize,
+    ) -> Self {
         Self {
-            pending: Some(Pending::Shared(respond, receive)),
+            pending: Some(Pending::Shared(respond, receive, most_aloft)),
         }
     }
 
@@ -66,12 +70,12 @@ impl Answer {
             None => Err(StreamError::Reset {
                 code: "CANCEL".to_owned(),
             }),
-            Some(Pending::Shared(mut respond, receive)) => {
+            Some(Pending::Shared(mut respond, receive, most_aloft)) => {
                 let mut response = Response::new(());
                 headers.write(response.headers_mut());
                 let send = respond.send_response(response, false);
                 let send = send.map_err(|error| stream_error(&error))?;
-                Ok(TunnelStream::new(send, receive, None))
+                Ok(TunnelStream::new(send, receive, None, most_aloft))
             }
             Some(Pending::Exclusive(mut stream)) => {
                 stream.accept(headers);
@@ -92,7 +96,7 @@ impl Answer {
     fn refuse_once(&mut self, refusal: &Refusal) {
         match self.pending.take() {
             None => {}
-            Some(Pending::Shared(respond, _receive)) => send_refusal(respond, refusal),
+            Some(Pending::Shared(respond, _receive, _)) => send_refusal(respond, refusal),
             Some(Pending::Exclusive(stream)) => stream.refuse(refusal),
             Some(Pending::Mux(stream)) => stream.refuse(refusal),
         }

@@ -24,6 +24,7 @@ use super::super::{exclusive, mux};
 use super::observed::{Activity, Keepalive, Observed};
 use super::pool::{Key, Pool, Requests, Slot};
 use super::stream::session_error;
+use super::windows::{Sizes, Windows};
 use crate::drain::Tasks;
 use crate::identity::Svid;
 use crate::lanes::Lanes;
@@ -73,7 +74,7 @@ pub(super) struct Driver {
 
 /// What is spoken on it.
 enum Driven {
-    Http2(Box<Session>, Keepalive),
+    Http2(Box<Session>, Keepalive, Windows),
     Mux(Box<mux::Driver>),
 }
 
@@ -186,10 +187,11 @@ async fn preface(
     config: &Config,
 ) -> Result<Carrier, HandshakeError> {
     let (socket, activity) = Observed::new(stream);
+    let windows = Windows::new(config);
     let prefaced = Builder::new()
         .enable_push(false)
-        .initial_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window)
+        .initial_window_size(windows.sizes().stream)
+        .initial_connection_window_size(windows.sizes().connection)
         .max_frame_size(config.max_frame_size)
         .max_header_list_size(config.max_response_headers)
         .max_send_buffer_size(config.send_buffer)
@@ -214,7 +216,7 @@ async fn preface(
         allowed: session.max_concurrent_send_streams(),
         requests: Requests::Http2(requests),
         driver: Driver {
-            session: Driven::Http2(Box::new(session), keepalive),
+            session: Driven::Http2(Box::new(session), keepalive, windows),
             until,
         },
     })
@@ -269,13 +271,29 @@ impl Driven {
                 let nobody_asks = |_asked, _stream| {};
                 driver.run(&Lanes::default(), nobody_asks).await.map(drop)
             }
-            Self::Http2(session, keepalive) => tokio::select! {
-                ended = session => ended.map_err(|error| session_error(&error)),
-                () = keepalive.silent() => Err(SessionError::Silent),
-            },
+            Self::Http2(mut session, keepalive, mut windows) => {
+                let activity = keepalive.activity.clone();
+                let driven = poll_fn(|cx| {
+                    windows.look(activity.bytes(), |sizes| widen(&mut session, sizes));
+                    Pin::new(&mut session).poll(cx)
+                });
+                tokio::select! {
+                    ended = driven => ended.map_err(|error| session_error(&error)),
+                    () = keepalive.silent() => Err(SessionError::Silent),
+                }
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%gateway, %error, "carrier broke");
         }
     }
+}
+
+/// Grants larger windows, unless the peer has not answered the last time yet.
+fn widen(session: &mut Session, sizes: Sizes) -> bool {
+    let told = session.set_initial_window_size(sizes.stream).is_ok();
+    if told {
+        session.set_target_window_size(sizes.connection);
+    }
+    told
 }

@@ -375,7 +375,7 @@ impl Client {
             return Err(Failure::Final(error));
         }
         let reused = lease.reused;
-        let stream = TunnelStream::new(send, receive, Some(lease));
+        let stream = TunnelStream::new(send, receive, Some(lease), self.shared.config.send_buffer);
         // What was taken from the application for an exclusive carrier that turned out dead.
         let stream = stream.after(ask.early.said());
         Ok(Tunnel {

@@ -13,6 +13,7 @@
 //! | `making.rs` | dialling, and a carrier's task |
 //! | `carrier.rs` | one mTLS connection: set-up, keepalive, idling out, retirement |
 //! | `server.rs` | one accepted connection: set-up, requests, answers, drain |
+//! | `windows.rs` | how much a peer may say unheard |
 //! | `stream.rs` | the bytes of one stream, and all knowledge of `h2` errors |
 //! | `headers/`, `refusal/`, `request.rs` | what the ends tell each other, bounded both ways |
 
@@ -27,6 +28,7 @@ mod refusal;
 mod request;
 mod server;
 pub(super) mod stream;
+mod windows;
 
 pub use answer::Answer;
 pub use client::{Client, Tunnel};

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub(super) struct Activity(Arc<Seen>);
 #[derive(Debug, Default)]
 struct Seen {
     arrived: AtomicBool,
+    /// Bytes that have arrived in all. Only who reads writes it.
+    bytes: AtomicU64,
     /// The error of the TLS session: HTTP/2 keeps no more than its text.
     tls_failure: OnceLock<rustls::Error>,
 }
@@ -38,7 +40,14 @@ impl Activity {
         self.0.tls_failure.get().cloned()
     }
 
-    fn note(&self) {
+    /// Bytes that have arrived in all.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, count: usize) {
+        let bytes = self.bytes() + u64::try_from(count).unwrap_or_default();
+        self.0.bytes.store(bytes, Ordering::Relaxed);
         // A load first: a flag that is set already is not worth a write to a shared line.
         if !self.seen() {
             self.0.arrived.store(true, Ordering::Relaxed);
@@ -92,8 +101,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
         if let Err(error) = &read {
             self.activity.note_failure(error);
         }
-        if buffer.filled().len() > before {
-            self.activity.note();
+        let count = buffer.filled().len() - before;
+        if count > 0 {
+            self.activity.note(count);
         }
         Poll::Ready(read)
     }

@@ -14,7 +14,7 @@
 //! * A peer can hold: one place among the handshakes for a limited time, a bounded number of
 //!   streams, and one connection window of unread bytes.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -38,9 +38,9 @@ use super::answer::Answer;
 use super::carrier::Tunnelled;
 use super::headers::ConnectHeaders;
 use super::observed::{Keepalive, Observed};
-
 use super::request::{BadConnect, destination};
 use super::stream::session_error;
+use super::windows::{Sizes, Windows};
 use crate::drain::Tasks;
 use crate::identity::{Identities, Svid};
 use crate::lanes::{Lane, Lanes, Load, Seated};
@@ -117,12 +117,13 @@ impl Server {
 async fn preface(
     stream: Box<TlsStream<Turnstile<TcpStream>>>,
     config: &Config,
-) -> Result<(Http2, Keepalive), HandshakeError> {
+) -> Result<Prefaced, HandshakeError> {
     let (socket, activity) = Observed::new(stream);
+    let windows = Windows::new(config);
     let connection = Builder::new()
         .max_concurrent_streams(config.max_accepted_streams)
-        .initial_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window)
+        .initial_window_size(windows.sizes().stream)
+        .initial_connection_window_size(windows.sizes().connection)
         .max_frame_size(config.max_frame_size)
         .max_header_list_size(config.max_request_headers)
         .max_send_buffer_size(config.send_buffer)
@@ -136,7 +137,18 @@ async fn preface(
         interval: config.ping_interval,
         timeout: config.ping_timeout,
     };
-    Ok((connection, keepalive))
+    Ok(Prefaced {
+        connection,
+        keepalive,
+        windows,
+    })
+}
+
+/// An HTTP/2 connection that is to be served.
+struct Prefaced {
+    connection: Http2,
+    keepalive: Keepalive,
+    windows: Windows,
 }
 
 type Http2 = Connection<Tunnelled, Segment>;
@@ -144,7 +156,7 @@ type Http2 = Connection<Tunnelled, Segment>;
 /// What was agreed upon.
 enum Session {
     /// HTTP/2, with as many streams as there are.
-    Shared(Box<(Http2, Keepalive)>),
+    Shared(Box<Prefaced>),
     /// One stream at a time.
     Exclusive(Serving),
     /// Many, between two of our agents.
@@ -317,7 +329,7 @@ impl Inbound {
             }
             Session::Shared(shared) => {
                 let handle = |(request, respond)| {
-                    let request = admit(request, respond, &about.end, &about.config.own_ports);
+                    let request = admit(request, respond, &about.end, &about.config);
                     let (seat, handled) = (about.lanes.here(Load::Stream), handler(request));
                     tasks.spawn("inbound request", Seated::new(seat, handled));
                 };
@@ -331,17 +343,26 @@ impl Inbound {
 
 /// Serves all streams of an HTTP/2 connection.
 async fn serve_shared(
-    (mut connection, keepalive): (Http2, Keepalive),
+    prefaced: Prefaced,
     over: impl Future<Output = ()>,
     (config, handle): (&Config, impl Fn(Arrived)),
 ) -> Result<(), SessionError> {
+    let Prefaced {
+        mut connection,
+        keepalive,
+        mut windows,
+    } = prefaced;
+    let activity = keepalive.activity.clone();
     let mut silent = pin!(keepalive.silent());
     let mut over = pin!(over);
     let mut look = Instant::now() + idle_limit(config);
     let mut draining = false;
     loop {
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            accepted = poll_fn(|cx| {
+                windows.look(activity.bytes(), |sizes| widen(&mut connection, sizes));
+                connection.poll_accept(cx)
+            }) => match accepted {
                 None => return Ok(()),
                 Some(Err(error)) => return ended(&error, !connection.has_streams()),
                 Some(Ok(arrived)) => handle(arrived),
@@ -360,6 +381,15 @@ async fn serve_shared(
             }
         }
     }
+}
+
+/// Grants larger windows, unless the peer has not answered the last time yet.
+fn widen(connection: &mut Http2, sizes: Sizes) -> bool {
+    let told = connection.set_initial_window_size(sizes.stream).is_ok();
+    if told {
+        connection.set_target_window_size(sizes.connection);
+    }
+    told
 }
 
 type Arrived = (HttpRequest<h2::RecvStream>, SendResponse<Segment>);
@@ -396,12 +426,13 @@ fn admit(
     request: HttpRequest<h2::RecvStream>,
     respond: SendResponse<Segment>,
     end: &End,
-    own_ports: &[u16],
+    config: &Config,
 ) -> Incoming {
     let (parts, receive) = request.into_parts();
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    let wanted = destination(&parts.method, authority, end.local_address.ip(), own_ports);
-    let answer = Answer::shared(respond, receive);
+    let arrived = end.local_address.ip();
+    let wanted = destination(&parts.method, authority, arrived, &config.own_ports);
+    let answer = Answer::shared(respond, receive, config.send_buffer);
     end.incoming(wanted, ConnectHeaders::read(&parts.headers), answer)
 }
 

@@ -50,6 +50,8 @@ pub(in crate::transport) struct Shared {
     pub(in crate::transport) lease: Option<Lease>,
     /// Bytes of the application that have been sent already.
     pub(in crate::transport) early: usize,
+    /// Memory that may be on its way to the carrier.
+    pub(in crate::transport) most_aloft: usize,
 }
 
 impl fmt::Debug for TunnelStream {
@@ -70,6 +72,7 @@ impl TunnelStream {
         send: h2::SendStream<Segment>,
         receive: h2::RecvStream,
         lease: Option<Lease>,
+        most_aloft: usize,
     ) -> Self {
         Self {
             kind: Kind::Shared(Shared {
@@ -77,6 +80,7 @@ impl TunnelStream {
                 receive: ReceiveHalf { stream: receive },
                 lease,
                 early: 0,
+                most_aloft,
             }),
             grain: None,
         }

@@ -67,7 +67,7 @@ pub(super) enum Progress {
     Blocked,
 }
 
-/// Bytes in the order in which they came. No more room is kept than twice what is in it.
+/// Bytes in the order in which they came. There is room for no more than twice what there may be.
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
@@ -81,6 +81,12 @@ impl Waiting {
         if self.start > self.bytes.len() / 2 {
             self.bytes.drain(..self.start);
             self.start = 0;
+        }
+        let length = self.bytes.len() + bytes.len();
+        if length > self.bytes.capacity() {
+            // What grows by itself may double once more.
+            let room = length.next_power_of_two() - self.bytes.len();
+            self.bytes.reserve_exact(room);
         }
         self.bytes.extend_from_slice(bytes);
     }
@@ -221,7 +227,7 @@ mod tests {
             assert_eq!(waiting.bytes().len(), WINDOW);
         }
         assert!(
-            waiting.bytes.capacity() <= 4 * WINDOW,
+            waiting.bytes.capacity() <= 2 * WINDOW,
             "{} bytes",
             waiting.bytes.capacity()
         );

@@ -3,11 +3,15 @@
 //! Both ends begin with [`FIRST`], so that an application's first bytes can travel with the request.
 //! More is granted as the application takes what has come, in steps of half a window: a stream of
 //! small messages says so once in hundreds of them. A stream whose application takes everything at
-//! once gets a larger window, out of a reserve that all streams of a carrier share.
+//! once gets a larger window, out of a reserve that all streams of a carrier share, and out of the
+//! agent's [stock](super::super::stock).
 //!
 //! # Invariants
 //!
-//! * What a carrier may have to keep is at most [`FIRST`] for each stream, and the reserve.
+//! * What a carrier may have to keep is at most [`FIRST`] for each stream, and the reserve; what all
+//!   of them may have to keep is that for each stream, and the stock.
+
+use super::super::stock::Loan;
 
 /// What may be said on a stream at first. All streams of a carrier together: 24 MiB.
 pub(in crate::transport) const FIRST: u32 = 64 << 10;
@@ -26,6 +30,8 @@ pub(super) struct Window {
     taken: u32,
     /// The application has kept us waiting since the peer was told.
     slow: bool,
+    /// Of what is beyond [`FIRST`], the memory: there is room for twice what waits (`slot.rs`).
+    loan: Loan,
 }
 
 impl Default for Window {
@@ -35,6 +41,7 @@ impl Default for Window {
             left: FIRST,
             taken: 0,
             slow: false,
+            loan: Loan::default(),
         }
     }
 }
@@ -69,7 +76,11 @@ impl Window {
         } else {
             self.size
         };
-        let more = wanted.min(*reserve);
+        let wanted = wanted.min(*reserve);
+        let more = match usize::try_from(wanted) {
+            Ok(bytes) if bytes > 0 && self.loan.grow(2 * bytes) => wanted,
+            _ => 0,
+        };
         *reserve -= more;
         self.size += more;
         self.slow = false;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::super::buffer::{Segment, Sizer};
 use super::super::exclusive::socket::{read_once, write_pieces};
+use super::super::flight::Flight;
 use super::super::hbone::TunnelStream;
 use super::super::hbone::stream::{Abort, Kind, ReceiveHalf, SendEvent, SendHalf, Shared};
 use super::{By, Closed, Ends, Load, ROUNDS, ResetUnlessDone, exclusive, half_close, mux};
@@ -69,8 +70,12 @@ struct Splice<'a> {
     receive: ReceiveHalf,
     /// Keeps the carrier counted as in use until the splice ends.
     _lease: Option<super::super::hbone::Lease>,
-    /// The application has something to say but the peer grants no capacity.
-    blocked: bool,
+    /// Why the application is not read, although it may have something to say.
+    hold: Hold,
+    /// What it has said and has not been written.
+    flight: Flight,
+    /// How much that may be.
+    most_aloft: usize,
     sizer: Sizer,
     down_first: bool,
     /// Received and not yet written to the application.
@@ -98,7 +103,9 @@ impl<'a> Splice<'a> {
             send: stream.send,
             receive: stream.receive,
             _lease: stream.lease,
-            blocked: false,
+            hold: Hold::Off,
+            flight: Flight::default(),
+            most_aloft: stream.most_aloft,
             sizer: Sizer::default(),
             down_first: false,
             pending: Pending::default(),
@@ -125,7 +132,7 @@ impl<'a> Splice<'a> {
     /// Waits until something can be done, and does a bounded amount of it.
     async fn turn(&mut self) -> Result<Amount, Closed> {
         let app = self.app;
-        let is_deaf = self.ends.from_app || self.blocked;
+        let is_deaf = self.ends.from_app || self.hold != Hold::Off;
         tokio::select! {
             turn = poll_fn(|cx| self.poll_turn(cx)) => turn,
             // While nothing is read from the application, nothing else would tell of its reset.
@@ -138,9 +145,11 @@ impl<'a> Splice<'a> {
     /// Does what can be done first. One poll for all that is waited for: a future for each of them
     /// would be half a kilobyte in every connection.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Amount, Closed>> {
-        if let Poll::Ready(event) = poll_send(&mut self.send, cx, self.blocked, self.sizer.wanted())
-        {
+        if let Poll::Ready(event) = poll_send(&mut self.send, cx, self.hold, self.sizer.wanted()) {
             return Poll::Ready(self.on_send(event));
+        }
+        if self.hold == Hold::Unwritten && self.flight.poll_room(cx, self.most_aloft).is_ready() {
+            return Poll::Ready(self.read_app());
         }
         // In turns, so that neither direction waits for the end of the other.
         self.down_first = !self.down_first;
@@ -159,7 +168,7 @@ impl<'a> Splice<'a> {
 
     /// From the application.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<Amount, Closed>> {
-        if self.ends.from_app || self.blocked {
+        if self.ends.from_app || self.hold != Hold::Off {
             return Poll::Pending;
         }
         ready!(self.app.poll_read_ready(cx)).map_err(from_app)?;
@@ -181,15 +190,12 @@ impl<'a> Splice<'a> {
 
     fn on_send(&mut self, event: SendEvent) -> Result<Amount, Closed> {
         match event {
-            SendEvent::Capacity(_) => {
-                self.blocked = false;
-                self.read_app()
-            }
+            SendEvent::Capacity(_) => self.read_app(),
             SendEvent::Unwanted => {
                 // The peer has closed for good and cleanly: what it sent is still delivered.
                 self.ends.first.get_or_insert(By::Peer);
                 self.ends.from_app = true;
-                self.blocked = false;
+                self.hold = Hold::Off;
                 Ok(Amount::Little)
             }
             SendEvent::Ended(error) => Err(Closed::stream(error)),
@@ -199,13 +205,19 @@ impl<'a> Splice<'a> {
     /// Moves what the application has written to the tunnel, as far as capacity goes.
     fn read_app(&mut self) -> Result<Amount, Closed> {
         let mut no_wake = Context::from_waker(std::task::Waker::noop());
+        self.hold = Hold::Off;
         for _ in 0..ROUNDS {
+            if !self.flight.has_room(self.most_aloft) {
+                self.send.release();
+                self.hold = Hold::Unwritten;
+                return Ok(Amount::Little);
+            }
             let wanted = self.sizer.wanted();
             let capacity = match self.send.poll_capacity(&mut no_wake, wanted) {
                 Poll::Ready(SendEvent::Capacity(capacity)) => capacity,
                 Poll::Ready(event) => return self.on_send(event),
                 Poll::Pending => {
-                    self.blocked = true;
+                    self.hold = Hold::NoCapacity;
                     return Ok(Amount::Little);
                 }
             };
@@ -222,6 +234,7 @@ impl<'a> Splice<'a> {
                     segment.wrote(count);
                     self.sizer.read(count);
                     self.load.sent(count);
+                    segment.launch(self.flight.launch(segment.footprint()));
                     self.send.send(segment).map_err(Closed::stream)?;
                     if count < most {
                         // The runtime has been told that there is nothing more.
@@ -287,6 +300,17 @@ impl<'a> Splice<'a> {
         self.receive.release(written);
         self.pending.advance(written);
     }
+}
+
+/// What keeps an application from being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// Nothing.
+    Off,
+    /// The peer grants no capacity.
+    NoCapacity,
+    /// What it has said is to be written first.
+    Unwritten,
 }
 
 /// How much was done in one turn.
@@ -355,12 +379,11 @@ fn from_app(error: std::io::Error) -> Closed {
 fn poll_send(
     send: &mut SendHalf,
     cx: &mut Context<'_>,
-    blocked: bool,
+    hold: Hold,
     wanted: usize,
 ) -> Poll<SendEvent> {
-    if blocked {
-        send.poll_capacity(cx, wanted)
-    } else {
-        send.poll_ended(cx)
+    match hold {
+        Hold::NoCapacity => send.poll_capacity(cx, wanted),
+        Hold::Off | Hold::Unwritten => send.poll_ended(cx),
     }
 }

@@ -51,9 +51,11 @@ impl Inbox {
     /// Where more can be received, behind what is not complete.
     fn room(&mut self) -> &mut [u8] {
         let length = self.sealed.len();
-        if self.chunk.len() < self.sizer.wanted() {
-            // None yet, or the flow has grown.
-            let mut chunk = Chunk::take(&self.sizer);
+        // None yet, or the flow has grown.
+        let larger = (self.chunk.len() < self.sizer.wanted())
+            .then(|| Chunk::take(&self.sizer))
+            .filter(|chunk| chunk.len() > self.chunk.len());
+        if let Some(mut chunk) = larger {
             let kept = self.chunk.get(self.sealed.clone()).unwrap_or_default();
             copy(&mut chunk, 0, kept);
             self.chunk = chunk;

@@ -5,3 +5,4 @@ mod fairness;
 mod floods;
 pub(in crate::transport) mod handshake;
 mod requests;
+mod stalls;
