@@ -1,12 +1,15 @@
-//! The load: clients that drive a server from inside a pod. Blocking sockets and threads, the same
-//! for every variant.
+//! The load: clients that drive a server from inside a pod. Blocking sockets and threads, event loops
+//! where there would be too many of them ([`crowd`]), and the same for every variant.
 //!
 //! Whoever counts what has ended within a time leaves out what is slow. So a sample of operations
 //! lasts as long as several of them, and what is under way at its end is among the latencies with
 //! the age that it has: less than it will have, but longer than all that a fast sample would show.
 
+mod crowd;
+
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,7 +98,7 @@ pub(super) struct Load<'a> {
 const WAVES: u32 = 5;
 
 /// What the client's threads share.
-struct Run<'a> {
+struct Run {
     target: SocketAddr,
     stop: AtomicBool,
     /// When that began which is measured, and when it ended, in nanoseconds after `begun`; 0 is not
@@ -103,34 +106,33 @@ struct Run<'a> {
     from: AtomicU64,
     to: AtomicU64,
     begun: Instant,
-    received: &'a AtomicU64,
+    received: Arc<AtomicU64>,
     /// Operations before anything was measured.
     warm: AtomicU64,
     finished: AtomicU64,
-    /// Of each thread.
+    /// Of each of those that connect or say something at a time.
     latencies: Vec<Mutex<Vec<u64>>>,
 }
 
 /// Takes one sample.
 pub(super) fn measure(client: &Pod, server: &LoadServer, load: &Load<'_>) -> Result<Sample> {
-    let own = AtomicU64::new(0);
-    let run = Run {
+    let run = Arc::new(Run {
         target: load.target,
         stop: AtomicBool::new(false),
         from: AtomicU64::new(0),
         to: AtomicU64::new(0),
         begun: Instant::now(),
         received: if matches!(load.work, Work::Down(_)) {
-            &own
+            Arc::default()
         } else {
-            &server.received
+            Arc::clone(&server.received)
         },
         warm: AtomicU64::new(0),
         finished: AtomicU64::new(0),
         latencies: (0..load.work.concurrency())
             .map(|_| Mutex::default())
             .collect(),
-    };
+    });
     let windows = client.run(|| drive(&run, load))??;
     for window in &windows {
         ensure!(
@@ -143,16 +145,14 @@ pub(super) fn measure(client: &Pod, server: &LoadServer, load: &Load<'_>) -> Res
 }
 
 /// Runs the client's threads (which inherit this thread's namespace) and measures meanwhile.
-fn drive(run: &Run<'_>, load: &Load<'_>) -> Result<Vec<Window>> {
+fn drive(run: &Arc<Run>, load: &Load<'_>) -> Result<Vec<Window>> {
     // The first connection of a pair inside of a node takes the agent's path: it is not measured.
     once(run.target)?;
     thread::scope(|scope| {
-        let threads: Vec<_> = run
-            .latencies
-            .iter()
-            .map(|latencies| {
+        let threads: Vec<_> = (0..load.work.threads())
+            .map(|number| {
                 let small = thread::Builder::new().stack_size(128 * 1024);
-                small.spawn_scoped(scope, move || client(run, load.work, latencies))
+                small.spawn_scoped(scope, move || client(run, load.work, number))
             })
             .collect();
         run.warm_up(load);
@@ -175,7 +175,7 @@ struct Begin {
     cpu_seconds: f64,
 }
 
-impl Run<'_> {
+impl Run {
     /// Nanoseconds since this began, and never 0.
     fn now(&self) -> u64 {
         nanoseconds(self.begun.elapsed()).max(1)
@@ -248,18 +248,39 @@ impl Run<'_> {
         all
     }
 
-    /// Keeps what an operation took that has ended now.
-    fn keep(&self, start: Instant, latencies: &Mutex<Vec<u64>>) {
+    /// Whether the clients are to end.
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what an operation took that has ended now, of those that this one does.
+    fn keep(&self, start: Instant, number: usize) {
         let start = nanoseconds(start.duration_since(self.begun));
         let [from, to] = [&self.from, &self.to].map(|it| it.load(Ordering::Relaxed));
         match seen(start, self.now(), (from, to)) {
             Seen::Before => drop(self.warm.fetch_add(1, Ordering::Relaxed)),
             Seen::Finished(took) => {
                 self.finished.fetch_add(1, Ordering::Relaxed);
-                latencies.lock().push(took);
+                self.push(number, took);
             }
-            Seen::UnderWay(age) => latencies.lock().push(age),
+            Seen::UnderWay(age) => self.push(number, age),
             Seen::After => {}
+        }
+    }
+
+    fn push(&self, number: usize, latency: u64) {
+        if let Some(latencies) = self.latencies.get(number) {
+            latencies.lock().push(latency);
+        }
+    }
+}
+
+impl Work {
+    /// How many threads the client has, that one included which a crowd begins with.
+    const fn threads(self) -> usize {
+        match self {
+            Self::Connect(n) if n > crowd::THREADS => 1,
+            other => other.concurrency(),
         }
     }
 }
@@ -298,12 +319,13 @@ fn quantile(sorted: &[u64], hundredths: usize) -> Option<u64> {
     sorted.get(last * hundredths / 100).copied()
 }
 
-fn client(run: &Run<'_>, work: Work, latencies: &Mutex<Vec<u64>>) -> io::Result<()> {
+fn client(run: &Arc<Run>, work: Work, number: usize) -> io::Result<()> {
     match work {
         Work::Up(_) => up(run),
         Work::Down(_) => down(run),
-        Work::PingPong(_) => ping_pong(run, latencies),
-        Work::Connect(_) => connects(run, latencies),
+        Work::PingPong(_) => ping_pong(run, number),
+        Work::Connect(n) if n > crowd::THREADS => crowd::connects(run, n),
+        Work::Connect(_) => connects(run, number),
     }
 }
 
@@ -316,20 +338,20 @@ pub(super) fn open(target: SocketAddr, mode: u8) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn up(run: &Run<'_>) -> io::Result<()> {
+fn up(run: &Run) -> io::Result<()> {
     let mut stream = open(run.target, b'u')?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let block = vec![7; BLOCK];
-    while !run.stop.load(Ordering::Relaxed) {
+    while !run.is_over() {
         stream.write_all(&block)?;
     }
     Ok(())
 }
 
-fn down(run: &Run<'_>) -> io::Result<()> {
+fn down(run: &Run) -> io::Result<()> {
     let mut stream = open(run.target, b'd')?;
     let mut block = vec![0; BLOCK];
-    while !run.stop.load(Ordering::Relaxed) {
+    while !run.is_over() {
         let count = stream.read(&mut block)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -340,25 +362,25 @@ fn down(run: &Run<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn ping_pong(run: &Run<'_>, latencies: &Mutex<Vec<u64>>) -> io::Result<()> {
+fn ping_pong(run: &Run, number: usize) -> io::Result<()> {
     let mut stream = open(run.target, b'p')?;
     let mut ping = [7; PING];
-    while !run.stop.load(Ordering::Relaxed) {
+    while !run.is_over() {
         let start = Instant::now();
         stream.write_all(&ping)?;
         stream.read_exact(&mut ping)?;
-        run.keep(start, latencies);
+        run.keep(start, number);
     }
     Ok(())
 }
 
-fn connects(run: &Run<'_>, latencies: &Mutex<Vec<u64>>) -> io::Result<()> {
-    while !run.stop.load(Ordering::Relaxed) {
+fn connects(run: &Run, number: usize) -> io::Result<()> {
+    while !run.is_over() {
         let start = Instant::now();
         let mut stream = open(run.target, b'c')?;
         stream.read_exact(&mut [0])?;
         drop(stream);
-        run.keep(start, latencies);
+        run.keep(start, number);
     }
     Ok(())
 }
