@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::flows::{compare, judge, refresh};
+use super::grants::IDLE;
 use super::intake::{YOUNG, look_up, take_in};
 use super::{DirectPath, Plane};
 use crate::capture::Events;
@@ -31,7 +32,7 @@ const TABLE: Duration = Duration::from_millis(200);
 const ANYWAY: u32 = 4;
 
 /// So often, in intervals, everything is compared with the sockets though nothing was lost: should the
-/// kernel ever not have told of an end.
+/// kernel ever not have told of an end. And room is made for pairs that have none.
 const COMPARE: u32 = 120;
 
 /// So often the counters of long connections move without anybody asking.
@@ -214,7 +215,10 @@ impl Follower {
             refresh(&self.path);
             self.path.intake.lock().forget();
         }
-        self.compare |= self.ticks.is_multiple_of(COMPARE);
+        if self.ticks.is_multiple_of(COMPARE) {
+            self.compare = true;
+            self.path.grants.make_room(&*self.path.kernel, IDLE);
+        }
         self.compare |= self.path.awaited.swap(false, Ordering::Relaxed);
         let lost = self.path.kernel.lost();
         if lost != self.lost {

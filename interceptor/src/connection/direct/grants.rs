@@ -5,7 +5,8 @@
 //! that were granted and in use are decided again at once, so that they stay in the kernel; all
 //! others when their next connection passes.
 //!
-//! The table has a bound. What does not fit takes the agent's path.
+//! The table has a bound. What does not fit takes the agent's path until there is room: after a change,
+//! when a workload has gone, or when what nobody uses was given back for it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,8 +27,8 @@ use crate::workload::{Mesh, Workload, WorkloadId};
 /// Pairs about which something is known: four for each grant that fits by default.
 const PAIRS: usize = 65_536;
 
-/// A pair of which no connection was heard for so long is not granted anew.
-const IDLE: Duration = Duration::from_mins(10);
+/// A pair of which no connection was heard for so long is not granted anew, and gives way to others.
+pub(super) const IDLE: Duration = Duration::from_mins(10);
 
 /// The generation in which nothing is granted.
 const NONE: u64 = 0;
@@ -175,6 +176,33 @@ impl Grants {
                 _ => withdraw(kernel, key),
             }
         }
+    }
+
+    /// If some pair has no room, gives back what nobody has used for as long as `idle`; who has no
+    /// room is then asked again.
+    pub(super) fn make_room(&self, kernel: &dyn Kernel, idle: Duration) {
+        let now = self.moment().generation;
+        let unused: Vec<Key> = {
+            let mut pairs = self.pairs.lock();
+            let has_no_room = |pair: &Pair| {
+                matches!(pair.answer, Answer::NoRoom) && pair.moment.generation == now
+            };
+            if !pairs.values().any(has_no_room) {
+                return;
+            }
+            let unused = pairs.extract_if(|_, pair| {
+                matches!(pair.answer, Answer::Granted(_)) && pair.used.elapsed() >= idle
+            });
+            unused.map(|(key, _)| key).collect()
+        };
+        if unused.is_empty() {
+            return;
+        }
+        for key in unused {
+            withdraw(kernel, key);
+        }
+        // Last: one that was granted again meanwhile is asked about again, too.
+        self.look_again();
     }
 
     /// Whether some workload of a pair that is granted has no certificate any more.

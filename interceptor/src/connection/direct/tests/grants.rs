@@ -70,6 +70,40 @@ async fn beyond_its_share_a_workload_takes_the_agents_path_and_keeps_what_it_has
 }
 
 #[tokio::test]
+async fn what_nobody_uses_makes_room_for_a_pair_that_has_none() {
+    let agent = Agent::new(DEMO).await;
+    agent.offer("10.0.0.2:8080");
+    let make_room = |idle| agent.path().grants.make_room(&*agent.kernel, idle);
+    make_room(Duration::ZERO);
+    assert!(agent.granted("10.0.0.2:8080").is_some(), "there is room");
+
+    agent.kernel.has_its_share.store(true, Ordering::Relaxed);
+    agent.offer("10.0.0.2:8081");
+    make_room(Duration::from_hours(1));
+    assert!(agent.granted("10.0.0.2:8080").is_some(), "it is in use");
+    make_room(Duration::ZERO);
+    assert_eq!(agent.granted("10.0.0.2:8080"), None);
+    agent.kernel.has_its_share.store(false, Ordering::Relaxed);
+    agent.offer("10.0.0.2:8081");
+    assert!(agent.granted("10.0.0.2:8081").is_some());
+    let counts = agent.path().counts();
+    assert_eq!((counts.granted, counts.unpublished), (1, 0));
+}
+
+#[tokio::test]
+async fn a_workload_that_goes_lets_pairs_without_room_be_asked_about_again() {
+    let agent = Agent::new(DEMO).await;
+    agent.kernel.has_its_share.store(true, Ordering::Relaxed);
+    agent.offer("10.0.0.2:8080");
+    agent.kernel.has_its_share.store(false, Ordering::Relaxed);
+    agent.offer("10.0.0.2:8080");
+    assert_eq!(agent.granted("10.0.0.2:8080"), None, "once is enough");
+    agent.path().released(3);
+    agent.offer("10.0.0.2:8080");
+    assert!(agent.granted("10.0.0.2:8080").is_some());
+}
+
+#[tokio::test]
 async fn a_change_renews_what_still_holds_and_withdraws_the_rest() {
     let agent = Agent::new(DEMO).await;
     agent.offer("10.0.0.2:8080");
