@@ -13,6 +13,7 @@ mod exceptions;
 mod explain;
 mod faults;
 mod harness;
+mod hostile;
 mod identity;
 mod node;
 mod older;

@@ -14,7 +14,7 @@
 mod why;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use interceptor_common::{Action, FAMILY_IPV4, FAMILY_IPV6, RuleKey, TCP};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -39,6 +39,9 @@ pub(super) struct Compiled {
 
 /// "Any port" in [`Compiled::outbound`].
 const ANY_PORT: u16 = 0;
+
+/// The first of all ranges in their order.
+const FIRST: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
 impl Compiled {
     /// Compiles `rules`.
@@ -132,7 +135,13 @@ fn outbound(rules: &CaptureRules) -> (Action, BTreeMap<(u16, IpNet), Action>) {
 
     for port in &rules.excluded_outbound_ports {
         for (port, range) in occurrences(port) {
-            compiled.retain(|(other, inner), _| *other != port || !range.contains(inner));
+            // Only what is there for this port is looked at: there may be ten thousand others.
+            let of_port = compiled.range((port, FIRST)..).map(|(key, _)| *key);
+            let of_port = of_port.take_while(|(other, _)| *other == port);
+            let inside: Vec<_> = of_port.filter(|(_, inner)| range.contains(inner)).collect();
+            for key in inside {
+                compiled.remove(&key);
+            }
             compiled.insert((port, range), Action::Pass);
         }
     }

@@ -1,6 +1,6 @@
 //! The compiled rules against a direct reading of their order.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use proptest::prelude::*;
 use rstest::rstest;
@@ -212,5 +212,13 @@ proptest! {
         let told = outbound_captured(&rules, to);
         prop_assert_eq!(told.captured, captured(&rules, to), "{:?}", told);
         prop_assert_eq!(told.why.captures(), told.captured, "{:?}", told);
+    }
+}
+
+#[test]
+fn no_range_comes_before_the_first_one() {
+    let others = ["0.0.0.0/1", "0.0.0.0/32", "10.0.0.0/8", "::/0"];
+    for other in others {
+        assert!(FIRST < other.parse().unwrap(), "{other}");
     }
 }

@@ -37,6 +37,13 @@ const UNSUPPORTED: [&str; 2] = ["excludeInterfaces", "kubevirtInterfaces"];
 /// Metrics, readiness and Prometheus of Istio's own: never captured inbound.
 const ALWAYS_EXCLUDED: [u16; 3] = [15020, 15021, 15090];
 
+/// Rules that one workload may have: a quarter of those that fit on a node by default. One that asks
+/// for more would have others refused, and the agent work for nobody else.
+const MOST_RULES: usize = 16_384;
+
+/// Inbound ports that one workload may name, each of which is an entry for each of its addresses.
+const MOST_OWN_PORTS: usize = 1024;
+
 /// The capture rules that the annotations of a workload come to. What they say about datagrams and
 /// about older connections is there already.
 pub(super) fn rules(
@@ -61,7 +68,31 @@ pub(super) fn rules(
     } else {
         rules.included_outbound_ports = ports(&mut reader, INCLUDE_OUTBOUND);
     }
+    if count(&rules) > MOST_RULES {
+        reader.refuse_all();
+        // As if nothing was said: everything is captured.
+        rules.excluded_outbound_ports.clear();
+        rules.excluded_outbound_ranges.clear();
+        rules.included_outbound_ports.clear();
+        rules.included_outbound_ranges = None;
+    }
     rules
+}
+
+/// How many rules are written there, or more. Those of names follow from the mesh and are not counted.
+fn count(rules: &CaptureRules) -> usize {
+    let numbers = |ports: &[OutboundPort]| {
+        let numbers = ports
+            .iter()
+            .filter(|port| matches!(port, OutboundPort::Number(_)));
+        // For each family of addresses.
+        numbers.count().saturating_mul(2)
+    };
+    let excluded = rules.excluded_outbound_ranges.len();
+    let included = rules.included_outbound_ranges.as_ref().map_or(0, Vec::len);
+    // An included port has an exception for each excluded range.
+    let exceptions = numbers(&rules.included_outbound_ports).saturating_mul(excluded + 1);
+    (exceptions + included + excluded).saturating_add(numbers(&rules.excluded_outbound_ports))
 }
 
 struct Annotations<'a> {
@@ -107,6 +138,9 @@ impl<'a> Annotations<'a> {
     /// A list of the workload's own ports, by number or by name.
     fn own_ports(&mut self, written: &Written<String>, workload: &Workload) -> Vec<u16> {
         let mut ports = Vec::new();
+        if self.has_too_many(written, MOST_OWN_PORTS) {
+            return ports;
+        }
         for word in words(written) {
             match (parse_port(word), workload.ports.get(word)) {
                 (Port::Number(port), _) | (Port::Name, Some(&port)) => ports.push(port),
@@ -141,6 +175,9 @@ impl<'a> Annotations<'a> {
             return Vec::new();
         };
         let mut ports = Vec::new();
+        if self.has_too_many(written, MOST_RULES) {
+            return ports;
+        }
         for word in words(written) {
             let port = match parse_port(word) {
                 Port::Number(port) => OutboundPort::Number(port),
@@ -178,6 +215,9 @@ impl<'a> Annotations<'a> {
             return None;
         }
         let mut ranges = Vec::new();
+        if self.has_too_many(written, MOST_RULES) {
+            return None;
+        }
         for word in words(written) {
             if let Some(range) = parse_range(word) {
                 ranges.push(range);
@@ -187,6 +227,33 @@ impl<'a> Annotations<'a> {
             }
         }
         Some(ranges)
+    }
+
+    /// Whether a list is longer than it may be, which is looked at before anything in it.
+    fn has_too_many(&mut self, written: &Written<String>, most: usize) -> bool {
+        let there = words(written).count();
+        if there > most {
+            let message = format!("has {there} entries; a workload may have {most} at most");
+            self.error(written, message);
+        }
+        there > most
+    }
+
+    /// Says that all lists together come to too much, at the longest of them.
+    fn refuse_all(&mut self) {
+        let lists = [
+            EXCLUDE_RANGES,
+            INCLUDE_OUTBOUND,
+            EXCLUDE_OUTBOUND,
+            INCLUDE_RANGES,
+        ];
+        let lists = lists.into_iter().filter_map(|key| self.get(key));
+        if let Some(longest) = lists.max_by_key(|written| written.value.len()) {
+            let message = format!(
+                "with the other outbound annotations this comes to more than {MOST_RULES} rules, which is what a workload may have (an included port needs one for each excluded range)"
+            );
+            self.error(longest, message);
+        }
     }
 
     fn get(&self, key: &str) -> Option<&'a Written<String>> {

@@ -179,3 +179,43 @@ fn wrong_capture_annotations_are_reported(#[case] annotation: &str, #[case] mess
         "{mistakes:?}"
     );
 }
+
+/// So many ports or addresses, with commas.
+fn list(count: u32, prefix: &str) -> String {
+    let entries = (1..=count).map(|number| match prefix {
+        "" => number.to_string(),
+        _ => format!("{prefix}.{}.{}", number >> 8, number & 255),
+    });
+    entries.collect::<Vec<_>>().join(",")
+}
+
+#[rstest]
+#[case::inbound_ports(&[("excludeInboundPorts", list(1025, ""))], "has 1025 entries; a workload may have 1024 at most")]
+#[case::a_port_again_and_again(&[("excludeOutboundPorts", "443,".repeat(100_000) + "443")], "has 100001 entries")]
+#[case::outbound_ports(&[("excludeOutboundPorts", list(10_000, ""))], "more than 16384 rules")]
+#[case::ranges(&[("excludeOutboundIPRanges", list(16_385, "10.0"))], "has 16385 entries")]
+#[case::ports_by_ranges(
+    &[("includeOutboundPorts", list(100, "")), ("excludeOutboundIPRanges", list(100, "10.0"))],
+    "an included port needs one for each excluded range"
+)]
+fn a_workload_that_asks_for_too_much_is_a_mistake(
+    #[case] annotations: &[(&str, String)],
+    #[case] said: &str,
+) {
+    let lists: Vec<_> = (annotations.iter())
+        .map(|(key, value)| format!("{T}{key}: '{value}'"))
+        .collect();
+    let (_, mistakes) = captured(&lists.join(", "));
+    assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+    assert!(mistakes.iter().all(|it| it.contains(said)), "{mistakes:#?}");
+}
+
+#[test]
+fn as_much_as_a_workload_may_ask_for_is_no_mistake() {
+    let (ports, ranges) = (list(1024, ""), list(14_000, "10.0"));
+    let (workload, mistakes) = captured(&format!(
+        "{T}excludeInboundPorts: '{ports}', {T}excludeOutboundPorts: '{ports}', {T}excludeOutboundIPRanges: '{ranges}'"
+    ));
+    assert_eq!(mistakes, Vec::<String>::new());
+    assert_eq!(workload.capture.excluded_outbound_ranges.len(), 14_000);
+}
