@@ -20,11 +20,12 @@ use crate::telemetry::logging::Logging;
 use crate::telemetry::record::Record;
 use crate::telemetry::shadow::{self, Reporting};
 use crate::telemetry::status::{
-    Authority, Certificate, Configuration, EnrolledWorkload, KernelCounter, KernelLoss, MapFill,
-    Prober, Program, Readiness, SameNode, Unprotected,
+    Authority, Buffered, Certificate, Configuration, EnrolledWorkload, KernelCounter, KernelLoss,
+    MapFill, Prober, Program, Readiness, SameNode, Unprotected,
 };
 use crate::telemetry::view::State as ConnectionState;
 use crate::telemetry::{ConnectionView, Status};
+use crate::transport;
 use crate::workload::source::Published;
 use crate::workload::{Mesh, Workload};
 
@@ -100,6 +101,10 @@ impl Watch {
             reporting: self.shadows().summaries(),
             connections_open: u64::try_from(self.plane.registry.len()).unwrap_or(u64::MAX),
             same_node: self.same_node(),
+            buffered: Buffered {
+                bytes: u64::try_from(transport::buffered()).unwrap_or(u64::MAX),
+                most: u64::try_from(self.config.transport.max_buffered).unwrap_or(u64::MAX),
+            },
         }
     }
 

@@ -95,6 +95,13 @@ impl Answer {
                 "the CA's files cannot be used, the CA read before stays in force".to_owned(),
             );
         }
+        if status.buffered.is_short() {
+            complaints.push(format!(
+                "{} are kept for ends that do not take them: connections have small buffers (transport.maxBuffered is {})",
+                human::bytes(status.buffered.bytes),
+                human::bytes(status.buffered.most)
+            ));
+        }
         complaints
     }
 

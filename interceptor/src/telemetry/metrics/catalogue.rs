@@ -135,6 +135,10 @@ catalogue! {
         "End of validity of a root that is trusted, in Unix time";
     AUTHORITY_ERROR = Gauge "interceptor_authority_failing", &[],
         "1 while what is in the CA's folder cannot be used and what was read before stays in force";
+    BUFFERED = Gauge "interceptor_buffered_bytes", &[],
+        "Bytes that connections keep, or have promised to keep, for ends that have not taken them";
+    BUFFERED_MOST = Gauge "interceptor_buffered_bytes_max", &[],
+        "So many of those (transport.maxBuffered) make all connections go on with small buffers";
     CONFIG_VERSION = Gauge "interceptor_config_version", &[],
         "Number of the configuration snapshot in force; 0 before the first";
     CONFIG_LOADED = Gauge "interceptor_config_loaded_timestamp_seconds", &[],

@@ -230,6 +230,8 @@ fn configuration(out: &mut Out<'_>, status: &Status) -> fmt::Result {
         .filter(|c| c.last_error.is_some());
     out.one(&c::CERTIFICATE_ERRORS, count(failing))?;
     authority(out, &status.authority)?;
+    out.one(&c::BUFFERED, status.buffered.bytes)?;
+    out.one(&c::BUFFERED_MOST, status.buffered.most)?;
     let configuration = &status.configuration;
     out.one(&c::CONFIG_VERSION, configuration.version)?;
     out.one(&c::CONFIG_LOADED, configuration.loaded.map_or(0, seconds))?;

@@ -114,6 +114,10 @@ pub(crate) fn healthy() -> Status {
         reporting: Vec::new(),
         connections_open: 2,
         same_node: same_node(),
+        buffered: Buffered {
+            bytes: 36_864,
+            most: 512 << 20,
+        },
     }
 }
 
@@ -134,6 +138,7 @@ pub(crate) fn troubled() -> Status {
     if let Some(certificate) = status.certificates.first_mut() {
         certificate.last_error = Some("the CA certificate has expired".to_owned());
     }
+    status.buffered.bytes = status.buffered.most;
     status.authority.last_error = Some(
         "the CA's key does not belong to its certificate: restore the pair from one backup"
             .to_owned(),

@@ -53,9 +53,30 @@ pub struct Status {
     pub reporting: Vec<Summary>,
     /// How many connections are being carried.
     pub connections_open: u64,
+    /// What they keep for ends that do not take it.
+    #[serde(default)]
+    pub buffered: Buffered,
     /// Connections inside of the node that the kernel carries.
     #[serde(default)]
     pub same_node: SameNode,
+}
+
+/// Memory of all connections for bytes that their ends have not taken, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Buffered {
+    /// What is kept, and promised to peers to be kept.
+    pub bytes: u64,
+    /// With so many (`transport.maxBuffered`), connections have the least that they need.
+    pub most: u64,
+}
+
+impl Buffered {
+    /// Whether connections are slower for want of buffers, or about to be: a large one does not fit
+    /// into the last eighth for long.
+    pub const fn is_short(&self) -> bool {
+        self.bytes > self.most - self.most / 8
+    }
 }
 
 /// Connections inside of the node that the kernel carries by itself.
