@@ -8,6 +8,7 @@ use interceptor_tests::access::Line;
 use interceptor_tests::agent::Agent;
 use interceptor_tests::metrics::Metrics;
 use interceptor_tests::wait;
+use interceptor_tests::wire::HBONE_PORT;
 
 /// What a client saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,15 +184,18 @@ impl Books {
 
     /// Records that no attempt explains.
     ///
-    /// There is one kind of connection besides those of the clients: an agent that does not know a
-    /// destination any more calls it in plaintext, and the other end's agent, which still serves
-    /// it, tells of that call. It has a plaintext call at its source to the same place.
+    /// There are two kinds of connections besides those of the clients. An agent that does not know
+    /// a destination any more calls it in plaintext, and the other end's agent, which still serves
+    /// it, tells of that call. And an agent that dials a destination that has just come, or is about
+    /// to go, may meet its agent without a certificate for it, which tells of that handshake. Both
+    /// have a call at their source to the same place.
     fn orphans(&self) -> Vec<String> {
         let made: HashSet<_> = self.attempts.iter().map(|it| it.from).collect();
         let ids = by_id(&self.outbound);
-        let mut in_plaintext: HashMap<_, usize> = HashMap::new();
-        for line in self.outbound.iter().filter(|it| is_in_plaintext(it)) {
-            *in_plaintext.entry(line.dst_addr.clone()).or_default() += 1;
+        let mut dialled: HashMap<_, usize> = HashMap::new();
+        let dials = |line: &&Line| is_in_plaintext(line) || is_gateway(line);
+        for line in self.outbound.iter().filter(dials) {
+            *dialled.entry(line.dst_addr.clone()).or_default() += 1;
         }
         let mut is_known = |line: &&Line| {
             let id = line.conn_id.as_deref().unwrap_or_default();
@@ -199,8 +203,10 @@ impl Books {
             if is_other_end || source(line).is_some_and(|it| made.contains(&it)) {
                 return true;
             }
-            let calls = in_plaintext.entry(line.dst_addr.clone()).or_default();
-            let explained = !line.is_outbound() && line.src_identity.is_none() && *calls > 0;
+            let calls = dialled.entry(line.dst_addr.clone()).or_default();
+            let is_dial = !is_gateway(line) || line.reason.as_deref() == Some("no_identity");
+            let is_dial = is_dial && !line.is_outbound() && line.src_identity.is_none();
+            let explained = is_dial && *calls > 0;
             *calls -= usize::from(explained);
             explained
         };
@@ -215,6 +221,12 @@ impl Books {
 /// Whether an agent carried it to somebody who could not prove an identity.
 fn is_in_plaintext(line: &Line) -> bool {
     line.dst_identity.is_none() && line.reason.as_deref() == Some("unknown_destination")
+}
+
+/// Whether the other end is an agent's port for peers.
+fn is_gateway(line: &Line) -> bool {
+    let to = line.dst_addr.as_deref().and_then(|it| it.parse().ok());
+    to.is_some_and(|to: SocketAddr| to.port() == HBONE_PORT)
 }
 
 /// Whether it was told where it should have been.

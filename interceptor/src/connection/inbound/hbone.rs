@@ -71,11 +71,18 @@ async fn accept(
     let identity = (door.plane.mesh.load())
         .workload(&door.local.id)
         .map(|workload| workload.identity.clone());
-    let Some(svid) = identity.and_then(|identity| door.plane.identities.current(&identity)) else {
-        let detail = "there is no certificate for the workload yet";
-        let reason = because("no_identity", detail);
-        door.failed(None, ResponseFlags::IdentityError, reason);
-        return None;
+    let svid = match &identity {
+        Some(identity) => (door.plane.identities.current(identity))
+            .ok_or("there is no certificate for the workload yet"),
+        None => Err("the workload is not of the mesh any more"),
+    };
+    let svid = match svid {
+        Ok(svid) => svid,
+        Err(detail) => {
+            let reason = because("no_identity", detail);
+            door.failed(None, ResponseFlags::IdentityError, reason);
+            return None;
+        }
     };
     match door.plane.server.accept(tcp, &svid).await {
         Ok(inbound) => {
