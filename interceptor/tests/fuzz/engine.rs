@@ -6,17 +6,17 @@
 //! it sees what operators see, costs nothing and builds with the compiler that everything else is
 //! built with.
 //!
-//! An input that panics, or that takes longer than [`PATIENCE`], is written to `target/fuzz/` and
+//! An input that panics, in whichever task, or that takes longer than [`PATIENCE`], is written to `target/fuzz/` and
 //! fails the test. It then belongs into `found/`, beside the fix: everything there is run first,
 //! always. One that takes more memory than there is [`ROOM`] ends the process, since the kernel
 //! gives it no more; it is in `target/fuzz/TARGET/current`, where each input is before it is tried.
 
-use std::any::Any;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::os::unix::fs::FileExt as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -151,6 +151,7 @@ pub(crate) fn fuzz(target: &Target, more_seeds: Vec<Vec<u8>>) {
     let seed = number("INTERCEPTOR_FUZZ_SEED").unwrap_or_else(|| seconds.map_or(1, |_| clock()));
     let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     limit_memory();
+    remember_panics();
     let run = Run::start(target);
     let mut seeds = inputs(&folder("seeds", target));
     seeds.extend(more_seeds);
@@ -181,6 +182,26 @@ pub(crate) fn fuzz(target: &Target, more_seeds: Vec<Vec<u8>>) {
         corpus.len(),
         seen.len()
     );
+}
+
+thread_local! {
+    /// The first panic since it was asked for. One in a task comes no further than the runtime, which
+    /// runs on the thread of its target.
+    static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Remembers panics, and tells of them as before.
+fn remember_panics() {
+    static REMEMBERED: Once = Once::new();
+    REMEMBERED.call_once(|| {
+        let tell = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            PANICKED.with_borrow_mut(|it| {
+                it.get_or_insert_with(|| panic.to_string());
+            });
+            tell(panic);
+        }));
+    });
 }
 
 /// The input that is being tried, and since when.
@@ -234,11 +255,13 @@ impl<'t> Run<'t> {
         *self.current.lock() = Some((Instant::now(), input.to_vec()));
         let result = catch_unwind(AssertUnwindSafe(|| (self.target.run)(input)));
         *self.current.lock() = None;
-        match result {
-            Ok(features) => features,
-            Err(panic) => {
+        let panicked = PANICKED.take();
+        match (result, panicked) {
+            (Ok(features), None) => features,
+            (_, panic) => {
                 let path = keep(self.target.name, input);
-                panic!("{}\n  found by the input {}", text(&*panic), path.display());
+                let panic = panic.unwrap_or_default();
+                panic!("{panic}\n  found by the input {}", path.display());
             }
         }
     }
@@ -250,12 +273,6 @@ impl Drop for Run<'_> {
         // It is only of use if the process has not come this far.
         drop(fs::remove_file(&self.path));
     }
-}
-
-fn text(panic: &(dyn Any + Send)) -> String {
-    let owned = panic.downcast_ref::<String>().cloned();
-    let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    owned.or(literal).unwrap_or_else(|| "a panic".to_owned())
 }
 
 /// Writes an input where a person finds it.

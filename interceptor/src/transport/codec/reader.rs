@@ -79,6 +79,8 @@ enum Place {
     Gather,
     /// In a payload that is of no interest.
     Skip { left: usize },
+    /// Behind what the peer did wrong: where the next frame begins is not known any more.
+    Broken(CodecError),
 }
 
 /// Reads frames. One per session.
@@ -131,12 +133,24 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// What the peer did wrong. The session is over: nothing may be read after that.
+    /// What the peer did wrong. The session is over: nothing is read after that, and whoever asks again
+    /// hears the same.
     pub fn next(
         &mut self,
         bytes: &[u8],
         at: &mut Range<usize>,
     ) -> Result<Option<Event>, CodecError> {
+        if let Place::Broken(error) = self.place {
+            return Err(error);
+        }
+        let read = self.read(bytes, at);
+        if let Err(error) = read {
+            self.place = Place::Broken(error);
+        }
+        read
+    }
+
+    fn read(&mut self, bytes: &[u8], at: &mut Range<usize>) -> Result<Option<Event>, CodecError> {
         loop {
             if let Some(stream) = self.end.take() {
                 return Ok(Some(Event::End { stream }));
@@ -186,6 +200,7 @@ impl Reader {
                     self.place = Place::Skip { left: left - taken };
                     taken
                 }
+                Place::Broken(error) => return Err(error),
             };
             at.start += taken;
             self.finish_data();

@@ -151,11 +151,11 @@ fn raw(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 #[case::unknown_pseudo(raw(1, 4, 1, b"\0\x02:x\0"), CodecError::Malformed)]
 #[case::too_many_fields(raw(1, 4, 1, &b"\0\x01a\0".repeat(129)), CodecError::TooLarge)]
 fn what_is_not_allowed_ends_the_session(#[case] bytes: Vec<u8>, #[case] error: CodecError) {
-    assert_eq!(
-        read(&mut Reader::of_server(5000), &bytes, &[]),
-        Err(error),
-        "{bytes:02x?}"
-    );
+    let mut reader = Reader::of_server(5000);
+    assert_eq!(read(&mut reader, &bytes, &[]), Err(error), "{bytes:02x?}");
+    let later = raw(6, 0, 0, &[0; 8]);
+    assert_eq!(read(&mut reader, &later, &[]), Err(error), "for good");
+    assert!(reader.in_frame(), "nothing can begin behind it");
 }
 
 #[test]

@@ -60,8 +60,10 @@ impl ExclusiveStream {
     /// Both directions ended in order.
     pub(in crate::transport) fn finish(&mut self) {
         if let Some(mut carrier) = self.carrier.take() {
-            carrier.finished();
-            self.home.give_back(carrier);
+            match carrier.finished() {
+                Ok(()) => self.home.give_back(carrier),
+                Err(failure) => carrier.accuse(&failure),
+            }
         }
     }
 
@@ -94,16 +96,15 @@ impl ExclusiveStream {
 
     /// Answers that there is no connection. What the application may already have sent is ignored.
     pub(in crate::transport) fn refuse(mut self, refusal: &Refusal) {
-        if let Some(mut carrier) = self.carrier.take() {
+        if let Some(carrier) = &mut self.carrier {
             let mut map = http::HeaderMap::new();
             let (name, value) = refusal.header();
             map.insert(name, value);
             let block = fields::answer(refusal.status, &map);
             let stream = carrier.stream();
             frame::push_headers(carrier.outbox(), stream, &block, frame::End::Stream);
-            carrier.finished();
-            self.home.give_back(carrier);
         }
+        self.finish();
     }
 }
 

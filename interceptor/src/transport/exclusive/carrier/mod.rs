@@ -233,21 +233,17 @@ impl Carrier {
     }
 
     /// Both directions have ended in order.
-    pub(in crate::transport) fn finished(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// If what has arrived since ends the session: there is no next stream.
+    pub(in crate::transport) fn finished(&mut self) -> Result<(), SessionFailure> {
         self.active = false;
         if self.role == Role::Client {
             // What else has arrived belongs to what is over.
-            loop {
-                match self.next() {
-                    Ok(Some(_)) => {}
-                    Ok(None) => break,
-                    Err(_) => {
-                        self.going = true;
-                        break;
-                    }
-                }
-            }
+            while self.next()?.is_some() {}
         }
+        Ok(())
     }
 
     /// What the peer says next, out of what has been received. `None` when more is needed.

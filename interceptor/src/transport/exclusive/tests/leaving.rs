@@ -10,6 +10,9 @@ use super::super::super::codec::{fields, frame};
 use super::super::super::testing::{World, soon};
 use super::interop::{Foreign, greeting, said, spliced};
 
+/// The end of the first stream.
+const END: [u8; 9] = [0, 0, 0, 0, 1, 0, 0, 0, 1];
+
 /// A client of ours, and a server that is no agent of ours.
 async fn ends() -> (World, Client, Foreign) {
     let world = World::new();
@@ -31,7 +34,6 @@ async fn answer(stream: &mut TlsStream<TcpStream>) {
 /// nothing against what has ended in order.
 #[tokio::test]
 async fn a_peer_that_ends_the_stream_and_leaves_at_once_has_ended_it_in_order() {
-    const END: [u8; 9] = [0, 0, 0, 0, 1, 0, 0, 0, 1];
     let (world, client, foreign) = ends().await;
     let address = foreign.address;
     world.tasks.spawn("foreign server", async move {
@@ -48,6 +50,35 @@ async fn a_peer_that_ends_the_stream_and_leaves_at_once_has_ended_it_in_order() 
     near.shutdown().await.unwrap();
     assert_eq!(soon(end).await.unwrap().reason(), "app_closed");
     assert_eq!(near.read(&mut [0]).await.unwrap(), 0, "and no reset");
+}
+
+/// What comes behind the end of a stream that is over cannot spoil it. But nothing of such a peer is
+/// read any more, and it is told why.
+#[tokio::test]
+async fn a_peer_that_talks_nonsense_behind_the_end_of_a_stream_is_told_and_left() {
+    const PADDED_WITHOUT_LENGTH: [u8; 9] = [0, 0, 0, 0, 8, 0, 0, 0, 1];
+    const FRAME_SIZE_ERROR: [u8; 4] = [0, 0, 0, 6];
+    let (world, client, foreign) = ends().await;
+    let address = foreign.address;
+    let (left, leaves) = tokio::sync::oneshot::channel();
+    world.tasks.spawn("foreign server", async move {
+        let mut speaking = foreign.accept().await;
+        speaking.write_all(&greeting()).await.unwrap();
+        answer(&mut speaking).await;
+        said(&mut speaking, &END).await;
+        let out = [&END[..], &PADDED_WITHOUT_LENGTH, &[0; 40]].concat();
+        speaking.write_all(&out).await.unwrap();
+        let mut heard = Vec::new();
+        // A reset is an end, too.
+        let _how = speaking.read_to_end(&mut heard).await;
+        drop(left.send(heard));
+    });
+    let (mut near, end, _) = spliced(&world, &client, address).await;
+    near.shutdown().await.unwrap();
+    assert_eq!(soon(end).await.unwrap().reason(), "app_closed");
+    assert_eq!(near.read(&mut [0]).await.unwrap(), 0, "and no reset");
+    let heard = soon(leaves).await.unwrap();
+    assert!(heard.ends_with(&FRAME_SIZE_ERROR), "{heard:02x?}");
 }
 
 /// A handshake that ends while an agent is being replaced is answered by greeting and goodbye in one
