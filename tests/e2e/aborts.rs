@@ -155,19 +155,6 @@ fn events(agent: &Agent, names: &[&str]) -> Result<f64> {
     Ok(names.iter().map(of).sum::<f64>().abs())
 }
 
-/// Waits until there is nothing to say against it, and tells what there was if that does not come.
-fn settle(what: &str, mut look: impl FnMut() -> Result<()>) -> Result<()> {
-    let mut objection = None;
-    let settled = wait::so(what, || match look() {
-        Ok(()) => true,
-        Err(error) => {
-            objection = Some(error);
-            false
-        }
-    });
-    settled.map_err(|late| objection.map_or(late, |it| it.context(what.to_owned())))
-}
-
 /// Whether each connection that the kernel has seen is told of, or counted as lost.
 fn all_is_told(agent: &Agent) -> Result<()> {
     let lines = agent.access();
@@ -239,17 +226,17 @@ fn connections_that_are_broken_off_are_told_once_and_leave_nothing() -> Result<(
     ];
     home.granted(home.neighbour.at(8080))?;
     home.granted(home.neighbour.at6(8080))?;
-    settle("the first to be over", || nothing_is_left(&home, None))?;
+    wait::settled("the first to be over", || nothing_is_left(&home, None))?;
     let sockets = sockets(&home)?;
     let never = AtomicBool::new(false);
     abort(&home.world.caller, &to, each()?, &never)?;
-    settle("everything to be told", || all_is_told(&home.world.near))?;
+    wait::settled("everything to be told", || all_is_told(&home.world.near))?;
     let far = &home.world.far;
-    settle("the other end to have told", || {
+    wait::settled("the other end to have told", || {
         is_settled(far, &far.access())
     })?;
     assert_told_once(&home);
-    settle("everything to be released", || {
+    wait::settled("everything to be released", || {
         nothing_is_left(&home, Some(sockets))
     })?;
 
@@ -275,7 +262,7 @@ fn connections_that_are_broken_off_are_told_once_and_leave_nothing() -> Result<(
         ended.map_err(|_panic| anyhow::anyhow!("the clients panicked"))??;
         died
     })?;
-    settle("everything to be released", || {
+    wait::settled("everything to be released", || {
         nothing_is_left(&home, Some(sockets))
     })?;
     assert_told_once(&home);

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use interceptor_tests::access::Line;
 use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps;
-use interceptor_tests::calls::Calls;
+use interceptor_tests::calls::{Calls, often};
 use interceptor_tests::manifests::PeerAuthentication;
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
@@ -45,19 +45,10 @@ fn open(from: &Pod, to: SocketAddr) -> Result<Vec<TcpStream>> {
     Ok(streams)
 }
 
-/// How often each address is among these.
-fn often(addresses: impl Iterator<Item = SocketAddr>) -> HashMap<SocketAddr, usize> {
-    let mut found = HashMap::new();
-    for address in addresses {
-        *found.entry(address).or_default() += 1;
-    }
-    found
-}
-
 /// Both agents' lines tell once, at each end, of every connection that was made.
 fn assert_told(world: &World, made: impl Iterator<Item = SocketAddr>) -> Result<()> {
     let made = often(made);
-    let told = || -> Result<()> {
+    wait::settled("everything to be told once", || {
         let lines: Vec<_> = [&world.near, &world.far]
             .into_iter()
             .flat_map(Agent::access)
@@ -89,12 +80,7 @@ fn assert_told(world: &World, made: impl Iterator<Item = SocketAddr>) -> Result<
             inbound.len() - outbound.len()
         );
         Ok(())
-    };
-    let mut objection = None;
-    let settled = wait::so("everything to be told once", || {
-        told().map_err(|error| objection = Some(error)).is_ok()
-    });
-    settled.map_err(|late| objection.unwrap_or(late))
+    })
 }
 
 /// What became of streams and calls while both agents are replaced, the caller's twice.

@@ -1,6 +1,7 @@
 //! Clients that call without a pause while something happens to the agents, and what became of
 //! every call.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -98,6 +99,17 @@ impl Calls {
             error: error.map(|error| format!("{error:#}")),
         });
     }
+}
+
+/// How often each address is among these. A port may be used again for another destination, as which
+/// an agent counts.
+#[must_use]
+pub fn often(addresses: impl Iterator<Item = SocketAddr>) -> HashMap<SocketAddr, usize> {
+    let mut often = HashMap::new();
+    for address in addresses {
+        *often.entry(address).or_default() += 1;
+    }
+    often
 }
 
 /// Ends the calls when dropped.

@@ -37,6 +37,22 @@ pub fn within<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>
     }
 }
 
+/// Looks until there is nothing to object.
+///
+/// # Errors
+///
+/// Fails with the last objection when there was one for all of [`PATIENCE`], in the context of `what`.
+pub fn settled<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut objection = None;
+    let settled = until(what, || {
+        look().map_err(|error| objection = Some(error)).ok()
+    });
+    settled.map_err(|late| match objection {
+        Some(error) => error.context(late),
+        None => late,
+    })
+}
+
 /// Asks until the answer is yes.
 ///
 /// # Errors

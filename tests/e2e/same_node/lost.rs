@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use interceptor_tests::access::Line;
 use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps;
-use interceptor_tests::calls::{Calls, Outcome, echo};
+use interceptor_tests::calls::{Calls, Outcome, echo, often};
 use interceptor_tests::wait;
 use nix::sys::signal::Signal;
 
@@ -81,16 +81,6 @@ fn ends_for_which_there_was_no_room_are_counted_one_by_one_and_operators_are_tol
     wait::so("the next to be told", || {
         told(agent) + lost == before + CALLS + 1
     })
-}
-
-/// How often each address is among these. A port may be used again for another destination, as which
-/// the agent counts.
-fn often(addresses: impl Iterator<Item = SocketAddr>) -> HashMap<SocketAddr, usize> {
-    let mut often = HashMap::new();
-    for address in addresses {
-        *often.entry(address).or_default() += 1;
-    }
-    often
 }
 
 /// How often each address is the source of a line that an agent wrote at the source.

@@ -61,25 +61,17 @@ impl Books {
     /// Waits until the agents have written everything down, so that each agent's lines and metrics
     /// agree with each other, and every attempt has a record or was refused by the kernel.
     pub(super) fn close(attempts: &[Attempt], [near, far]: [&Agent; 2]) -> Result<Self> {
-        let mut disagreement = None;
-        let closed = wait::until("the books to be closed", || {
-            let read = || {
-                let mut books = Self {
-                    attempts: attempts.to_vec(),
-                    outbound: Vec::new(),
-                    inbound: Vec::new(),
-                };
-                books.read(near)?;
-                books.read(far)?;
-                let missing = books.missing().count();
-                ensure!(missing == 0, "{missing} attempts without a record");
-                Ok(books)
+        wait::settled("the books to be closed", || {
+            let mut books = Self {
+                attempts: attempts.to_vec(),
+                outbound: Vec::new(),
+                inbound: Vec::new(),
             };
-            read().map_err(|error| disagreement = Some(error)).ok()
-        });
-        closed.map_err(|late| match disagreement {
-            Some(error) => error.context(late),
-            None => late,
+            books.read(near)?;
+            books.read(far)?;
+            let missing = books.missing().count();
+            ensure!(missing == 0, "{missing} attempts without a record");
+            Ok(books)
         })
     }
 
