@@ -263,12 +263,20 @@ pub(in crate::transport) async fn greeted(
 
 async fn foreign_requests(world: &World, gateway: SocketAddr) -> h2::client::SendRequest<Bytes> {
     let stream = foreign_client(world, gateway, FAST).await;
-    let (requests, connection) = h2::client::Builder::new()
+    let mut builder = h2::client::Builder::new();
+    let windows = builder
         .initial_window_size(MAX_WINDOW)
-        .initial_connection_window_size(MAX_WINDOW)
-        .handshake(stream)
-        .await
-        .unwrap();
+        .initial_connection_window_size(MAX_WINDOW);
+    asking(world, windows, stream).await
+}
+
+/// Lets the `h2` crate ask over what was connected.
+pub(in crate::transport) async fn asking(
+    world: &World,
+    builder: &h2::client::Builder,
+    stream: client::TlsStream<TcpStream>,
+) -> h2::client::SendRequest<Bytes> {
+    let (requests, connection) = builder.handshake(stream).await.unwrap();
     world
         .tasks
         .spawn("foreign client", async move { drop(connection.await) });

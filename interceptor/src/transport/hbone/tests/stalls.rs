@@ -9,7 +9,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 
-use super::super::super::exclusive::tests::interop::{Foreign, HTTP2, foreign_client, speak};
+use super::super::super::exclusive::tests::interop::{
+    Foreign, HTTP2, asking, foreign_client, speak,
+};
 use super::super::super::splice;
 use super::super::super::testing::{World, app, open, route, sockets, soon};
 use crate::net::Traffic;
@@ -75,14 +77,8 @@ async fn an_application_of_many_small_messages_is_not_read_while_the_peer_takes_
 /// A foreign client of a gateway of ours.
 async fn requests(world: &World, gateway: std::net::SocketAddr) -> h2::client::SendRequest<Bytes> {
     let stream = foreign_client(world, gateway, HTTP2).await;
-    let (requests, connection) = h2::client::Builder::new()
-        .max_send_buffer_size(16 << 20)
-        .handshake(stream)
-        .await
-        .unwrap();
-    world
-        .tasks
-        .spawn("foreign client", async move { drop(connection.await) });
+    let mut builder = h2::client::Builder::new();
+    let requests = asking(world, builder.max_send_buffer_size(16 << 20), stream).await;
     requests.ready().await.unwrap()
 }
 

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::super::super::codec::{Event, Reader, fields, frame};
-use super::super::super::exclusive::tests::interop::{foreign_client, greeted};
+use super::super::super::exclusive::tests::interop::{asking, foreign_client, greeted};
 use super::super::super::testing::{World, app, soon};
 use super::super::super::tls::MUX;
 use super::super::MOST_SERVED;
@@ -21,16 +21,11 @@ const MEGABYTE: usize = 1 << 20;
 async fn requests(world: &World, gateway: std::net::SocketAddr) -> h2::client::SendRequest<Bytes> {
     let mut stream = foreign_client(world, gateway, MUX).await;
     stream.get_mut().1.refresh_traffic_keys().unwrap();
-    let (requests, connection) = h2::client::Builder::new()
+    let mut builder = h2::client::Builder::new();
+    let windows = builder
         .initial_window_size(FIRST)
-        .initial_connection_window_size((1 << 31) - 1)
-        .handshake(stream)
-        .await
-        .unwrap();
-    world
-        .tasks
-        .spawn("foreign client", async move { drop(connection.await) });
-    requests
+        .initial_connection_window_size((1 << 31) - 1);
+    asking(world, windows, stream).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
