@@ -46,6 +46,12 @@ fn is_valid(certificate: &Certificate, now: Timestamp) -> bool {
     certificate.not_after.is_some_and(|end| end > now)
 }
 
+/// As much of a serial number as people are shown: the first 16 digits tell certificates apart, and
+/// JSON has all of them.
+pub(super) fn short(serial: &str) -> String {
+    serial.chars().take(16).collect()
+}
+
 /// One row for each certificate.
 pub(super) fn table(certificates: &[Certificate], now: Timestamp) -> Table {
     let mut table = Table::new(["IDENTITY", "EXPIRES IN", "RENEWED IN", "ISSUER", "SERIAL"]);
@@ -56,9 +62,7 @@ pub(super) fn table(certificates: &[Certificate], now: Timestamp) -> Table {
             Tone::Bad
         };
         let until = |at: Option<Timestamp>| at.map_or("-".to_owned(), |at| human::until(at, now));
-        // The first 16 digits tell certificates apart; JSON has all of them.
-        let serial = certificate.serial.as_deref().unwrap_or("none yet");
-        let serial: String = serial.chars().take(16).collect();
+        let serial = short(certificate.serial.as_deref().unwrap_or("none yet"));
         table.row([
             cell(&certificate.identity),
             (until(certificate.not_after), tone),

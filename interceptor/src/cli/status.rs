@@ -228,9 +228,8 @@ fn authority(table: &mut Table, authority: &Authority, now: Timestamp) {
     else {
         return;
     };
-    // As in the table of certificates: 16 digits tell them apart.
-    let short = |serial: &str| serial.chars().take(16).collect::<String>();
-    let signer = authority.serial.as_deref().map_or("-".to_owned(), short);
+    let signer = authority.serial.as_deref();
+    let signer = signer.map_or("-".to_owned(), certificates::short);
     let tone = if first > now {
         Tone::Normal
     } else {
@@ -239,7 +238,7 @@ fn authority(table: &mut Table, authority: &Authority, now: Timestamp) {
     let roots: Vec<_> = authority
         .roots
         .iter()
-        .map(|root| short(&root.serial))
+        .map(|root| certificates::short(&root.serial))
         .collect();
     let text = format!(
         "{} signs as {signer}; {} trusted ({}), the first ends in {}",
