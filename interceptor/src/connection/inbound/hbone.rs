@@ -71,11 +71,11 @@ async fn accept(
     let identity = (door.plane.mesh.load())
         .workload(&door.local.id)
         .map(|workload| workload.identity.clone());
-    let svid = match &identity {
-        Some(identity) => (door.plane.identities.current(identity))
-            .ok_or("there is no certificate for the workload yet"),
-        None => Err("the workload is not of the mesh any more"),
-    };
+    let svid = identity.ok_or("the workload is not of the mesh any more");
+    let svid = svid.and_then(|identity| {
+        let current = door.plane.identities.current(&identity);
+        current.ok_or("there is no certificate for the workload yet")
+    });
     let svid = match svid {
         Ok(svid) => svid,
         Err(detail) => {
