@@ -4,13 +4,19 @@
 //! An alias is another name of a trust domain (a mesh that was renamed): the same roots vouch for
 //! it, and an identity keeps its meaning under either name.
 //!
+//! What rests on a bundle rests on all of it: a session does not know which root vouched for its peer.
+//! When one is taken out, everybody is told ([`Trust`]).
+//!
 //! Not here: verifying chains (`peer`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use interceptor_policy::{SpiffeId, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
+use tokio_util::sync::CancellationToken;
 
 use super::certificate::{Certificate, Malformed, Serial};
 
@@ -19,6 +25,14 @@ use super::certificate::{Certificate, Malformed, Serial};
 pub struct TrustBundle {
     domains: BTreeMap<TrustDomain, Vec<Root>>,
     aliases: BTreeMap<TrustDomain, TrustDomain>,
+}
+
+/// The bundle that is in force, and a word for whoever relies on it.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) bundle: Arc<TrustBundle>,
+    /// Cancelled when something in a bundle since this was made is trusted no more.
+    pub(super) withdrawn: CancellationToken,
 }
 
 /// One CA certificate that is trusted.
@@ -111,8 +125,54 @@ impl TrustBundle {
                 && self.canonical(one.trust_domain()) == self.canonical(other.trust_domain()))
     }
 
+    /// Whether everybody is trusted that is by `other`. A root that was made anew for the same key and
+    /// name is the same one.
+    fn trusts_all_of(&self, other: &Self) -> bool {
+        let has = |domain, root: &Root| {
+            let ours = self.domains.get(domain).into_iter().flatten();
+            ours.into_iter().any(|ours| ours.anchor == root.anchor)
+        };
+        let mut roots = other.domains.iter();
+        let mut aliases = other.aliases.iter();
+        roots.all(|(domain, roots)| roots.iter().all(|root| has(domain, root)))
+            && aliases.all(|(alias, domain)| self.aliases.get(alias) == Some(domain))
+    }
+
     fn canonical<'a>(&'a self, domain: &'a TrustDomain) -> &'a TrustDomain {
         self.aliases.get(domain).unwrap_or(domain)
+    }
+}
+
+// === impl Trust ===
+
+impl Trust {
+    pub(super) fn new(bundle: TrustBundle) -> Self {
+        Self {
+            bundle: Arc::new(bundle),
+            withdrawn: CancellationToken::new(),
+        }
+    }
+
+    /// Puts `bundle` into force, and tells those who rely on what was there before if it was more.
+    pub(super) fn replace(trust: &ArcSwap<Self>, bundle: TrustBundle) {
+        let bundle = Arc::new(bundle);
+        let before = trust.rcu(|before| before.followed_by(&bundle));
+        // When nobody can get it any more.
+        if !bundle.trusts_all_of(&before.bundle) {
+            before.withdrawn.cancel();
+        }
+    }
+
+    fn followed_by(&self, bundle: &Arc<TrustBundle>) -> Self {
+        let withdrawn = if bundle.trusts_all_of(&self.bundle) {
+            self.withdrawn.clone()
+        } else {
+            CancellationToken::new()
+        };
+        Self {
+            bundle: Arc::clone(bundle),
+            withdrawn,
+        }
     }
 }
 

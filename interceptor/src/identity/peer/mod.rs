@@ -23,10 +23,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use interceptor_policy::{SpiffeId, SpiffeIdError, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio_util::sync::CancellationToken;
 use webpki::{EndEntityCert, KeyUsage};
 
 use self::vouched::{Fingerprint, Known, Vouched};
-use super::bundle::{Root, TrustBundle};
+use super::bundle::{Root, Trust, TrustBundle};
 use super::certificate::{Certificate, Malformed, Purpose};
 
 /// Longer chains are refused before any signature is checked. Real ones have two or three.
@@ -37,7 +38,7 @@ const MAX_SHOWN: usize = 256;
 /// Verifies peers against the trust bundle that is current at that moment. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Verifier {
-    bundle: Arc<ArcSwap<TrustBundle>>,
+    trust: Arc<ArcSwap<Trust>>,
     known: Arc<Known>,
 }
 
@@ -142,15 +143,21 @@ pub enum PeerError {
 impl Verifier {
     /// A verifier whose bundle stays as it is.
     pub fn new(bundle: TrustBundle) -> Self {
-        Self::following(Arc::new(ArcSwap::from_pointee(bundle)))
+        Self::following(Arc::new(ArcSwap::from_pointee(Trust::new(bundle))))
     }
 
-    /// A verifier that follows every change of `bundle`.
-    pub(super) fn following(bundle: Arc<ArcSwap<TrustBundle>>) -> Self {
+    /// A verifier that follows every change of `trust`.
+    pub(super) fn following(trust: Arc<ArcSwap<Trust>>) -> Self {
         Self {
-            bundle,
+            trust,
             known: Arc::default(),
         }
+    }
+
+    /// Cancelled when a root that is trusted now is trusted no more. To be asked for before a peer is
+    /// verified; nothing new shall rest on the answer after that.
+    pub fn withdrawal(&self) -> CancellationToken {
+        self.trust.load().withdrawn.clone()
     }
 
     /// Accepts the server only if it is `expected`. Returns the identity as the server wrote it,
@@ -166,8 +173,9 @@ impl Verifier {
         expected: &SpiffeId,
         now: UnixTime,
     ) -> Result<SpiffeId, PeerError> {
-        let bundle = self.bundle.load();
-        let got = self.verify(&bundle, (leaf, intermediates), Purpose::Server, now)?;
+        let trust = self.trust.load();
+        let bundle = &trust.bundle;
+        let got = self.verify(bundle, (leaf, intermediates), Purpose::Server, now)?;
         if bundle.same_workload(expected, &got) {
             Ok(got)
         } else {
@@ -189,8 +197,8 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<SpiffeId, PeerError> {
-        let bundle = self.bundle.load();
-        self.verify(&bundle, (leaf, intermediates), Purpose::Client, now)
+        let trust = self.trust.load();
+        self.verify(&trust.bundle, (leaf, intermediates), Purpose::Client, now)
     }
 
     /// What [`verify`] finds, from memory if it is known.

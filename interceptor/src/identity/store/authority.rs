@@ -100,7 +100,7 @@ impl Identities {
         let roots: usize = bundle.domains().map(|(_, roots)| roots.len()).sum();
         // The clock before the lock: whoever moves it must not wait for us.
         let now = (self.clock)();
-        self.bundle.store(Arc::new(bundle));
+        self.trust(bundle);
         for entry in self.entries.lock().values_mut() {
             entry.again(now);
         }

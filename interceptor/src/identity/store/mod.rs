@@ -33,7 +33,7 @@ use tokio::sync::{Notify, watch};
 use self::attempt::Attempt;
 pub use self::authority::{AuthorityStatus, RootStatus};
 use self::entry::{Entry, Phase};
-use super::bundle::TrustBundle;
+use super::bundle::{Trust, TrustBundle};
 use super::certificate::Serial;
 use super::issuer::{IssueError, Issuer};
 use super::peer::Verifier;
@@ -59,8 +59,8 @@ pub struct Identities {
     published: ArcSwap<HashMap<SpiffeId, Arc<Svid>>>,
     /// What is wanted, and how far it is. Never held across an await.
     entries: Mutex<BTreeMap<SpiffeId, Entry>>,
-    bundle: Arc<ArcSwap<TrustBundle>>,
-    /// Follows `bundle`; everybody has a clone, so that all know the peers that one has met.
+    trust: Arc<ArcSwap<Trust>>,
+    /// Follows `trust`; everybody has a clone, so that all know the peers that one has met.
     verifier: Verifier,
     /// Wakes the renewal loop.
     wake: Notify,
@@ -119,10 +119,10 @@ impl Identities {
 
     /// The same with another clock.
     pub fn with_clock(issuer: Arc<dyn Issuer>, lifetime: Duration, clock: Clock) -> Self {
-        let bundle = Arc::new(ArcSwap::from_pointee(issuer.bundle()));
+        let trust = Arc::new(ArcSwap::from_pointee(Trust::new(issuer.bundle())));
         Self {
-            verifier: Verifier::following(Arc::clone(&bundle)),
-            bundle,
+            verifier: Verifier::following(Arc::clone(&trust)),
+            trust,
             issuer,
             lifetime,
             clock,
@@ -245,12 +245,12 @@ impl Identities {
 
     /// The roots that are trusted now.
     pub fn bundle(&self) -> Arc<TrustBundle> {
-        self.bundle.load_full()
+        Arc::clone(&self.trust.load().bundle)
     }
 
-    /// Replaces the roots; verifiers follow at once.
+    /// Replaces the roots; verifiers follow at once, and whoever relies on one that is gone is told.
     pub fn trust(&self, bundle: TrustBundle) {
-        self.bundle.store(Arc::new(bundle));
+        Trust::replace(&self.trust, bundle);
         self.changed();
     }
 

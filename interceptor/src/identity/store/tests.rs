@@ -356,6 +356,7 @@ async fn a_root_is_replaced_in_three_steps_and_nobody_is_refused_in_between() {
     let tasks = Tasks::new();
     tasks.spawn("identities", Arc::clone(&store).run(tasks.clone()));
     let first = store.ensure(&caller()).await.unwrap();
+    let withdrawal = store.verifier().withdrawal();
     let renewed = async |than: &Arc<Svid>| loop {
         store.look();
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -375,10 +376,13 @@ async fn a_root_is_replaced_in_three_steps_and_nobody_is_refused_in_between() {
     for svid in [&first, &second, &third] {
         assert_eq!(verify(&store, svid).unwrap(), caller());
     }
+    assert!(!withdrawal.is_cancelled(), "nobody was trusted less");
 
     replace(folder, "new", &[]);
     renewed(&third).await;
     assert_eq!(verify(&store, &third).unwrap(), caller());
+    assert!(withdrawal.is_cancelled());
+    assert!(!store.verifier().withdrawal().is_cancelled());
     let error = verify(&store, &second).unwrap_err();
     assert_eq!(error.reason(), "unknown_issuer");
     assert_eq!(store.authority().roots.len(), 1);

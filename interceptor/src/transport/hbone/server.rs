@@ -26,6 +26,7 @@ use interceptor_policy::SpiffeId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::super::buffer::Segment;
 use super::super::codec::Fields;
@@ -92,12 +93,14 @@ impl Server {
         (peer_address, local_address): (SocketAddr, SocketAddr),
     ) -> Result<Inbound, HandshakeError> {
         let config = &self.config;
+        let withdrawn = self.tls.withdrawal();
         if config.max_exclusive == 0 {
             let secured = self.tls.accept(svid, Turnstile::opened(tcp)).await?;
             let prefaced = preface(Box::new(secured.stream), config).await?;
             let session = Session::Shared(Box::new(prefaced));
             let end = (secured.peer, peer_address, local_address, secured.facts);
-            return Ok(Inbound::new(session, secured.until, config, end));
+            let ending = (secured.until, withdrawn);
+            return Ok(Inbound::new(session, ending, config, end));
         }
         let secured = self.tls.accept_fast(svid, tcp).await?;
         let session = match secured.stream {
@@ -109,7 +112,8 @@ impl Server {
             Agreed::Http2(stream) => Session::Shared(Box::new(preface(stream, config).await?)),
         };
         let end = (secured.peer, peer_address, local_address, secured.facts);
-        Ok(Inbound::new(session, secured.until, config, end))
+        let ending = (secured.until, withdrawn);
+        Ok(Inbound::new(session, ending, config, end))
     }
 }
 
@@ -182,6 +186,8 @@ pub struct Inbound {
 /// What stays as it is while a connection is served.
 struct About {
     until: Instant,
+    /// Cancelled when a root that may have vouched for the peer is trusted no more.
+    withdrawn: CancellationToken,
     config: Arc<Config>,
     end: End,
     lanes: Lanes,
@@ -241,7 +247,7 @@ pub struct Rejected {
 impl Inbound {
     fn new(
         session: Session,
-        until: Instant,
+        (until, withdrawn): (Instant, CancellationToken),
         config: &Arc<Config>,
         (peer, peer_address, local_address, facts): (
             SpiffeId,
@@ -252,6 +258,7 @@ impl Inbound {
     ) -> Self {
         let about = About {
             until,
+            withdrawn,
             config: Arc::clone(config),
             end: End {
                 peer,
@@ -285,8 +292,9 @@ impl Inbound {
     }
 
     /// Serves requests until the connection has ended or moves. Each one is handed to `handler`,
-    /// whose future runs among `tasks`. When those stop, or the first of the two certificates ends, the
-    /// peer is told (GOAWAY) and open streams go on; the drain deadline is the tasks' own.
+    /// whose future runs among `tasks`. When those stop, the first of the two certificates ends, or a root
+    /// is taken out of the bundle, the peer is told (GOAWAY) and open streams go on; the drain deadline is
+    /// the tasks' own.
     ///
     /// # Errors
     ///
@@ -298,7 +306,7 @@ impl Inbound {
     {
         let Self { session, about } = self;
         // Kept as long as the connection; where it is pinned it would be held twice.
-        let over = Box::pin(over(tasks, about.until));
+        let over = Box::pin(over(tasks, &about));
         match session {
             Session::Exclusive(serving) => {
                 let handle =
@@ -394,11 +402,13 @@ fn widen(connection: &mut Http2, sizes: Sizes) -> bool {
 
 type Arrived = (HttpRequest<h2::RecvStream>, SendResponse<Segment>);
 
-/// Resolves when nothing new is to be served: the tasks stop, or a certificate has ended.
-async fn over(tasks: &Tasks, until: Instant) {
+/// Resolves when nothing new is to be served: the tasks stop, a certificate has ended, or is perhaps
+/// vouched for no more.
+async fn over(tasks: &Tasks, about: &About) {
     tokio::select! {
         () = tasks.stopping() => {}
-        () = sleep_until(until) => {}
+        () = about.withdrawn.cancelled() => {}
+        () = sleep_until(about.until) => {}
     }
 }
 

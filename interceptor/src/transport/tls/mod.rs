@@ -49,6 +49,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_util::sync::CancellationToken;
 
 pub(super) use self::handover::{Agreed, Fast};
 use self::handover::{TrafficSecrets, agreed};
@@ -100,6 +101,11 @@ impl Tls {
             provider: Arc::new(provider()),
             verifier,
         }
+    }
+
+    /// Cancelled when a root that is trusted now is trusted no more. For sessions that begin after this.
+    pub(super) fn withdrawal(&self) -> CancellationToken {
+        self.verifier.withdrawal()
     }
 
     /// The client's end, as `svid`, with nobody but `expected`, in HTTP/2.

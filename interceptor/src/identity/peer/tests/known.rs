@@ -64,12 +64,15 @@ fn a_peer_that_is_known_is_refused_once_its_intermediate_has_ended() {
 
 #[test]
 fn a_peer_that_is_known_is_refused_once_its_root_is_not_trusted() {
-    let shared = Arc::new(ArcSwap::from_pointee(bundle(&[("cluster.local", &CA)])));
+    let shared = Arc::new(ArcSwap::from_pointee(Trust::new(bundle(&[(
+        "cluster.local",
+        &CA,
+    )]))));
     let verifier = Verifier::following(Arc::clone(&shared));
     let leaf = CA.sign(&good(SERVER));
     assert_eq!(verifier.verify_client(&leaf, &[], now()), Ok(server()));
     let next = Authority::new("ours");
-    shared.store(Arc::new(bundle(&[("cluster.local", &next)])));
+    Trust::replace(&shared, bundle(&[("cluster.local", &next)]));
     let error = verifier.verify_client(&leaf, &[], now()).unwrap_err();
     assert_eq!(error.reason(), "unknown_issuer");
 }

@@ -312,12 +312,12 @@ fn an_endless_chain_is_refused_before_it_is_read() {
 
 #[test]
 fn a_verifier_follows_its_bundle() {
-    let shared = Arc::new(ArcSwap::from_pointee(TrustBundle::default()));
+    let shared = Arc::new(ArcSwap::from_pointee(Trust::new(TrustBundle::default())));
     let verifier = Verifier::following(Arc::clone(&shared));
     let leaf = CA.sign(&good(SERVER));
     let before = verifier.verify_client(&leaf, &[], now()).unwrap_err();
     assert_eq!(before.reason(), "untrusted_domain");
-    shared.store(Arc::new(bundle(&[("cluster.local", &CA)])));
+    Trust::replace(&shared, bundle(&[("cluster.local", &CA)]));
     assert_eq!(verifier.verify_client(&leaf, &[], now()), Ok(server()));
 }
 

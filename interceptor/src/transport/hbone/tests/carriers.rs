@@ -11,7 +11,7 @@ use super::super::super::mux::MAX_STREAMS;
 use super::super::super::testing::{Carriers, Gateway, Path, Wire, World, app, id, open, soon};
 use super::super::super::{Client, Config, Tunnel};
 use super::super::pool::{Choice, Crowd, Key, Pool, Slot};
-use crate::identity::Ca;
+use crate::identity::{Ca, Issuer as _, TrustBundle};
 
 async fn tunnel(client: &Client, gateway: &Gateway, destination: std::net::SocketAddr) -> Tunnel {
     open(client, &gateway.route(destination)).await.unwrap()
@@ -189,6 +189,47 @@ async fn a_carrier_takes_no_new_streams_after_a_certificate_has_ended(
     tokio::time::sleep(lifetime).await;
     assert_eq!(client.carriers(), 0);
     tokio::time::resume();
+    path.client.write_all(b"x").await.unwrap();
+    soon(path.server.read_exact(&mut [0])).await.unwrap();
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_session_takes_no_new_streams_after_a_root_was_taken_out(
+    #[values(Carriers::Exclusive, Carriers::Mux, Carriers::Shared)] carriers: Carriers,
+) {
+    let world = World::on(carriers);
+    let (gateway, _ends) = world.node().await;
+    let client = world.client().await;
+    let mut path = Path::open(&world, &client, &gateway).await;
+    let (_app, destination) = app().await;
+    // Where streams do not share, this leaves a carrier behind that is idle.
+    drop(tunnel(&client, &gateway, destination).await);
+    let successor = Ca::generate(&"mesh.test".parse().unwrap(), SystemTime::now()).unwrap();
+    let mut both = TrustBundle::clone(&world.identities.bundle());
+    for (domain, roots) in successor.bundle().domains() {
+        both.add_root(domain, roots[0].certificate.clone()).unwrap();
+    }
+    world.identities.trust(both);
+    path.client.write_all(b"x").await.unwrap();
+    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    let again = tunnel(&client, &gateway, destination).await;
+    assert!(again.reused, "one more root is no reason");
+    drop(again);
+
+    world.identities.trust(successor.bundle());
+    path.client.write_all(b"x").await.unwrap();
+    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    // The goodbye is on its way.
+    let refused = async {
+        loop {
+            match open(&client, &gateway.route(destination)).await {
+                Ok(tunnel) => drop(tunnel),
+                Err(error) => return error,
+            }
+        }
+    };
+    assert_eq!(soon(refused).await.reason(), "unknown_issuer");
     path.client.write_all(b"x").await.unwrap();
     soon(path.server.read_exact(&mut [0])).await.unwrap();
 }
