@@ -145,9 +145,7 @@ impl Crowd {
             }
         })?;
         let all = others + self.manifests.len();
-        wait::so("all of them to be enrolled", || {
-            enrolled(&world.near) == Some(all)
-        })
+        wait::reached("all of them to be enrolled", all, || enrolled(&world.near))
     }
 
     /// Each of those that talk calls, until all go past the agent, and keeps that open.
@@ -216,15 +214,13 @@ fn a_thousand_workloads_leave_maps_files_and_programs_where_they_were() -> Resul
         // Every other round the namespaces go first, else the manifests.
         if round % 2 == 0 {
             drop(crowd);
-            wait::so("their absence to be noticed", || {
-                enrolled(&world.near) == Some(others)
-            })?;
+            let now = || enrolled(&world.near);
+            wait::reached("their absence to be noticed", others, now)?;
             world.change(|_| ())?;
         } else {
             world.change(|_| ())?;
-            wait::so("them to be released", || {
-                enrolled(&world.near) == Some(others)
-            })?;
+            let now = || enrolled(&world.near);
+            wait::reached("them to be released", others, now)?;
             drop(crowd);
         }
         assert_released(&world, &before)?;

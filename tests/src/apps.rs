@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::netns::NetNs;
-use crate::wait::{self, PATIENCE};
+use crate::wait;
 
 /// What an application does with one connection.
 pub trait App: Fn(&mut TcpStream, Seen) -> io::Result<()> + Send + Sync + 'static {}
@@ -144,9 +144,9 @@ fn accept_all(listener: &TcpListener, state: &Arc<State>, app: &Arc<impl App>) -
     }
 }
 
+/// Has no patience of its own to lose: what a client leaves alone for long stays open until the
+/// client ends it, or the server is dropped.
 fn serve(mut stream: TcpStream, from: SocketAddr, state: &State, app: &impl App) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     state.open.lock().push(stream.try_clone()?);
     let seen = Seen {
         accepted_from: canonical(from),

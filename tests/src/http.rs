@@ -3,11 +3,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+use crate::wait::PATIENCE;
 
 /// What a server answered.
 #[derive(Clone, Debug)]
@@ -24,8 +23,8 @@ pub struct Response {
 ///
 /// Fails if the server cannot be reached or does not speak HTTP.
 pub fn request(server: SocketAddr, method: &str, path: &str) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     write!(
         stream,
         "{method} {path} HTTP/1.0\r\nhost: {server}\r\ncontent-length: 0\r\n\r\n"

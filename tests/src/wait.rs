@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// Long enough for a loaded machine with two cores; a test that passes never waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +51,26 @@ pub fn settled<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> 
         Some(error) => error.context(late),
         None => late,
     })
+}
+
+/// Asks until a number is reached, for as long as it comes nearer: for what takes a slow machine long
+/// because it is much.
+///
+/// # Errors
+///
+/// Fails with `what` and the last number when it stood still for all of [`PATIENCE`].
+pub fn reached(what: &str, goal: usize, mut ask: impl FnMut() -> Option<usize>) -> Result<()> {
+    let mut nearest = usize::MAX;
+    loop {
+        let nearer = until(what, || {
+            let left = ask()?.abs_diff(goal);
+            (left < nearest).then_some(left)
+        });
+        nearest = nearer.with_context(|| format!("{nearest} from {goal}"))?;
+        if nearest == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// Asks until the answer is yes.
