@@ -1,6 +1,7 @@
 //! An agent's access log, one connection per line, as the tests read it.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -8,6 +9,8 @@ use serde::Deserialize;
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Line {
+    /// When the agent wrote it, by its own clock.
+    pub time: Option<String>,
     /// The client's address.
     #[serde(rename = "src.addr")]
     pub src_addr: Option<String>,
@@ -102,6 +105,11 @@ impl Line {
     pub fn is_of(&self, sent: usize, received: usize) -> bool {
         let is = |have: Option<u64>, wanted: usize| have == u64::try_from(wanted).ok();
         is(self.bytes_sent, sent) && is(self.bytes_recv, received)
+    }
+
+    /// When the agent wrote it, which does not depend on when a test comes to look.
+    pub fn at(&self) -> Option<SystemTime> {
+        humantime::parse_rfc3339(self.time.as_deref()?).ok()
     }
 
     /// How long it lasted, in milliseconds.

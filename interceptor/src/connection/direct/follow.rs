@@ -4,7 +4,8 @@
 //!  first mesh ▶ void what an earlier agent granted ▶ workloads enrolled ▶ adopt what is open
 //!  events ────▶ records                mesh changed ▶ void, judge, grant again
 //!  five times a second ▶ the kernel's table
-//!  twice a second ▶ certificates, losses, what could not be done before
+//!  twice a second ▶ losses, what could not be done before
+//!  a certificate's end ▶ void, judge, grant again
 //! ```
 
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::capture::Events;
 use crate::drain::Tasks;
 use crate::workload::source::Published;
 
-/// How often it is looked at what no event tells: certificates that expire, events that are lost.
+/// How often it is looked at what no event tells: events that are lost, clocks that jump. When a
+/// certificate ends before that, then.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often the kernel's table is looked at, if something was entered.
@@ -116,13 +118,15 @@ impl Follower {
         }
         self.look();
         let mut tick = tokio::time::interval(INTERVAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut table = tokio::time::interval(TABLE);
         table.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                _ = tick.tick() => self.look(),
+                _ = tick.tick() => {
+                    let soon = until_next(self.look());
+                    tick.reset_after(soon);
+                }
                 _ = table.tick() => self.look_up(),
                 () = self.published.changed() => {
                     self.follow_mesh();
@@ -192,15 +196,16 @@ impl Follower {
         }
     }
 
-    /// What nobody tells.
-    fn look(&mut self) {
+    /// What nobody tells. Returns how long all certificates that are valid stay so.
+    fn look(&mut self) -> Duration {
+        let current_for = self.plane.identities.current_for();
         if *self.path.left.read() {
-            return;
+            return current_for;
         }
         if let Err(error) = self.path.kernel.sweep() {
             tracing::warn!(%error, "cannot remove same-node connections that failed");
         }
-        let uncertified = !self.plane.identities.are_current();
+        let uncertified = current_for.is_zero();
         let mesh = self.plane.mesh.load_full();
         let identities = &self.plane.identities;
         let lacks = uncertified && self.path.grants.lacks_certificate(&mesh, identities);
@@ -237,12 +242,31 @@ impl Follower {
                 take_in(&path, &plane, std::iter::from_fn(|| events.try_next()));
             });
         }
+        current_for
+    }
+}
+
+/// When to look again, if all certificates are valid for so long. Zero says that one is not, which
+/// was seen to.
+fn until_next(current_for: Duration) -> Duration {
+    if current_for.is_zero() {
+        INTERVAL
+    } else {
+        current_for.min(INTERVAL)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_certificate_is_not_slept_through() {
+        let soon = Duration::from_millis(3);
+        assert_eq!(until_next(soon), soon);
+        assert_eq!(until_next(Duration::MAX), INTERVAL);
+        assert_eq!(until_next(Duration::ZERO), INTERVAL, "once is enough");
+    }
 
     #[test]
     fn the_table_is_looked_at_within_a_second_though_nothing_was_counted() {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use humantime::format_rfc3339_seconds;
 use interceptor_policy::{Attempt, SpiffeId};
 
 use crate::connection::recheck::{gone, identity_changed};
@@ -31,8 +32,7 @@ impl Pair {
         let destination = still(mesh, &self.destination, "was reached")?;
         for workload in [source, destination] {
             if !is_certified(identities, workload) {
-                let detail = format!("{} has no valid certificate", workload.identity);
-                return Err(because("no_identity", detail));
+                return Err(because("no_identity", uncertified(identities, workload)));
             }
         }
         let attempt = Attempt {
@@ -53,6 +53,15 @@ impl Pair {
 /// more there than it could through the agent.
 pub(super) fn is_certified(identities: &Identities, workload: &Workload) -> bool {
     identities.current(&workload.identity).is_some()
+}
+
+/// What to say of one that could not: since when, if that is known.
+fn uncertified(identities: &Identities, workload: &Workload) -> String {
+    let identity = &workload.identity;
+    match identities.ended(identity).map(format_rfc3339_seconds) {
+        Some(end) => format!("{identity} has no valid certificate: its last one ended at {end}"),
+        None => format!("{identity} has no valid certificate"),
+    }
 }
 
 /// The workload, if it is still who it was.

@@ -227,12 +227,24 @@ impl Identities {
             .collect()
     }
 
-    /// Whether every identity of this node has an SVID in force.
-    pub fn are_current(&self) -> bool {
+    /// How long every identity of this node will have the SVID that it has: zero if one has none in
+    /// force already.
+    pub fn current_for(&self) -> Duration {
         let published = self.published.load();
         let now = (self.clock)();
+        let left = |id: &SpiffeId| {
+            let svid = published.get(id)?;
+            svid.not_after.duration_since(now).ok()
+        };
         let entries = self.entries.lock();
-        (entries.keys()).all(|id| published.get(id).is_some_and(|svid| now < svid.not_after))
+        let lefts = entries.keys().map(|id| left(id).unwrap_or_default());
+        lefts.min().unwrap_or(Duration::MAX)
+    }
+
+    /// When the SVID of `id` ended, if it had one and that is over.
+    pub fn ended(&self, id: &SpiffeId) -> Option<SystemTime> {
+        let end = self.published.load().get(id)?.not_after;
+        ((self.clock)() >= end).then_some(end)
     }
 
     /// How issuing went since the start.

@@ -110,6 +110,26 @@ async fn wanted_identities_are_issued_and_unwanted_ones_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_is_known_how_long_all_svids_are_valid_and_when_one_ended() {
+    let store = store(&Scripted::new());
+    assert_eq!(store.current_for(), Duration::MAX, "nobody needs one");
+    let first = store.ensure(&caller()).await.unwrap();
+    tokio::time::sleep(Duration::from_mins(20)).await;
+    store.ensure(&id("server")).await.unwrap();
+    let left = first.not_after.duration_since((store.clock)()).unwrap();
+    assert_eq!(store.current_for(), left, "the first that ends");
+
+    tokio::time::advance(left.saturating_sub(Duration::from_millis(1))).await;
+    assert_eq!(store.current_for(), Duration::from_millis(1));
+    assert_eq!(store.ended(&caller()), None);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(store.current_for(), Duration::ZERO);
+    assert_eq!(store.ended(&caller()), Some(first.not_after));
+    assert_eq!(store.ended(&id("server")), None);
+    assert_eq!(store.ended(&id("nobody")), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_svid_is_renewed_before_half_of_its_life_is_over() {
     let (store, tasks) = running(&Scripted::new());
     let first = store.ensure(&caller()).await.unwrap();
