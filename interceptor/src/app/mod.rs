@@ -121,6 +121,8 @@ impl Agent {
     async fn until_the_end(&self) -> anyhow::Result<Ended> {
         let mut replaced = self.replaced.clone();
         let ended = tokio::select! {
+            // Some tasks end when one of these has begun.
+            biased;
             signal = wait_for_signal() => {
                 tracing::info!(signal = signal?, "stopping");
                 Ended::Asked
@@ -131,6 +133,8 @@ impl Agent {
                 tracing::info!(deadline = ?self.config.drain_deadline, "replaced by a successor; open connections may end");
                 Ended::Replaced
             }
+            lost = self.control.lost() => return Err(lost.into()),
+            lost = self.data.lost() => return Err(lost.into()),
         };
         tokio::select! {
             () = self.stop(ended) => {}

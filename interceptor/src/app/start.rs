@@ -137,7 +137,7 @@ fn wire(
     follow_authority(identities, &control);
     follow_mesh(&plane, (published.clone(), passed), events, &control);
     control.spawn("leisure", leisure::run(Arc::clone(&plane), control.clone()));
-    control.spawn("manifests", source.run(control.clone()));
+    control.spawn_vital("manifests", source.run(control.clone()));
     follow_kernel_log(kernel_log, &control);
     let (giver, petitions) = Giver::new(Arc::clone(&config.mesh.node));
     let (succession, replaced) = succession(petitions, shared);
@@ -192,8 +192,8 @@ fn identities(config: &Config) -> anyhow::Result<Identities> {
 /// Renews what its issuer gives out, and follows that one.
 fn follow_authority(identities: Arc<Identities>, control: &Tasks) {
     let following = Arc::clone(&identities).follow(control.clone());
-    control.spawn("authority", following);
-    control.spawn("identities", identities.run(control.clone()));
+    control.spawn_vital("authority", following);
+    control.spawn_vital("identities", identities.run(control.clone()));
 }
 
 fn plane(
@@ -222,14 +222,14 @@ fn follow_mesh(
     control: &Tasks,
 ) {
     let checking = recheck::run(Arc::clone(plane), published.clone(), control.clone());
-    control.spawn("re-check", checking);
+    control.spawn_vital("re-check", checking);
     let followed = direct::run(
         Arc::clone(plane),
         events,
         (published, passed),
         control.clone(),
     );
-    control.spawn("same node", followed);
+    control.spawn_vital("same node", followed);
 }
 
 fn follow_kernel_log(log: Option<DebugLog>, control: &Tasks) {
@@ -263,7 +263,7 @@ impl Wired {
     fn open(self) -> Agent {
         self.doors.open(&self.agent);
         let reconciling = self.reconciler.run(self.published, self.first_pass);
-        self.agent.control.spawn("reconciler", reconciling);
+        self.agent.control.spawn_vital("reconciler", reconciling);
         self.agent.has_started("started");
         self.agent
     }
@@ -279,7 +279,7 @@ impl Wired {
             word: word.clone(),
         });
         let reconciling = self.reconciler.run(self.published, self.first_pass);
-        self.agent.control.spawn("reconciler", reconciling);
+        self.agent.control.spawn_vital("reconciler", reconciling);
         let mut outcome = pin!(outcome);
         let outcome = match tokio::time::timeout(FIRST_PASS, outcome.as_mut()).await {
             Err(_elapsed) if word.take() => Err(TakeOverError::NotConfigured),

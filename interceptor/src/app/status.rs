@@ -16,6 +16,7 @@ use crate::capture::{Counter, Observer};
 use crate::config::Config;
 use crate::connection::Plane;
 use crate::connection::registry::Live;
+use crate::drain::panics;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::record::Record;
 use crate::telemetry::shadow::{self, Reporting};
@@ -105,6 +106,7 @@ impl Watch {
                 bytes: u64::try_from(transport::buffered()).unwrap_or(u64::MAX),
                 most: u64::try_from(self.config.transport.max_buffered).unwrap_or(u64::MAX),
             },
+            panics: panics(),
         }
     }
 

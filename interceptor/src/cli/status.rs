@@ -102,6 +102,12 @@ impl Answer {
                 human::bytes(status.buffered.most)
             ));
         }
+        if status.panics > 0 {
+            complaints.push(format!(
+                "{} of the agent has panicked: report it with the agent's log",
+                human::count(usize::try_from(status.panics).unwrap_or(usize::MAX), "task")
+            ));
+        }
         complaints
     }
 

@@ -63,7 +63,7 @@ pub fn serve(
     tasks: &Tasks,
 ) {
     let (plane, local, connections) = (Arc::clone(plane), Arc::clone(local), tasks.clone());
-    tasks.spawn("accept", async move {
+    tasks.spawn_vital("accept", async move {
         loop {
             let accepted = tokio::select! {
                 () = connections.stopping() => break,

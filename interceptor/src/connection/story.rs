@@ -219,20 +219,38 @@ impl Drop for Story {
             return self.close(carried);
         }
         let since = self.since;
-        self.facts().duration = since.elapsed();
+        let facts = self.facts();
+        facts.duration = since.elapsed();
+        if std::thread::panicking() {
+            facts.reason = fault();
+        }
         self.plane.telemetry.refused(&self.record);
     }
 }
 
 impl Ending {
-    /// Its task was dropped.
+    /// Its task was dropped, or has panicked.
     fn of_the_agent() -> Self {
+        let (outcome, reason) = if std::thread::panicking() {
+            (Outcome::Failed, fault())
+        } else {
+            let reason = because("agent_stopped", "the drain deadline passed");
+            (Outcome::Cut, reason)
+        };
         Self {
-            outcome: Outcome::Cut,
+            outcome,
             flags: ResponseFlags::None,
-            reason: Some(because("agent_stopped", "the drain deadline passed")),
+            reason: Some(reason),
         }
     }
+}
+
+/// A panic of ours.
+fn fault() -> Reason {
+    because(
+        "agent_fault",
+        "a fault of the agent's, which its log has more of",
+    )
 }
 
 pin_project! {
@@ -297,5 +315,34 @@ fn concluded(closed: &Closed) -> (Outcome, Option<Reason>) {
             let reason = because(closed.reason(), chain(error));
             (Outcome::Failed, Some(reason))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// Asks for its ending when it is dropped.
+    struct Dropped<'a>(&'a mut Option<&'static str>);
+
+    impl Drop for Dropped<'_> {
+        fn drop(&mut self) {
+            *self.0 = Ending::of_the_agent().reason.map(|it| it.label);
+        }
+    }
+
+    #[test]
+    fn a_connection_whose_task_panics_is_the_agents_fault() {
+        let (mut stopped, mut panicked) = (None, None);
+        drop(Dropped(&mut stopped));
+        let faulty = AssertUnwindSafe(|| {
+            let _dropped = Dropped(&mut panicked);
+            panic!("on purpose");
+        });
+        assert!(catch_unwind(faulty).is_err());
+        assert_eq!(stopped, Some("agent_stopped"));
+        assert_eq!(panicked, Some("agent_fault"));
     }
 }

@@ -139,6 +139,8 @@ catalogue! {
         "Bytes that connections keep, or have promised to keep, for ends that have not taken them";
     BUFFERED_MOST = Gauge "interceptor_buffered_bytes_max", &[],
         "So many of those (transport.maxBuffered) make all connections go on with small buffers";
+    PANICS = Counter "interceptor_task_panics", &[],
+        "Tasks of the agent's that ended by a panic, each a fault of its own and told in its log";
     CONFIG_VERSION = Gauge "interceptor_config_version", &[],
         "Number of the configuration snapshot in force; 0 before the first";
     CONFIG_LOADED = Gauge "interceptor_config_loaded_timestamp_seconds", &[],

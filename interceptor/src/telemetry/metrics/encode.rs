@@ -232,6 +232,7 @@ fn configuration(out: &mut Out<'_>, status: &Status) -> fmt::Result {
     authority(out, &status.authority)?;
     out.one(&c::BUFFERED, status.buffered.bytes)?;
     out.one(&c::BUFFERED_MOST, status.buffered.most)?;
+    out.one(&c::PANICS, status.panics)?;
     let configuration = &status.configuration;
     out.one(&c::CONFIG_VERSION, configuration.version)?;
     out.one(&c::CONFIG_LOADED, configuration.loaded.map_or(0, seconds))?;

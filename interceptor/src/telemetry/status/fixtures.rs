@@ -118,6 +118,7 @@ pub(crate) fn healthy() -> Status {
             bytes: 36_864,
             most: 512 << 20,
         },
+        panics: 0,
     }
 }
 
@@ -139,6 +140,7 @@ pub(crate) fn troubled() -> Status {
         certificate.last_error = Some("the CA certificate has expired".to_owned());
     }
     status.buffered.bytes = status.buffered.most;
+    status.panics = 1;
     status.authority.last_error = Some(
         "the CA's key does not belong to its certificate: restore the pair from one backup"
             .to_owned(),

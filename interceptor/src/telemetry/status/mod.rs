@@ -56,6 +56,9 @@ pub struct Status {
     /// What they keep for ends that do not take it.
     #[serde(default)]
     pub buffered: Buffered,
+    /// Tasks of the agent's that have panicked since it started.
+    #[serde(default)]
+    pub panics: u64,
     /// Connections inside of the node that the kernel carries.
     #[serde(default)]
     pub same_node: SameNode,
