@@ -23,16 +23,21 @@ use parking_lot::Mutex;
 use super::flight::Aloft;
 use super::stock::Loan;
 
-/// Capacities of buffers. 256 KiB reads cost half the CPU per byte of 16 KiB ones, and larger ones
-/// gain little and cost fairness (reference/transport.md 6).
-const CLASSES: [usize; 3] = [16 << 10, 64 << 10, 256 << 10];
-/// Bytes that a buffer has beyond its class: the largest class is 16 TLS records with all that
+/// Capacities of buffers. 256 KiB reads cost half the CPU per byte of 16 KiB ones; the largest are
+/// for flows that gain by them ([`Sizer::of_bulk`]), and still larger ones are slower: what is read
+/// is no longer in a core's second-level cache when it is written.
+const CLASSES: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 512 << 10];
+/// The largest class of most flows.
+const LARGEST: usize = 2;
+/// The largest class there is.
+const LARGEST_OF_BULK: usize = 3;
+/// Bytes that a buffer has beyond its class: the largest class is 32 TLS records with all that
 /// surrounds their payload, the smallest one holds any record and some short ones.
 const SURROUNDINGS: usize = 2 << 10;
 /// Free buffers that a thread keeps of one class.
 const PER_THREAD: usize = 4;
-/// Free buffers that all threads together keep of one class: at most 10 MiB in all.
-const SHARED: usize = 32;
+/// Free buffers that all threads together keep of a class: at most 19 MiB in all.
+const SHARED: [usize; CLASSES.len()] = [32, 32, 32, 16];
 
 thread_local! {
     static FREE: RefCell<[Vec<Block>; CLASSES.len()]> = const { RefCell::new([const { Vec::new() }; CLASSES.len()]) };
@@ -49,15 +54,18 @@ struct Block {
 }
 
 impl Block {
-    /// A new one of this class; of the smallest one if there is not enough for it.
-    fn new((class, capacity): (usize, usize)) -> Self {
-        let length = capacity + SURROUNDINGS;
+    /// A free one of this class, or a new one; a smaller one if there is not enough for it.
+    fn take(class: usize) -> Self {
+        take_free(class).unwrap_or_else(|| Self::new(class))
+    }
+
+    fn new(class: usize) -> Self {
+        let length = capacity(class) + SURROUNDINGS;
         let mut loan = Loan::default();
-        if class > 0 && !loan.grow(length) {
-            return take_free(0).unwrap_or_else(|| Self::new((0, CLASSES[0])));
-        }
-        if class == 0 {
-            loan = Loan::least(length);
+        match class.checked_sub(1) {
+            None => loan = Loan::least(length),
+            Some(smaller) if !loan.grow(length) => return Self::take(smaller),
+            Some(_) => {}
         }
         Self {
             bytes: vec![0; length].into_boxed_slice(),
@@ -76,9 +84,9 @@ impl Chunk {
     /// A buffer for reads of [`Sizer::wanted`] bytes, with [`SURROUNDINGS`]; a smaller one if the
     /// agent has no more. What is in it is somebody else's past.
     pub(super) fn take(sizer: &Sizer) -> Self {
-        let class = sizer.class();
-        let block = take_free(class.0).unwrap_or_else(|| Block::new(class));
-        Self { block }
+        Self {
+            block: Block::take(sizer.class),
+        }
     }
 
     /// No buffer.
@@ -184,6 +192,10 @@ impl Buf for Segment {
     }
 }
 
+fn capacity(class: usize) -> usize {
+    CLASSES.get(class).copied().unwrap_or(CLASSES[0])
+}
+
 fn take_free(class: usize) -> Option<Block> {
     let own = FREE.try_with(|free| free.borrow_mut().get_mut(class).and_then(Vec::pop));
     own.ok()
@@ -207,10 +219,10 @@ fn give_back(block: Block) {
         }
     });
     if surplus.is_some()
-        && let Some(shared) = SHARED_FREE.get(class)
+        && let Some((shared, most)) = SHARED_FREE.get(class).zip(SHARED.get(class))
     {
         let mut shared = shared.lock();
-        if shared.len() < SHARED {
+        if shared.len() < *most {
             shared.extend(surplus.take());
         }
     }
@@ -228,24 +240,39 @@ pub fn let_go_of_buffers() {
 
 /// How much one direction of a connection should read at once: more while reads fill the buffer,
 /// less when they have become small.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Sizer {
     class: usize,
+    largest: usize,
     small_reads: u8,
+}
+
+impl Default for Sizer {
+    fn default() -> Self {
+        Self {
+            class: 0,
+            largest: LARGEST,
+            small_reads: 0,
+        }
+    }
 }
 
 /// Small reads in a row after which a flow is taken for interactive again.
 const SHRINK_AFTER: u8 = 8;
 
 impl Sizer {
-    fn class(&self) -> (usize, usize) {
-        let capacity = CLASSES.get(self.class).copied().unwrap_or(CLASSES[0]);
-        (self.class, capacity)
+    /// For a flow that has its carrier to itself, where a read is a system call and a write
+    /// whatever its size.
+    pub(super) fn of_bulk() -> Self {
+        Self {
+            largest: LARGEST_OF_BULK,
+            ..Self::default()
+        }
     }
 
     /// Bytes to ask for.
     pub(super) fn wanted(&self) -> usize {
-        self.class().1
+        capacity(self.class)
     }
 
     /// Learns from a read of `count` bytes.
@@ -253,7 +280,7 @@ impl Sizer {
         let wanted = self.wanted();
         // What surrounds payload in records takes a little of the room.
         if count >= wanted - wanted / 8 {
-            self.class = (self.class + 1).min(CLASSES.len() - 1);
+            self.class = (self.class + 1).min(self.largest);
             self.small_reads = 0;
         } else if count <= wanted / 8 {
             self.small_reads += 1;
@@ -270,6 +297,16 @@ impl Sizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_flow_that_has_its_carrier_to_itself_grows_to_the_largest_buffers() {
+        let mut sizer = Sizer::of_bulk();
+        assert_eq!(sizer.wanted(), Sizer::default().wanted());
+        for _ in 0..5 {
+            sizer.read(sizer.wanted());
+        }
+        assert_eq!(sizer.wanted(), 512 << 10);
+    }
 
     #[test]
     fn a_flow_grows_while_it_fills_its_buffers_and_shrinks_when_it_no_longer_does() {

@@ -82,7 +82,7 @@ impl Default for Config {
             connection_window: 16 << 20,
             // Two of the largest reads: one being encrypted while the next arrives.
             send_buffer: 512 << 10,
-            // Buffers of 256 KiB for two thousand directions, or full windows for thirty connections
+            // Buffers of 512 KiB for a thousand directions, or full windows for thirty connections
             // to peers that are no agents of ours: more than a node's cores keep moving.
             max_buffered: 512 << 20,
             // 16 KiB frames cost a quarter of the throughput (reference/transport.md 8).

@@ -9,7 +9,7 @@
 //! The same bytes as HBONE everywhere, agreed upon by an ALPN id of our own, which says two things
 //! more: one stream at a time, and no windows. A stream then has a TLS connection to itself while it
 //! lasts, so nothing is multiplexed: no task between socket and stream, no lock, no copy, one
-//! system call for up to 256 KiB. Peers that do not know the id get `hbone`, as do connections
+//! system call for up to 512 KiB. Peers that do not know the id get `hbone`, as do connections
 //! beyond [`Config::max_exclusive`](super::Config).
 //!
 //! | file | what |

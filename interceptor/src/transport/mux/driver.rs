@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::super::buffer::Sizer;
 use super::super::codec::{CodecError, Event, Fields, Reader, frame};
 use super::super::config::Config;
 use super::super::error::{HandshakeError, SessionError};
@@ -110,7 +111,7 @@ impl Driver {
             socket: fast.socket,
             reader,
             opener: session.opener,
-            inbox: Inbox::new(&fast.early),
+            inbox: Inbox::new(&fast.early, Sizer::default()),
             beat: Box::pin(sleep(config.ping_interval)),
             heard: false,
             asked: false,

@@ -11,7 +11,7 @@
 //! buffered layer decrypts at 2.3 GB/s what the AEAD under it opens at 11 (one record per read,
 //! copied twice); in place, many records share one system call and none is copied.
 //!
-//! It knows no sockets and keeps no bytes. A caller lays out up to 16 slots of [`SLOT`] bytes in
+//! It knows no sockets and keeps no bytes. A caller lays out up to 32 slots of [`SLOT`] bytes in
 //! one buffer, reads into their payloads, seals them and writes the buffer at once; or receives
 //! into a buffer, opens record after record, and writes the plaintext slices at once.
 //!

@@ -1,7 +1,7 @@
 //! The splice between an application's socket and a carrier that its stream has to itself.
 //!
 //! ```text
-//!  app ── read into the payloads of up to 16 records ──▶ sealed there ──▶ one send ──▶ peer
+//!  app ── read into the payloads of up to 32 records ──▶ sealed there ──▶ one send ──▶ peer
 //!  app ◀── one write of all payloads ◀── opened there ◀── one receive ◀────────────── peer
 //! ```
 //!
@@ -34,7 +34,7 @@ use super::{By, Closed, Ends, Load, ROUNDS, error_of, half_close};
 use crate::lanes::after_others;
 
 /// Pieces of payload that are given to the application in one write.
-const PIECES: usize = 16;
+const PIECES: usize = 32;
 
 /// Carries bytes until both directions have ended, and sees to the stream's end.
 pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, mut load: Load) -> Closed {
@@ -45,7 +45,7 @@ pub(super) async fn carry(app: &TcpStream, stream: ExclusiveStream, mut load: Lo
         app,
         load,
         stream,
-        sizer: Sizer::default(),
+        sizer: Sizer::of_bulk(),
         pieces: Pieces::default(),
         peer_finished: false,
         ends: Ends::default(),

@@ -24,8 +24,8 @@ pub(in crate::transport) struct Inbox {
 }
 
 impl Inbox {
-    pub(in crate::transport) fn new(early: &[u8]) -> Self {
-        let sizer = Sizer::default();
+    /// With what was received early, and how much to receive at once.
+    pub(in crate::transport) fn new(early: &[u8], sizer: Sizer) -> Self {
         let mut inbox = Self {
             chunk: Chunk::none(),
             sizer,

@@ -31,7 +31,7 @@ pub(in crate::transport) use self::failure::{LoadError, SessionFailure};
 pub(in crate::transport) use self::heart::Hearing;
 use self::heart::Heart;
 use self::inbox::Inbox;
-use super::super::buffer::Chunk;
+use super::super::buffer::{Chunk, Sizer};
 use super::super::codec::{CodecError, Event, Fields, Reader, frame};
 use super::super::config::Config;
 use super::super::record;
@@ -43,7 +43,7 @@ pub(in crate::transport) const PAYLOAD: usize = frame::MAX_PAYLOAD - frame::HEAD
 /// Where that payload begins in its record.
 const FRONT: usize = record::HEADER + frame::HEADER;
 /// Records that are filled at once.
-const SLOTS: usize = 16;
+const SLOTS: usize = 32;
 /// Frames that may wait to be sent. A peer that asks without reading answers ends here.
 const MAX_OUTBOX: usize = 128 << 10;
 
@@ -124,7 +124,7 @@ impl Carrier {
             role,
             session: fast.session,
             reader,
-            inbox: Inbox::new(&fast.early),
+            inbox: Inbox::new(&fast.early, Sizer::of_bulk()),
             outbox,
             unsent: Chunk::none(),
             unsent_at: 0..0,
