@@ -129,8 +129,8 @@ impl TrustBundle {
     /// name is the same one.
     fn trusts_all_of(&self, other: &Self) -> bool {
         let has = |domain, root: &Root| {
-            let ours = self.domains.get(domain).into_iter().flatten();
-            ours.into_iter().any(|ours| ours.anchor == root.anchor)
+            let mut ours = self.roots(domain).iter();
+            ours.any(|ours| ours.anchor == root.anchor)
         };
         let mut roots = other.domains.iter();
         let mut aliases = other.aliases.iter();
