@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use interceptor_policy::SpiffeId;
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -319,6 +320,12 @@ impl Path {
         let route = gateway.route(destination);
         let (tunnel, accepted) = tokio::join!(open(client, &route), listener.accept());
         Self::splice(world, tunnel.unwrap(), accepted.unwrap().0).await
+    }
+
+    /// A byte of the client's reaches the server.
+    pub(super) async fn carries(&mut self) {
+        self.client.write_all(b"x").await.unwrap();
+        soon(self.server.read_exact(&mut [0])).await.unwrap();
     }
 
     async fn splice(world: &World, tunnel: Tunnel, server: TcpStream) -> Self {

@@ -87,8 +87,7 @@ async fn connections_at_the_same_time_do_not_share_up_to_the_bound() {
         assert_eq!(client.carriers(), expected);
     }
     for mut path in held {
-        path.client.write_all(b"x").await.unwrap();
-        soon(path.server.read_exact(&mut [0])).await.unwrap();
+        path.carries().await;
     }
 }
 
@@ -108,8 +107,7 @@ async fn all_but_the_first_few_are_together_until_bulk_comes() {
         assert_eq!(client.carriers(), expected);
     }
     for path in &mut held {
-        path.client.write_all(b"x").await.unwrap();
-        soon(path.server.read_exact(&mut [0])).await.unwrap();
+        path.carries().await;
     }
     // Whatever carries it.
     for _ in 0..2 {
@@ -392,8 +390,7 @@ async fn a_carrier_is_not_taken_back_after_a_certificate_has_ended() {
     tokio::time::pause();
     tokio::time::sleep(lifetime).await;
     tokio::time::resume();
-    path.client.write_all(b"x").await.unwrap();
-    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    path.carries().await;
     drop((path.client, path.server));
     soon(path.outbound).await.unwrap();
     until(|| client.carriers() == 0).await;
@@ -409,8 +406,7 @@ async fn retired_carriers_get_no_new_stream_and_keep_their_own(
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
     client.retire_carriers();
-    path.client.write_all(b"x").await.unwrap();
-    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    path.carries().await;
     drop((path.client, path.server));
     soon(path.outbound).await.unwrap();
     until(|| client.carriers() == 0).await;

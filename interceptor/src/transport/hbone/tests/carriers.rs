@@ -189,8 +189,7 @@ async fn a_carrier_takes_no_new_streams_after_a_certificate_has_ended(
     tokio::time::sleep(lifetime).await;
     assert_eq!(client.carriers(), 0);
     tokio::time::resume();
-    path.client.write_all(b"x").await.unwrap();
-    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    path.carries().await;
 }
 
 #[rstest]
@@ -211,15 +210,13 @@ async fn a_session_takes_no_new_streams_after_a_root_was_taken_out(
         both.add_root(domain, roots[0].certificate.clone()).unwrap();
     }
     world.identities.trust(both);
-    path.client.write_all(b"x").await.unwrap();
-    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    path.carries().await;
     let again = tunnel(&client, &gateway, destination).await;
     assert!(again.reused, "one more root is no reason");
     drop(again);
 
     world.identities.trust(successor.bundle());
-    path.client.write_all(b"x").await.unwrap();
-    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    path.carries().await;
     // The goodbye is on its way.
     let refused = async {
         loop {
@@ -230,8 +227,7 @@ async fn a_session_takes_no_new_streams_after_a_root_was_taken_out(
         }
     };
     assert_eq!(soon(refused).await.reason(), "unknown_issuer");
-    path.client.write_all(b"x").await.unwrap();
-    soon(path.server.read_exact(&mut [0])).await.unwrap();
+    path.carries().await;
 }
 
 /// A pool without a network, and certificates to put into it.
