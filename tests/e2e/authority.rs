@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use interceptor_tests::agent::Agent;
 use interceptor_tests::apps;
 use interceptor_tests::calls::Calls;
+use interceptor_tests::fabric::Fabric;
 use interceptor_tests::manifests::PeerAuthentication;
 use interceptor_tests::wait;
 use interceptor_tests::world::World;
@@ -16,37 +16,33 @@ use serde_json::Value;
 use crate::same_node::exchange;
 
 /// The folder that both agents read, and two authorities to put there.
-struct Authorities(PathBuf);
+struct Authorities<'a>(&'a Fabric);
 
-impl Authorities {
+impl<'a> Authorities<'a> {
     /// Keeps the one in use as `old`, and makes a `new` one.
-    fn of(world: &World) -> Result<Self> {
-        let this = Self(world.fabric.folder().to_owned());
-        let (old, new) = (this.0.join("old"), this.0.join("new"));
+    fn of(world: &'a World) -> Result<Self> {
+        let folder = world.fabric.folder();
+        let (old, new) = (folder.join("old"), folder.join("new"));
         fs::create_dir(&old)?;
         for file in ["ca.crt", "ca.key"] {
-            fs::copy(this.0.join("ca").join(file), old.join(file))?;
+            fs::copy(folder.join("ca").join(file), old.join(file))?;
         }
         let new = new.to_str().context("the path is not text")?;
         let made = world.near.cli(&["ca", "init", "--dir", new])?;
         ensure!(made.status.success(), "{made:?}");
-        Ok(this)
+        Ok(Self(&world.fabric))
     }
 
-    /// `signer` signs, and `besides` is trusted as well. The key comes first, as an operator's copy
-    /// would, so that the two do not fit for a moment.
+    /// `signer` signs, and `besides` is trusted as well.
     fn install(&self, signer: &str, besides: &[&str]) -> Result<()> {
-        let read = |name: &str| fs::read_to_string(self.0.join(name).join("ca.crt"));
-        let mut certificates = read(signer)?;
+        let folder = self.0.folder();
+        let read = |name: &str, file| fs::read_to_string(folder.join(name).join(file));
+        let mut certificates = read(signer, "ca.crt")?;
         for other in besides {
-            certificates.push_str(&read(other)?);
+            certificates.push_str(&read(other, "ca.crt")?);
         }
-        let (key, certificate) = (self.0.join("key"), self.0.join("certificate"));
-        fs::copy(self.0.join(signer).join("ca.key"), &key)?;
-        fs::write(&certificate, certificates)?;
-        fs::rename(key, self.0.join("ca/ca.key"))?;
-        fs::rename(certificate, self.0.join("ca/ca.crt"))?;
-        Ok(())
+        self.0
+            .replace_authority(&read(signer, "ca.key")?, &certificates)
     }
 }
 

@@ -13,6 +13,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -186,6 +187,24 @@ impl Fabric {
     /// Where configuration, certificates and logs of this fabric are.
     pub fn folder(&self) -> &Path {
         &self.shared.folder
+    }
+
+    /// Puts another authority in the place of the one that the agents of this fabric read: its key and
+    /// its certificate, with whatever roots are trusted besides, as PEM. The key comes first, as an
+    /// operator's copy would, so that the two do not fit for a moment.
+    ///
+    /// # Errors
+    ///
+    /// Fails if they cannot be written.
+    pub fn replace_authority(&self, key: &str, certificates: &str) -> Result<()> {
+        let folder = self.folder().join("ca");
+        let (new_key, new_certificates) = (folder.join("new.key"), folder.join("new.crt"));
+        fs::write(&new_key, key)?;
+        fs::set_permissions(&new_key, fs::Permissions::from_mode(0o600))?;
+        fs::write(&new_certificates, certificates)?;
+        fs::rename(new_key, folder.join("ca.key"))?;
+        fs::rename(new_certificates, folder.join("ca.crt"))?;
+        Ok(())
     }
 
     /// Starts to record what passes between the nodes.

@@ -1,14 +1,12 @@
 //! What a change does to connections that are open.
 
-use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use humantime::{format_rfc3339_seconds, parse_rfc3339};
+use interceptor_tests::fabric::Fabric;
 use interceptor_tests::manifests::{AuthorizationPolicy, Rule};
 use interceptor_tests::wait;
 use rcgen::{
@@ -199,10 +197,9 @@ fn a_certificate_that_expires_cuts_what_is_open() -> Result<()> {
 
 /// Has all certificates of the agent end soon.
 fn let_certificates_end(home: &Home) -> Result<()> {
-    let folder = home.world.fabric.folder().join("ca");
     let mut life = LIFE;
     loop {
-        let end = authority(&folder, life)?;
+        let end = authority(&home.world.fabric, life)?;
         let named = Value::from(format_rfc3339_seconds(end).to_string());
         let in_force = wait::until("the authority to be in force, or over", || {
             let ends = home.world.near.status().ok()?;
@@ -219,7 +216,7 @@ fn let_certificates_end(home: &Home) -> Result<()> {
 }
 
 /// Puts an authority that ends so soon in the place of the one in use, and tells when.
-fn authority(folder: &Path, life: Duration) -> Result<SystemTime> {
+fn authority(fabric: &Fabric, life: Duration) -> Result<SystemTime> {
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? + life;
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.as_secs());
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -231,11 +228,6 @@ fn authority(folder: &Path, life: Duration) -> Result<SystemTime> {
     let uri = "spiffe://cluster.local".try_into()?;
     params.subject_alt_names = vec![SanType::URI(uri)];
     let certificate = params.self_signed(&key)?;
-    let (new_key, new_certificate) = (folder.join("new.key"), folder.join("new.crt"));
-    fs::write(&new_key, key.serialize_pem())?;
-    fs::set_permissions(&new_key, fs::Permissions::from_mode(0o600))?;
-    fs::write(&new_certificate, certificate.pem())?;
-    fs::rename(new_key, folder.join("ca.key"))?;
-    fs::rename(new_certificate, folder.join("ca.crt"))?;
+    fabric.replace_authority(&key.serialize_pem(), &certificate.pem())?;
     Ok(end)
 }
