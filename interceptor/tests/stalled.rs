@@ -25,14 +25,17 @@ use interceptor::transport::{
 use interceptor_policy::SpiffeId;
 use route::route;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 
 const MIB: usize = 1 << 20;
 /// What all of them may keep.
 const BOUND: usize = MIB;
 /// Connections that stand still.
 const MANY: usize = 24;
-/// What each of them has to say: more than the kernel keeps of it.
+/// What a socket of the tests keeps of what nobody reads. Others keep what their kernel likes.
+const WINDOW: u32 = 256 << 10;
+/// What a connection says that does not stand still.
 const MUCH: usize = 12 * MIB;
 /// The smallest buffer, of which each agent may need two for a connection, and keeps some for what
 /// comes next.
@@ -53,15 +56,23 @@ fn id(name: &str) -> SpiffeId {
     id.parse().unwrap()
 }
 
-async fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+fn socket() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(WINDOW).unwrap();
+    socket
+}
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let socket = socket();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(64).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
 async fn pair() -> (TcpStream, TcpStream) {
-    let (listener, address) = listener().await;
-    let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (listener, address) = listener();
+    let (one, other) = tokio::join!(socket().connect(address), listener.accept());
     (one.unwrap(), other.unwrap().0)
 }
 
@@ -93,7 +104,7 @@ impl Agents {
         let identities = Arc::new(Identities::new(Arc::new(ca), Duration::from_hours(1)));
         let svid = identities.ensure(&id("server")).await.unwrap();
         identities.ensure(&id("caller")).await.unwrap();
-        let (listener, gateway) = listener().await;
+        let (listener, gateway) = listener();
         let server = Server::new(Arc::clone(&config), &identities);
         let accepting = tasks.clone();
         tasks.spawn("server", async move {
@@ -115,7 +126,7 @@ impl Agents {
             tasks,
             client,
             gateway,
-            application: self::listener().await,
+            application: self::listener(),
         }
     }
 
@@ -124,7 +135,7 @@ impl Agents {
         let (near, captured) = pair().await;
         let (listener, address) = &self.application;
         if matches!(self.way, Way::Plain) {
-            let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let (peer, accepted) = tokio::join!(socket().connect(*address), listener.accept());
             let peer = peer.unwrap();
             self.tasks.spawn("plain", async move {
                 splice::plain(&captured, &peer, Arc::default()).await;
@@ -145,31 +156,35 @@ impl Agents {
 
 async fn deliver(incoming: Incoming) {
     if let Incoming::Connect(request) = incoming {
-        let app = TcpStream::connect(request.destination).await.unwrap();
+        let app = socket().connect(request.destination).await.unwrap();
         let stream = request.answer.accept(&ConnectHeaders::default()).unwrap();
         splice::tunnel(&Arc::new(app), stream, Arc::default()).await;
     }
 }
 
-/// Says [`MUCH`] and ends.
-async fn say(mut socket: TcpStream, said: Arc<AtomicUsize>) {
+/// What a connection has said so far.
+type Said = Arc<AtomicUsize>;
+
+/// Says something until told to end, however much the kernel keeps of it.
+async fn say(mut socket: TcpStream, said: Said, mut end: watch::Receiver<bool>) {
     let bytes = vec![7; 1 << 18];
-    let mut left = MUCH;
-    while left > 0 {
-        let count = socket.write(&bytes[..left.min(bytes.len())]).await.unwrap();
+    loop {
+        let count = tokio::select! {
+            written = socket.write(&bytes) => written.unwrap(),
+            _ = end.wait_for(|end| *end) => break,
+        };
         said.fetch_add(count, Ordering::Relaxed);
-        left -= count;
     }
     socket.shutdown().await.unwrap();
     drop(socket.read(&mut [0]).await);
 }
 
 /// Waits until nobody gets any further.
-async fn standstill(said: &AtomicUsize) {
+async fn standstill(said: &[Said]) {
     let (mut before, mut quiet) = (0, 0);
     while quiet < 5000 {
         tokio::task::yield_now().await;
-        let now = said.load(Ordering::Relaxed);
+        let now = said.iter().map(|said| said.load(Ordering::Relaxed)).sum();
         quiet = if now == before { quiet + 1 } else { 0 };
         before = now;
     }
@@ -185,30 +200,36 @@ async fn hear(mut socket: TcpStream) -> usize {
 
 async fn try_out(way: Way) {
     let agents = Agents::start(way).await;
-    let (said, mut deaf) = (Arc::new(AtomicUsize::new(0)), Vec::new());
+    let (end, ended) = watch::channel(false);
+    let (mut said, mut deaf) = (Vec::new(), Vec::new());
     for turn in 0..MANY {
         // In both directions: each has its own buffers.
         let (mut saying, mut hearing) = agents.connect().await;
         if turn % 2 == 1 {
             (saying, hearing) = (hearing, saying);
         }
-        agents.tasks.spawn("saying", say(saying, Arc::clone(&said)));
+        said.push(Said::default());
+        let saying = say(saying, Arc::clone(&said[turn]), ended.clone());
+        agents.tasks.spawn("saying", saying);
         deaf.push(hearing);
     }
     standstill(&said).await;
-    assert!(
-        said.load(Ordering::Relaxed) < MANY * MUCH,
-        "{way:?}: nobody stands still"
-    );
     let most = BOUND + (4 * MANY + SPARE) * LEAST;
     assert!(buffered() <= most, "{way:?}: {} of {most}", buffered());
 
-    let (saying, hearing) = agents.connect().await;
-    agents.tasks.spawn("another", say(saying, Arc::default()));
-    assert_eq!(hear(hearing).await, MUCH, "{way:?}: others go on");
+    let (mut saying, hearing) = agents.connect().await;
+    let another = async {
+        saying.write_all(&vec![7; MUCH]).await.unwrap();
+        saying.shutdown().await.unwrap();
+    };
+    let (heard, ()) = tokio::join!(hear(hearing), another);
+    assert_eq!(heard, MUCH, "{way:?}: others go on");
 
-    for hearing in deaf {
-        assert_eq!(hear(hearing).await, MUCH, "{way:?}: and nothing is lost");
+    end.send_replace(true);
+    for (said, hearing) in said.iter().zip(deaf) {
+        let heard = hear(hearing).await;
+        let said = said.load(Ordering::Relaxed);
+        assert_eq!(heard, said, "{way:?}: and nothing is lost");
     }
     drop(agents.client);
     agents.tasks.stop();
