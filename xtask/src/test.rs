@@ -62,9 +62,12 @@ pub(crate) fn unit(project: &Project, arguments: &[String]) -> Result<()> {
     let beside = beside_the_code(project)?;
     let mut kinds = vec!["--lib", "--bins"];
     kinds.extend(beside.iter().flat_map(|name| ["--test", name]));
-    test(&HOST_CRATES, &kinds)?;
-    test(&HOST_CRATES, &["--doc"])?;
-    test(&XTASK, &[])
+    let all = [
+        test(&HOST_CRATES, &kinds),
+        test(&HOST_CRATES, &["--doc"]),
+        test(&XTASK, &[]),
+    ];
+    all.into_iter().collect()
 }
 
 /// The names of the product's tests that are programs of their own.
