@@ -47,6 +47,8 @@ fn every_kind_of_work_is_measured() -> Result<()> {
         Work::Down(2),
         Work::PingPong(4),
         Work::Connect(4),
+        Work::Connect(80),
+        Work::Up(1),
     ] {
         let load = Load {
             work,

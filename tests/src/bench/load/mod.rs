@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::figure::to_float;
 use super::plan::Work;
 use super::processes::cpu_seconds;
-use super::server::LoadServer;
+use super::server::{LoadServer, Style};
 use crate::pod::Pod;
 
 /// Bytes that are written or read at a time.
@@ -133,6 +133,7 @@ pub(super) fn measure(client: &Pod, server: &LoadServer, load: &Load<'_>) -> Res
             .map(|_| Mutex::default())
             .collect(),
     });
+    server.serve_by(load.work.style())?;
     let windows = client.run(|| drive(&run, load))??;
     for window in &windows {
         ensure!(
@@ -276,11 +277,19 @@ impl Run {
 }
 
 impl Work {
+    /// What client and server do it with.
+    const fn style(self) -> Style {
+        match self {
+            Self::Connect(n) if n > crowd::THREADS => Style::Loops,
+            _ => Style::Threads,
+        }
+    }
+
     /// How many threads the client has, that one included which a crowd begins with.
     const fn threads(self) -> usize {
-        match self {
-            Self::Connect(n) if n > crowd::THREADS => 1,
-            other => other.concurrency(),
+        match self.style() {
+            Style::Loops => 1,
+            Style::Threads => self.concurrency(),
         }
     }
 }
@@ -324,8 +333,10 @@ fn client(run: &Arc<Run>, work: Work, number: usize) -> io::Result<()> {
         Work::Up(_) => up(run),
         Work::Down(_) => down(run),
         Work::PingPong(_) => ping_pong(run, number),
-        Work::Connect(n) if n > crowd::THREADS => crowd::connects(run, n),
-        Work::Connect(_) => connects(run, number),
+        Work::Connect(count) => match work.style() {
+            Style::Loops => crowd::connects(run, count),
+            Style::Threads => connects(run, number),
+        },
     }
 }
 
