@@ -176,13 +176,23 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
 pub(super) fn error_of_median(values: &[f64]) -> Option<f64> {
     /// What makes the median absolute deviation of a normal distribution its standard deviation.
     const TO_SIGMA: f64 = 1.4826;
-    /// How much more a median scatters than a mean.
-    const OF_MEDIANS: f64 = 1.2533;
     const FEWEST: usize = 3;
     let middle = median(values).filter(|_| values.len() >= FEWEST)?;
     let deviations: Vec<f64> = values.iter().map(|it| (it - middle).abs()).collect();
-    let count = to_float(u64::try_from(values.len()).ok()?);
-    Some(median(&deviations)? * TO_SIGMA * OF_MEDIANS / count.sqrt())
+    Some(median(&deviations)? * TO_SIGMA * of_median(values.len())?)
+}
+
+/// What part of the standard deviation of so many values the standard error of their median is.
+/// Nothing of nothing.
+pub(super) fn of_median(count: usize) -> Option<f64> {
+    /// How much more a median scatters than a mean.
+    const OF_MEDIANS: f64 = 1.2533;
+    match u64::try_from(count).ok()? {
+        0 => None,
+        // It is the value itself.
+        1 => Some(1.0),
+        count => Some(OF_MEDIANS / to_float(count).sqrt()),
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::figure::Variant;
-use super::plan::{CHURN, Plan};
+use super::plan::{CHURN, KNOWN_TO, Plan};
 use crate::settings;
 
 /// The plan of a run, what it was a run of, and how long it took.
@@ -19,6 +19,9 @@ pub struct Made {
     sample_most_ms: u64,
     pairs: usize,
     pair_ms: u64,
+    /// How long those were measured more often that were not known well enough.
+    #[serde(default)]
+    further_s: u64,
     churn_windows: usize,
     churn_window_ms: u64,
     /// Works and variants that were asked for, if not all were.
@@ -39,6 +42,7 @@ impl Made {
             sample_most_ms: milliseconds(plan.patience),
             pairs: plan.pairs * plan.rounds,
             pair_ms: milliseconds(Plan::short_sample()),
+            further_s: plan.further().as_secs(),
             churn_windows: if has_churn { windows } else { 0 },
             churn_window_ms: milliseconds(window),
             only: only.to_vec(),
@@ -72,6 +76,7 @@ impl Made {
             sample_most_ms: self.sample_most_ms.min(other.sample_most_ms),
             pairs: self.pairs.min(other.pairs),
             pair_ms: self.pair_ms.min(other.pair_ms),
+            further_s: self.further_s.min(other.further_s),
             churn_windows: self.churn_windows.max(other.churn_windows),
             churn_window_ms: self.churn_window_ms.min(other.churn_window_ms),
             elapsed_s: self.elapsed_s + other.elapsed_s,
@@ -105,6 +110,13 @@ impl Made {
             [] => String::new(),
             only => format!(", only {}", only.join(", ")),
         };
+        let more = match self.further_s {
+            0 => String::new(),
+            most => format!(
+                "; then more of those with an error above {:.0} %, for at most {most} s",
+                KNOWN_TO * 100.0
+            ),
+        };
         let churn = match self.churn_windows {
             0 => "churn: not measured".to_owned(),
             windows => format!(
@@ -130,7 +142,7 @@ impl Made {
             format!(
                 "inside of a node: {} pairs of samples of {} for each work (connect(2): half as many, \
                  a thousand calls each; HTTP: a quarter, a second each; 1,000 connections at a time: \
-                 about an eighth)",
+                 about an eighth){more}",
                 self.pairs,
                 seconds(self.pair_ms)
             ),
@@ -210,7 +222,8 @@ mod tests {
              between nodes: 5 rounds, samples of 0.8 s after a quarter of that to warm up; \
              connections longer, until a sample is five times their p99, at most 2 s\n\
              inside of a node: 100 pairs of samples of 0.04 s for each work (connect(2): half as many, a \
-             thousand calls each; HTTP: a quarter, a second each; 1,000 connections at a time: about an eighth)\n\
+             thousand calls each; HTTP: a quarter, a second each; 1,000 connections at a time: about an eighth); \
+             then more of those with an error above 2 %, for at most 240 s\n\
              churn: 15 windows of 2 s each";
         assert_eq!(made.lines().join("\n"), expected);
         assert_eq!(Made::from_json(&made.json()), Some(made));

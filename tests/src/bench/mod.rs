@@ -59,7 +59,7 @@ pub use hold::keep_all;
 pub use made::Made;
 pub use page::write as write_page;
 pub use peer::{Carriage, Kind, has_nginx_stream};
-pub use plan::{Plan, Step, Work};
+pub use plan::{KNOWN_TO, Plan, Step, Work};
 pub use report::Report;
 pub use rig::Rig;
 pub use scale::write as write_scale;

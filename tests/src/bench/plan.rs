@@ -96,7 +96,7 @@ pub struct Plan {
     /// Which of them it is: `full`, `quick`, `scale`.
     pub(super) name: &'static str,
     /// Every step there is; which round has it, [`Plan::steps`] says.
-    all: Vec<Step>,
+    pub(super) all: Vec<Step>,
     /// The longest sample, measured after a warm-up of a quarter of it.
     pub(super) longest: Duration,
     /// How long a sample may become if its operations are slow.
@@ -107,6 +107,10 @@ pub struct Plan {
     pub(super) churn: (usize, Duration),
     /// How often a round measures both that are compared inside of a node.
     pub(super) pairs: usize,
+    /// How long those may be measured more often that are not known to [`KNOWN_TO`] yet.
+    further: Duration,
+    /// How often a round measures both of two steps that are compared between nodes.
+    pub(super) climbs: usize,
     /// How often a large mesh and a small one take turns, each of the two times.
     pub(super) mesh_turns: usize,
     /// How many rounds have what takes long: memory, churn, large meshes.
@@ -116,6 +120,9 @@ pub struct Plan {
     /// How many samples make a median.
     pub rounds: usize,
 }
+
+/// Ratios inside of a node are to be known as well as this.
+pub const KNOWN_TO: f64 = 0.02;
 
 /// The churn that is judged: half a minute in windows of two seconds.
 pub(super) const CHURN: (usize, Duration) = (15, Duration::from_secs(2));
@@ -133,7 +140,9 @@ impl Plan {
             budget: None,
             churn: CHURN,
             pairs: 20,
-            mesh_turns: 8,
+            further: Duration::from_mins(4),
+            climbs: 4,
+            mesh_turns: 40,
             few: 3,
             thorough: true,
             rounds: 5,
@@ -150,7 +159,9 @@ impl Plan {
             patience: Duration::from_millis(400),
             budget: Some(Duration::from_secs(16)),
             pairs: 2,
-            mesh_turns: 4,
+            further: Duration::ZERO,
+            climbs: 0,
+            mesh_turns: 12,
             few: 1,
             thorough: false,
             rounds: 3,
@@ -172,7 +183,7 @@ impl Plan {
         Self {
             name: "scale",
             all,
-            mesh_turns: 36,
+            mesh_turns: 120,
             longest: Duration::from_millis(1500),
             rounds: 3,
             ..Self::full()
@@ -204,6 +215,11 @@ impl Plan {
             Step::Idle | Step::Hold(_) | Step::Churn | Step::Mesh(_) => round <= self.few,
             _ => true,
         })
+    }
+
+    /// How long those may be measured more often, after all rounds, that are not known well enough.
+    pub const fn further(&self) -> Duration {
+        self.further
     }
 
     /// Whether a round has churn.
@@ -239,18 +255,23 @@ impl Plan {
 }
 
 fn steps(idle: &[usize], meshes: &[usize]) -> Vec<Step> {
-    let streams = [1, 4, 16];
-    let up = streams.map(Work::Up).into_iter();
-    let works = up
-        .chain(streams.map(Work::Down))
-        .chain([1, 16, 64].map(Work::PingPong))
-        .chain([1, 16, 64, 256, 1000].map(Work::Connect));
     let mut steps = vec![Step::Idle];
     steps.extend(idle.iter().copied().map(Step::Hold));
-    steps.extend(works.map(Step::Work));
+    steps.extend(works().into_iter().map(Step::Work));
     steps.extend([Step::Hook, Step::Http(64), Step::Policy]);
     steps.extend(meshes.iter().copied().map(Step::Mesh));
     steps
+}
+
+/// Everything that the harness' own load does.
+pub(super) fn works() -> Vec<Work> {
+    let streams = [1, 4, 16];
+    let up = streams.map(Work::Up).into_iter();
+    let others = streams.map(Work::Down).into_iter();
+    up.chain(others)
+        .chain([1, 16, 64].map(Work::PingPong))
+        .chain([1, 16, 64, 256, 1000].map(Work::Connect))
+        .collect()
 }
 
 /// How many idle connections the limit on open files allows, in thousands: one end of each is in

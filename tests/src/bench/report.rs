@@ -252,15 +252,22 @@ impl Report {
         median(&self.ratios(work, variant, to))
     }
 
-    /// The ratios, round by round, or of as many pairs as there are in a round.
+    /// The ratios, round by round, or of as many pairs as there are in a round. A pair in which the
+    /// other did nothing is as much a result as one in which this one did; of a pair in which neither
+    /// did anything nothing is known.
     pub(super) fn ratios(&self, work: &str, variant: &Variant, to: &Variant) -> Vec<f64> {
-        let (Some(values), Some(others)) = (self.rounds(work, variant), self.rounds(work, to))
-        else {
+        self.quotients((work, variant), (work, to))
+    }
+
+    /// The ratios of one work over a variant to another of the same sample, or to another work.
+    pub(super) fn quotients(&self, of: (&str, &Variant), to: (&str, &Variant)) -> Vec<f64> {
+        let [values, others] = [of, to].map(|(work, variant)| self.rounds(work, variant));
+        let (Some(values), Some(others)) = (values, others) else {
             return Vec::new();
         };
-        let both = values.iter().filter_map(|(round, value)| {
-            let other = others.get(round).filter(|it| **it > 0.0)?;
-            Some(value / other)
+        let both = values.iter().filter_map(|(take, value)| {
+            let other = others.get(take)?;
+            Some(value / other).filter(|it| !it.is_nan())
         });
         both.collect()
     }
@@ -347,6 +354,25 @@ mod tests {
         report.conclude();
         let each = report.median("rss_kb_per_connection_1000", &Variant::CrossNode);
         assert_eq!(each, Some(10.24));
+    }
+
+    #[test]
+    fn a_sample_in_which_nothing_moved_is_a_result_of_its_pair() {
+        let (raw, same) = (Variant::RawSameNode, Variant::SameNode);
+        let mut report = Report::new(vec![raw.clone(), same.clone()]);
+        let pairs = [[4.0, 4.0], [0.0, 4.0], [4.0, 0.0], [4.0, 2.0], [0.0, 0.0]];
+        for (round, [bare, ours]) in (1..).zip(pairs) {
+            for (variant, value) in [(&raw, bare), (&same, ours)] {
+                report.add(
+                    round,
+                    variant,
+                    &[Figure::new("throughput_up_1", "Gbit/s", value)],
+                );
+            }
+        }
+        let ratios = report.ratios("throughput_up_1", &same, &raw);
+        assert_eq!(ratios, [1.0, f64::INFINITY, 0.0, 0.5]);
+        assert_eq!(report.ratio("throughput_up_1", &same, &raw), Some(0.75));
     }
 
     #[test]

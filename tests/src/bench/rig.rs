@@ -106,7 +106,7 @@ impl Rig {
             two,
             lengths: [Length::of(plan.longest); 2],
             churn: plan.churn,
-            mesh_turns: (plan.mesh_turns, plan.longest),
+            mesh_turns: (plan.mesh_turns, Plan::mesh_sample()),
         };
         rig.carry()?;
         rig.measure_as(plan);
@@ -122,7 +122,6 @@ impl Rig {
         };
         let across = plan.sample(&variants);
         self.lengths = [length(across), length(Plan::short_sample())];
-        self.mesh_turns.1 = Plan::mesh_sample(across);
     }
 
     /// The variants in the order in which they alternate.
@@ -160,7 +159,7 @@ impl Rig {
                 report.add_series(turn.take.round, &turn.variant, churn::WINDOWS, &rates);
                 churn::figures(&rates)?
             }
-            step => self.figures(step, lane, turn.take.turn > 0)?,
+            step => self.figures(step, lane, turn.is_short())?,
         };
         report.add(turn.take, &turn.variant, &figures);
         Ok(())

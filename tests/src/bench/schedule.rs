@@ -26,6 +26,13 @@ const BESIDE: [Work; 5] = [
     Work::Connect(64),
 ];
 
+/// Of the steps of connections at a time the last: neither is much more than the other, and so it is
+/// judged by more than one sample of a round.
+const CLIMB: [Step; 2] = [
+    Step::Work(Work::Connect(256)),
+    Step::Work(Work::Connect(1000)),
+];
+
 /// How long memory is left alone before it is looked at, and what opening nothing takes.
 const REST: Duration = Duration::from_millis(4300);
 
@@ -57,7 +64,53 @@ impl Plan {
                 turns.extend(pair.into_iter().map(|it| turn(it, number)));
             }
         }
+        turns.extend(self.climbs(round, variants));
         turns
+    }
+
+    /// Two steps that are compared with each other, one right after the other, over raw TCP and
+    /// over ours.
+    fn climbs(&self, round: usize, variants: &[Variant]) -> Vec<Turn> {
+        let works = self.steps(round).filter(|it| CLIMB.contains(it));
+        let works: Vec<Step> = works.collect();
+        let compared = [Variant::Raw, Variant::CrossNode];
+        let compared = compared.iter().filter(|it| variants.contains(it));
+        let compared: Vec<&Variant> = compared.collect();
+        let mut turns = Vec::new();
+        if works.len() < CLIMB.len() {
+            return turns;
+        }
+        for number in 1..=self.climbs {
+            let pairs = compared.iter().flat_map(|variant| {
+                works.iter().map(|step| Turn {
+                    step: *step,
+                    variant: (*variant).clone(),
+                    take: Take {
+                        round,
+                        turn: number,
+                    },
+                })
+            });
+            let mut pairs: Vec<Turn> = pairs.collect();
+            if number % 2 == 0 {
+                pairs.reverse();
+            }
+            turns.extend(pairs);
+        }
+        turns
+    }
+
+    /// More pairs of what is not known well enough yet, as one round more.
+    pub fn more_of(&self, works: &[Work], round: usize, variants: &[Variant]) -> Vec<Turn> {
+        let compared = [Variant::RawSameNode, Variant::SameNode];
+        let mut more = self.clone();
+        more.all = works.iter().copied().map(Step::Work).collect();
+        more.climbs = 0;
+        let known: Vec<Variant> = compared
+            .into_iter()
+            .filter(|it| variants.contains(it))
+            .collect();
+        more.turns(round, &known)
     }
 
     /// How often a round measures both that are compared inside of a node; 0 if like all others.
@@ -99,7 +152,7 @@ impl Plan {
         let within = Self::short_sample();
         let turns = (1..=self.rounds).flat_map(|round| self.turns(round, variants));
         let each = turns.map(|turn| self.length(&turn, [across, within]));
-        each.sum::<Duration>() + AROUND
+        each.sum::<Duration>() + AROUND + self.further()
     }
 
     fn length(&self, turn: &Turn, [across, within]: [Duration; 2]) -> Duration {
@@ -107,7 +160,7 @@ impl Plan {
         const THREADS: Duration = Duration::from_millis(10);
         let times = |each: Duration, count: usize| each * u32::try_from(count).unwrap_or(u32::MAX);
         let second = Duration::from_secs(1);
-        let sample = if turn.take.turn > 0 { within } else { across };
+        let sample = if turn.is_short() { within } else { across };
         match turn.step {
             Step::Idle => REST,
             // A peer may take two milliseconds for a connection.
@@ -123,7 +176,7 @@ impl Plan {
             Step::Policy | Step::Policies(_) => second / 2,
             Step::Mesh(_) => {
                 let samples = 4 * self.mesh_turns + 2;
-                times(Self::mesh_sample(across) * 5 / 4 + THREADS, samples) + 12 * second
+                times(MESH * 5 / 4 + THREADS, samples) + 12 * second
             }
             Step::Peers(_) => 17 * second,
             Step::Nodes(_) => 3 * second,
@@ -153,7 +206,7 @@ impl Plan {
         let works = turns.filter(|it| matches!(it.step, Step::Work(_)));
         // Those inside of a node are shorter.
         let shares: u32 = works
-            .map(|it| if it.take.turn > 0 { 1 } else { SHORTER })
+            .map(|it| if it.is_short() { 1 } else { SHORTER })
             .sum();
         (budget * SHORTER / shares.max(1)).min(self.longest)
     }
@@ -164,8 +217,15 @@ impl Plan {
     }
 
     /// How long one turn with a mesh is: short, because there are many of them.
-    pub(super) fn mesh_sample(sample: Duration) -> Duration {
-        (sample / 3).max(Duration::from_millis(300))
+    pub(super) const fn mesh_sample() -> Duration {
+        MESH
+    }
+}
+
+impl Turn {
+    /// Whether it is one of the many short samples inside of a node.
+    pub(super) const fn is_short(&self) -> bool {
+        self.take.turn > 0 && self.variant.is_within()
     }
 }
 
@@ -175,6 +235,9 @@ const SHORTER: u32 = 4;
 /// How long those are. What disturbs a virtual machine takes a tenth of a second, and comes several times
 /// in one: most samples that are shorter are without it, and nearly none that is longer.
 const PAIR: Duration = Duration::from_millis(40);
+
+/// How long one turn with a mesh is.
+const MESH: Duration = Duration::from_millis(100);
 
 /// The variants in this round's order.
 fn in_turn(mut variants: Vec<Variant>, round: usize) -> Vec<Variant> {
@@ -197,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_run_takes_a_little_more_than_twenty_minutes_and_a_quick_one_two() {
+    fn a_full_run_takes_less_than_half_an_hour_and_a_quick_one_two_minutes() {
         let full = Plan::full().estimate(&all()).as_secs();
-        assert!((20 * 60..23 * 60).contains(&full), "{full}");
+        assert!((25 * 60..30 * 60).contains(&full), "{full}");
         let mut without = all();
         without.retain(|it| !it.is_partial());
         let quick = Plan::quick().estimate(&without).as_secs();
@@ -254,6 +317,44 @@ mod tests {
         let beside = ["control_same_node", "unmeshed_same_node"];
         assert_eq!(variants(Work::Connect(1)), [compared, beside].concat());
         assert_eq!(variants(Work::Connect(256)), compared);
+    }
+
+    #[test]
+    fn steps_that_are_close_to_each_other_alternate_over_raw_tcp_and_ours() {
+        let mut plan = Plan::full();
+        plan.only(&["connect_256".to_owned(), "connect_1000".to_owned()]);
+        let of_first = |turns: &[Turn]| -> Vec<String> {
+            let across = turns
+                .iter()
+                .filter(|it| it.take.turn == 1 && !it.is_short());
+            across
+                .map(|it| format!("{} {}", it.variant, it.step))
+                .collect()
+        };
+        let expected = [
+            "raw connect_256",
+            "raw connect_1000",
+            "cross_node connect_256",
+            "cross_node connect_1000",
+        ];
+        assert_eq!(of_first(&plan.turns(1, &all())), expected);
+        plan.only(&["connect_256".to_owned()]);
+        assert_eq!(of_first(&plan.turns(1, &all())), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_not_known_well_enough_has_more_pairs_of_the_two_that_are_compared() {
+        let plan = Plan::full();
+        let works = [Work::Down(1), Work::Connect(1000)];
+        let turns = plan.more_of(&works, 6, &all());
+        assert!(turns.iter().all(Turn::is_short));
+        let of = |work| {
+            turns
+                .iter()
+                .filter(|it| it.step == Step::Work(work))
+                .count()
+        };
+        assert_eq!(works.map(of), [2 * 20, 2 * 3]);
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub(super) fn times(ratio: f64) -> String {
 /// Three significant places: noise does not allow to say more.
 pub(super) fn number(value: f64) -> String {
     match value {
+        value if value.is_infinite() => "∞".to_owned(),
         value if value >= 10_000.0 => {
             let digits = format!("{value:.0}");
             let (thousands, rest) = digits.split_at(digits.len() - 3);

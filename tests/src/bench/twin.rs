@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::figure::{Figure, median, to_float};
+use super::figure::{Figure, error_of_median, median};
 use super::lane::{Lane, PORT, easy_ports};
 use super::load::{Load, measure, once};
 use super::mesh::Loaded;
@@ -168,8 +168,8 @@ pub(super) fn kept(
     // Nobody has carriers yet, or all that it needs.
     own()?;
     other()?;
-    let (mut rates, mut ratios) = (Vec::new(), Vec::new());
-    for at_lane in [true, false] {
+    let (mut rates, mut ratios) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for (at_lane, ratios) in [true, false].into_iter().zip(&mut ratios) {
         let with = if at_lane { agents } else { twin.agents() };
         let loaded = Loaded::into(&with, workloads)?;
         for turn in 0..turns {
@@ -183,15 +183,16 @@ pub(super) fn kept(
             };
             let (large, small) = if at_lane { (own, other) } else { (other, own) };
             rates.push(large);
-            ratios.push(large / small);
+            // Nothing in one of them is a result, nothing in both of them is none.
+            ratios.extend(Some(large / small).filter(|it| !it.is_nan()));
         }
         if at_lane {
             meanwhile()?;
         }
         loaded.remove()?;
     }
-    let (first, second) = ratios.split_at(turns);
-    let (ratio, error) = without_bias(first, second).context("no turns")?;
+    let [first, second] = &ratios;
+    let (ratio, error) = without_bias(first, second).context("too few turns")?;
     Ok(Kept {
         rate: median(&rates).context("no turns")?,
         ratio,
@@ -212,13 +213,8 @@ fn without_bias(first: &[f64], second: &[f64]) -> Option<(f64, f64)> {
 /// The median and its relative standard error, by the median deviation: a sample that something has
 /// disturbed is in neither.
 fn center(ratios: &[f64]) -> Option<(f64, f64)> {
-    /// Of normally distributed samples: a standard deviation in median deviations, and how much
-    /// larger a median's error is than a mean's.
-    const SCALE: f64 = 1.4826 * 1.2533;
     let center = median(ratios)?;
-    let deviations: Vec<f64> = ratios.iter().map(|it| (it / center - 1.0).abs()).collect();
-    let count = to_float(u64::try_from(ratios.len()).ok()?);
-    Some((center, SCALE * median(&deviations)? / count.sqrt()))
+    Some((center, error_of_median(ratios)? / center))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use interceptor_tests::bench::{
-    Carriage, ENVOY_2, Kind, Made, NGINX, Plan, Report, Rig, Turn, Variant, has_nginx_stream,
-    keep_all, write_page, write_scale,
+    Carriage, ENVOY_2, KNOWN_TO, Kind, Made, NGINX, Plan, Report, Rig, Turn, Variant,
+    has_nginx_stream, keep_all, write_page, write_scale,
 };
 use interceptor_tests::interruption::Interruption;
 use interceptor_tests::settings;
@@ -185,7 +185,8 @@ fn measured(arguments: &Arguments) -> Result<Report> {
         }
     };
     for round in 1..=plan.rounds {
-        take(&mut rig, &plan, round, &mut report, &interruption)?;
+        let turns = plan.turns(round, &rig.variants());
+        take(&mut rig, &turns, &mut report, &interruption)?;
         if interruption.came() {
             report.note(&format!("interrupted in round {round} of {}", plan.rounds));
             break;
@@ -193,6 +194,7 @@ fn measured(arguments: &Arguments) -> Result<Report> {
         // What ends this program later does not take it away.
         keep(&mut report)?;
     }
+    take_more(&mut rig, &plan, &mut report, &interruption)?;
     drop(rig);
     report.conclude();
     keep(&mut report)?;
@@ -242,18 +244,42 @@ fn found(arguments: &Arguments, report: &mut Report) -> Vec<(String, Kind)> {
     peers
 }
 
-/// One round.
-fn take(
+/// More pairs inside of a node of what is not known well enough after all rounds, as long as the plan
+/// allows.
+fn take_more(
     rig: &mut Rig,
     plan: &Plan,
-    round: usize,
     report: &mut Report,
     interruption: &Interruption,
 ) -> Result<()> {
-    let turns = plan.turns(round, &rig.variants());
+    let begun = Instant::now();
+    for round in plan.rounds + 1.. {
+        let works = report.not_known_to(KNOWN_TO);
+        let is_over = begun.elapsed() >= plan.further() || interruption.came();
+        if is_over || works.is_empty() {
+            break;
+        }
+        let turns = plan.more_of(&works, round, &rig.variants());
+        take(rig, &turns, report, interruption)?;
+    }
+    Ok(())
+}
+
+/// One round.
+fn take(
+    rig: &mut Rig,
+    turns: &[Turn],
+    report: &mut Report,
+    interruption: &Interruption,
+) -> Result<()> {
     for (done, turn) in turns.iter().enumerate() {
-        let Turn { step, variant, .. } = turn;
-        let what = format!("round {round}/{} {step} {variant}", plan.rounds);
+        let Turn {
+            step,
+            variant,
+            take,
+        } = turn;
+        let round = take.round;
+        let what = format!("round {round} {step} {variant}");
         progress(done, turns.len(), &what)?;
         match rig.measure(turn, report) {
             Ok(()) => {}

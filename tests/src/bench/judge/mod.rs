@@ -2,13 +2,15 @@
 //! raw TCP inside of a node, and in itself.
 //!
 //! Every line is there in every verdict. A ratio to a peer is our median to the other's, so that
-//! everybody can compute it again; of tails, which scatter most, and of what is compared inside of a
-//! node it is the median of the ratios of samples that were taken one after the other.
+//! everybody can compute it again; of tails, which scatter most, of what is compared inside of a
+//! node and of more at a time beside fewer it is the median of the ratios of samples that were taken
+//! one after the other.
 
 use std::fmt::Write as _;
 
-use super::figure::{Variant, error_of_median, median, more_is_better};
+use super::figure::{Variant, error_of_median, median, more_is_better, of_median};
 use super::hook;
+use super::plan::{Work, works};
 use super::report::Report;
 use super::verdict::{HEADINGS, Outcome, Verdict};
 
@@ -49,8 +51,12 @@ const OWN: [(&str, f64, f64, &str); 8] = [
     ("mesh_load_ms_50000", 3000.0, 1500.0, "ms"),
     ("mesh_rss_mb_50000", 300.0, 150.0, "MiB"),
     ("mesh_endpoint_applied_ms_50000", 10.0, 5.0, "ms"),
-    ("mesh_connect_kept_50000", 0.95, 1.0, ""),
+    (KEPT, 0.95, 1.0, ""),
 ];
+
+const KEPT: &str = "mesh_connect_kept_50000";
+/// Its error in each round, in hundredths of it.
+const KEPT_ERROR: &str = "mesh_connect_error_50000";
 
 const CHURN: &str = "churn_last_to_first";
 
@@ -165,22 +171,34 @@ impl Report {
         if work == CHURN && line.value.is_ok() && !self.made.as_ref().is_some_and(is_long) {
             line.value = Err("short windows".to_owned());
         }
+        if work == KEPT {
+            line.error = self.error_kept();
+        }
         line.from(&self.values(work, cross))
     }
 
-    fn step(&self, [fewer, more]: [&str; 2]) -> Verdict {
-        let value = self.step_ratio([fewer, more], &Variant::CrossNode);
-        Verdict {
-            against: fewer.to_owned(),
-            more: true,
-            ..self.line(more, (0.95, 1.0), value)
-        }
+    /// The standard error of the median of the rounds' [`KEPT`].
+    fn error_kept(&self) -> Option<f64> {
+        let errors = self.values(KEPT_ERROR, &Variant::CrossNode);
+        Some(median(&errors)? / 100.0 * of_median(errors.len())?)
     }
 
-    /// What a work is to the same with fewer at a time.
-    fn step_ratio(&self, [fewer, more]: [&str; 2], variant: &Variant) -> Option<f64> {
-        let fewer = self.median(fewer, variant).filter(|it| *it > 0.0)?;
-        Some(self.median(more, variant)? / fewer)
+    fn step(&self, step: [&str; 2]) -> Verdict {
+        let [fewer, more] = step;
+        let ratios = self.step_ratios(step, &Variant::CrossNode);
+        let line = Verdict {
+            against: fewer.to_owned(),
+            more: true,
+            // A large one excuses nothing.
+            error: error_of_median(&ratios).filter(|it| *it <= LARGEST_ERROR),
+            ..self.line(more, (0.95, 1.0), median(&ratios))
+        };
+        line.from(&ratios)
+    }
+
+    /// What a work is to the same with fewer at a time, sample by sample.
+    fn step_ratios(&self, [fewer, more]: [&str; 2], variant: &Variant) -> Vec<f64> {
+        self.quotients((more, variant), (fewer, variant))
     }
 
     /// Inside of a node: the median of the pairs' ratios, with its error.
@@ -203,6 +221,21 @@ impl Report {
             ..line
         };
         line.from(&ratios)
+    }
+
+    /// Works of the load inside of a node whose ratio has an error above this, as far as it was
+    /// measured.
+    pub fn not_known_to(&self, error: f64) -> Vec<Work> {
+        let (same, raw) = (Variant::SameNode, Variant::RawSameNode);
+        let is_unknown = |figure: &&str| {
+            let found = error_of_median(&self.ratios(figure, &same, &raw));
+            found.is_some_and(|found| found > error)
+        };
+        let figures = SAME_NODE.iter().copied().filter(is_unknown);
+        let names: Vec<String> = figures.map(|it| it.replace("_p50_us", "")).collect();
+        let mut all = works();
+        all.retain(|work| names.contains(&work.to_string()));
+        all
     }
 
     /// What the programs add to connect(2) inside of a node: the median of the pairs' differences.
@@ -249,7 +282,8 @@ impl Report {
         works
             .filter(|work| !is_tail(work) && !work.starts_with("churn"))
             .filter_map(|work| {
-                let ratio = self.ratio(work, &same, &raw).filter(|it| *it > 0.0)?;
+                let ratio = self.ratio(work, &same, &raw);
+                let ratio = ratio.filter(|it| it.is_normal() && *it > 0.0)?;
                 let more = more_is_better(self.unit(work));
                 Some((work, if more { ratio } else { 1.0 / ratio }))
             })
@@ -263,7 +297,7 @@ impl Report {
         let told = all.map(|step| {
             let [_, more] = step;
             let peer = self.best_peer(more);
-            let ratio = |variant: &Variant| self.step_ratio(step, variant);
+            let ratio = |variant: &Variant| median(&self.step_ratios(step, variant));
             let ours = [ratio(&Variant::CrossNode), ratio(&Variant::Raw)];
             (step, [ours[0], ours[1], peer.and_then(ratio)])
         });

@@ -167,6 +167,68 @@ fn more_in_flight_must_not_be_slower() {
 }
 
 #[test]
+fn more_in_flight_is_judged_by_samples_one_after_the_other_and_their_error() {
+    let mut report = Report::new(vec![OURS]);
+    // The machine is slower from sample to sample; with more it is a twentieth slower than with few.
+    for (turn, ratio) in (1..).zip([0.93, 0.96, 0.94, 0.92, 0.96, 0.94]) {
+        let (take, few) = (
+            Take { round: 1, turn },
+            1000.0 / f64::from(u8::try_from(turn).unwrap()),
+        );
+        for (work, rate) in [("connect_256", few), ("connect_1000", few * ratio)] {
+            report.add(take, &OURS, &[Figure::new(work, "1/s", rate)]);
+        }
+    }
+    assert_eq!(
+        line(&report, "connect_1000"),
+        "connect_1000 connect_256 0.94× ±0.01 0.92–0.96, 2 of 6 ≥ 0.95× ≥ 1.00× within the error"
+    );
+}
+
+#[rstest]
+#[case::known_well(0.93, 1.0, "0.93× ±0.01 0.93–0.93, 0 of 3 ≥ 0.95× ≥ 1.00× missed")]
+#[case::almost(
+    0.945,
+    1.0,
+    "0.94× ±0.01 0.94–0.94, 0 of 3 ≥ 0.95× ≥ 1.00× within the error"
+)]
+#[case::reached(0.96, 4.0, "0.96× ±0.03 0.96–0.96, 3 of 3 ≥ 0.95× ≥ 1.00× reached")]
+fn a_large_mesh_is_judged_with_the_error_of_all_rounds(
+    #[case] kept: f64,
+    #[case] error: f64,
+    #[case] expected: &str,
+) {
+    let mut report = Report::new(vec![OURS]);
+    for round in 1..=3 {
+        let figures = [(KEPT, "large/small", kept), (KEPT_ERROR, "%", error)];
+        let figures = figures.map(|(work, unit, value)| Figure::new(work, unit, value));
+        report.add(round, &OURS, &figures);
+    }
+    assert_eq!(line(&report, KEPT), format!("{KEPT} – {expected}"));
+}
+
+#[test]
+fn what_scatters_is_not_known_well_enough() {
+    let (same, raw) = (Variant::SameNode, Variant::RawSameNode);
+    let mut report = Report::new(vec![raw.clone(), same.clone()]);
+    let works = [
+        ("connect_16", [1.0, 1.0, 1.01]),
+        ("pingpong_p50_us_1", [0.7, 1.0, 1.3]),
+        ("throughput_up_4", [0.7, 1.0, 1.3]),
+    ];
+    for (work, ratios) in works {
+        for (turn, ratio) in (1..).zip(ratios) {
+            let take = Take { round: 1, turn };
+            report.add(take, &raw, &[Figure::new(work, "1/s", 100.0)]);
+            report.add(take, &same, &[Figure::new(work, "1/s", 100.0 * ratio)]);
+        }
+    }
+    let expected = [Work::Up(4), Work::PingPong(1)];
+    assert_eq!(report.not_known_to(0.02), expected);
+    assert_eq!(report.not_known_to(0.5), []);
+}
+
+#[test]
 fn a_tail_is_judged_by_the_ratios_of_rounds_and_tells_how_many_were_lost() {
     let rounds = [[20.0, 10.0], [5.0, 10.0], [90.0, 100.0]];
     let report = against_envoy("connect_p99_us_64", "µs", &rounds);

@@ -118,7 +118,8 @@ impl LoadServer {
 
 impl Drop for LoadServer {
     fn drop(&mut self) {
-        if let Some(style) = self.gate.style.lock().take() {
+        let style = self.gate.style.lock().take();
+        if let Some(style) = style {
             self.port.close(style);
         }
         self.gate.changed.notify_all();
