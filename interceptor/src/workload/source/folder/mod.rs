@@ -72,6 +72,10 @@ impl Places {
             ..Self::default()
         }
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty() && !self.all
+    }
 }
 
 /// What a look came to.

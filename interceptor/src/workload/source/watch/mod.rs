@@ -1,10 +1,11 @@
 //! Watching a folder of manifests and publishing what it says.
 //!
 //! ```text
-//!  inotify event ─▶ complete? ── a few ms ──▶ look at it ─▶ publish, if all is well
-//!        │             no │                       │ no
-//!        │                └────── wait until quiet ──▶ look at it ─▶ publish | keep the last good
-//!  every few secs ─────────────────▶ look at everything ─▶ publish | keep the last good
+//!  inotify event ─▶ file complete? ── a few ms ───▶ look at it ─▶ all is well? ─▶ publish
+//!        │               no │                           ▲              no │
+//!        │                  └── until it is quiet ──────┘                 └── until that is quiet
+//!        │                                                                           │
+//!  every few secs ─▶ look at everything ─▶ all is well? ─▶ publish   publish | keep the last good
 //! ```
 //!
 //! # When a change takes effect
@@ -13,7 +14,8 @@
 //! a few milliseconds later: long enough for files that come together to be taken together. That
 //! is safe as far as it adds and changes. What takes something away or is wrong may be half of a
 //! change: an editor removes a file before it writes it anew, a script empties it first. That waits
-//! until the folder has been quiet, and only then counts (or, if it is wrong, is shown).
+//! until nothing more has come for it, and only then counts (or, if it is wrong, is shown). Others
+//! that never stop writing to the folder cannot put off what somebody has taken away.
 //!
 //! Looking at everything every few seconds catches what the kernel does not tell: files behind
 //! links, a folder that was replaced as a whole, network file systems.
@@ -35,17 +37,10 @@ use super::folder::{Folder, Places};
 use crate::drain::Tasks;
 use crate::workload::{Mesh, MeshSettings};
 use crate::yaml::{Mistake, Severity};
-use events::{Changes, Events};
+use events::{Events, QUIET};
 
-/// A complete change is looked at when nothing has come for this long.
-const SOON: Duration = Duration::from_millis(5);
-
-/// Any other is looked at when the folder has been quiet for this long: editors and `kubectl cp`
-/// write in several steps.
-const QUIET: Duration = Duration::from_millis(100);
-
-/// A folder that never gets quiet is looked at anyway.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// What may be half of a change waits for the rest this long at most.
+const LONGEST_HOLD: Duration = Duration::from_millis(500);
 
 /// How often everything is looked at besides.
 const LOOK: Duration = Duration::from_secs(5);
@@ -55,6 +50,30 @@ const SHARE: u32 = 100;
 
 /// How many mistakes of a failed load are logged; all are in `status`.
 const LOGGED: usize = 20;
+
+/// Until when what may be half of a change is not decided.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    until: Instant,
+    limit: Instant,
+}
+
+impl Hold {
+    /// One that begins now, or the next part of `before`.
+    fn renewed(before: Option<Self>) -> Self {
+        let now = Instant::now();
+        let limit = before.map_or(now + LONGEST_HOLD, |hold| hold.limit);
+        Self {
+            until: limit.min(now + QUIET),
+            limit,
+        }
+    }
+
+    /// When it ends, if something is to be looked at at `due`.
+    fn end(self, due: Option<Instant>) -> Instant {
+        due.map_or(self.until, |due| self.limit.min(due.max(self.until)))
+    }
+}
 
 /// A folder of manifests as the source of the mesh.
 #[derive(Debug)]
@@ -68,6 +87,8 @@ pub struct DirectorySource {
     unsettled: bool,
     /// Whether that took something away.
     vanished: bool,
+    /// How long that is given time to come back, if it may.
+    hold: Option<Hold>,
     /// What reading took since something was last published.
     busy: Duration,
     look: Duration,
@@ -83,6 +104,7 @@ impl DirectorySource {
             folder: None,
             unsettled: false,
             vanished: false,
+            hold: None,
             busy: Duration::ZERO,
             look: LOOK,
         }
@@ -94,69 +116,73 @@ impl DirectorySource {
         let mut watch = Watch::new(self.directory.clone(), events);
         // Watching first: what changes during the load is not missed.
         watch.renew();
-        let mut next = self.load().await;
+        let begun = Instant::now();
+        self.reload().await;
+        let mut next = self.next_look(begun);
         loop {
+            let due = changes.due();
+            let held = self.hold.map(|hold| hold.end(due));
+            let wake = due.into_iter().chain(held).fold(next, Instant::min);
             tokio::select! {
                 () = tasks.stopping() => return,
                 () = changes.changed() => {
-                    if self.follow(&mut changes).await {
-                        next = next.min(Instant::now() + QUIET);
-                    }
                     if watch.renew() {
                         next = Instant::now();
                     }
+                    continue;
                 }
-                () = tokio::time::sleep_until(next) => {
-                    watch.renew();
-                    next = self.load().await;
-                }
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            if next <= wake {
+                watch.renew();
+                let begun = Instant::now();
+                self.look(Places::all()).await;
+                self.weigh(false);
+                next = self.next_look(begun);
+            }
+            let due = changes.take(Instant::now());
+            if due.others {
+                next = next.min(Instant::now() + QUIET);
+            }
+            if !due.places.is_empty() {
+                self.look(due.places).await;
+                self.weigh(due.quiet);
+            }
+            let hold = self.hold.map(|hold| hold.end(changes.due()));
+            if hold.is_some_and(|end| end <= Instant::now()) {
+                self.conclude();
             }
         }
     }
 
     /// Looks at everything and publishes the outcome, if it is another than before.
     pub async fn reload(&mut self) {
-        self.load().await;
-    }
-
-    /// The same. Returns when to do so again.
-    async fn load(&mut self) -> Instant {
-        let begun = Instant::now();
         self.look(Places::all()).await;
         if self.unsettled {
             self.conclude();
         }
+    }
+
+    /// When to look at everything again after a look that began then.
+    fn next_look(&self, begun: Instant) -> Instant {
         Instant::now() + self.look.max(begun.elapsed().saturating_mul(SHARE))
     }
 
-    /// Brings the mesh to where the changes lead. Returns whether to look at everything soon.
-    async fn follow(&mut self, changes: &mut Changes) -> bool {
-        let deadline = Instant::now() + LONGEST_WAIT;
-        let (mut tried, mut soon) = (false, false);
-        loop {
-            let hopeful = !tried && changes.are_complete();
-            let pause = if hopeful { SOON } else { QUIET };
-            let more = tokio::time::timeout(pause, changes.changed()).await.is_ok();
-            let late = Instant::now() >= deadline;
-            if more && !late {
-                continue;
-            }
-            let (places, others) = changes.take();
-            soon |= others;
-            self.look(places).await;
-            tried = true;
-            if late || !hopeful || self.publish_if_safe() {
-                break;
-            }
+    /// Decides what a look came to. What may be half of a change is given the time to become a whole
+    /// one, if it has not had it: all of it has been `quiet`.
+    fn weigh(&mut self, quiet: bool) {
+        if self.publish_if_safe() {
+            return;
         }
-        if self.unsettled {
-            self.conclude();
+        match self.hold {
+            None if quiet => self.conclude(),
+            Some(_) if quiet => {}
+            hold => self.hold = Some(Hold::renewed(hold)),
         }
-        soon
     }
 
-    /// Publishes what a change came to as long as the folder is not quiet. Returns whether there is
-    /// nothing left to decide.
+    /// Publishes what a change came to if it cannot be half of one. Returns whether there is nothing
+    /// left to decide.
     fn publish_if_safe(&mut self) -> bool {
         if !self.unsettled {
             return true;
@@ -178,7 +204,12 @@ impl DirectorySource {
             Some(Err(mistakes)) => self.fail(mistakes),
             None => {}
         }
-        (self.unsettled, self.vanished) = (false, false);
+        self.settle();
+    }
+
+    /// Nothing is left to decide.
+    const fn settle(&mut self) {
+        (self.unsettled, self.vanished, self.hold) = (false, false, None);
     }
 
     async fn look(&mut self, places: Places) {
@@ -228,7 +259,7 @@ impl DirectorySource {
             folder.is_in_force();
         }
         self.busy = Duration::ZERO;
-        (self.unsettled, self.vanished) = (false, false);
+        self.settle();
     }
 
     fn fail(&self, mistakes: Vec<Mistake>) {

@@ -5,6 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::events::QUIET;
+use super::{Hold, LONGEST_HOLD};
 use crate::drain::Tasks;
 use crate::workload::MeshSettings;
 use crate::workload::source::folder::Places;
@@ -286,4 +290,20 @@ async fn a_manifest_that_an_editor_removes_and_writes_anew_is_never_gone() {
         assert_eq!(published.state().version, version);
     }
     tasks.finish(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_half_of_a_change_waits_for_more_and_not_for_ever() {
+    let begun = Instant::now();
+    let mut hold = Hold::renewed(None);
+    assert_eq!(hold.end(None), begun + QUIET);
+    assert_eq!(hold.end(Some(begun)), begun + QUIET);
+    let later = begun + 2 * QUIET;
+    assert_eq!(hold.end(Some(later)), later);
+
+    while hold.end(Some(Instant::now() + LONGEST_HOLD)) > Instant::now() {
+        tokio::time::advance(QUIET / 2).await;
+        hold = Hold::renewed(Some(hold));
+    }
+    assert_eq!(begun.elapsed(), LONGEST_HOLD);
 }
