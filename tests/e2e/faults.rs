@@ -292,30 +292,29 @@ fn a_warm_tunnel_to_a_node_that_vanished_does_not_hang_forever() -> Result<()> {
 
 #[test]
 fn an_application_that_never_reads_blocks_its_sender_and_nobody_else() -> Result<()> {
-    const MOST: usize = 128 * 1024 * 1024;
+    const MOST: u64 = 64 * 1024 * 1024;
     let Some(world) = World::with(&[])? else {
         return Ok(());
     };
     let _deaf = world.server.serve(8080, apps::never_read)?;
     let _echo = world.server.serve(8081, apps::echo)?;
     assert_eq!(world.caller.ask(world.server.at(8081), "warm")?, "warm");
-    let before = world.near.resident_bytes()? + world.far.resident_bytes()?;
+    let resident = || anyhow::Ok(world.near.resident_bytes()? + world.far.resident_bytes()?);
+    let before = resident()?;
 
     let mut stream = world.caller.connect(world.server.at(8080))?;
     stream.set_write_timeout(Some(Duration::from_secs(1)))?;
     let block = vec![7; 1024 * 1024];
-    let mut taken = 0;
+    // The kernel may keep much of it. What the agents keep is bounded, and so it ends.
     let blocked = loop {
-        match stream.write(&block) {
-            Ok(count) => taken += count,
-            Err(error) => break error,
+        let written = stream.write(&block);
+        let grown = resident()?.saturating_sub(before);
+        assert!(grown < MOST, "the agents grew by {grown} bytes");
+        if let Err(error) = written {
+            break error;
         }
-        assert!(taken < MOST, "nobody reads, yet {taken} bytes were taken");
     };
     assert_eq!(blocked.kind(), ErrorKind::WouldBlock);
-    let after = world.near.resident_bytes()? + world.far.resident_bytes()?;
-    let grown = after.saturating_sub(before);
-    assert!(grown < 64 * 1024 * 1024, "the agents grew by {grown} bytes");
     assert_eq!(world.caller.ask(world.server.at(8081), "still")?, "still");
     Ok(())
 }

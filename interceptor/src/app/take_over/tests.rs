@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rstest::rstest;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::capture::Estate;
@@ -234,15 +235,19 @@ async fn a_predecessor_that_dies_leaves_it_to_the_successor() {
     let (giver, mut petitions) = Giver::new("here".into());
     let tasks = Tasks::new();
     giver.serve(&config.run_folder, &tasks);
-    let estate = estate(1).await;
+    let (estate, offered) = (estate(1).await, Notify::new());
     let old = async {
         let mut petition = petitions.recv().await.unwrap();
-        let offering = petition.conduct(&estate, &[], || ());
-        tokio::time::timeout(Duration::from_millis(50), offering)
-            .await
-            .unwrap_err();
+        tokio::select! {
+            _ = petition.conduct(&estate, &[], || ()) => panic!("nobody has finished"),
+            () = offered.notified() => {}
+        }
     };
-    let new = async { Taking::begin(&config).await.unwrap().unwrap() };
+    let new = async {
+        let begun = Taking::begin(&config).await.unwrap().unwrap();
+        offered.notify_one();
+        begun
+    };
     let ((), (taking, _handed)) = tokio::join!(old, new);
     taking.finish().await.unwrap();
     tasks.finish(ANSWER).await;

@@ -7,7 +7,7 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::testing::{Carriers, Path, Wire, World, app, id, sockets, soon};
+use super::super::testing::{Carriers, Path, Wire, World, app, closed, id, sockets, soon};
 use super::super::{ConnectHeaders, TunnelError};
 use super::{By, Closed, How, plain};
 use crate::drain::Tasks;
@@ -182,7 +182,7 @@ async fn a_hundred_megabytes_arrive_unharmed_in_both_directions_at_once(
 }
 
 /// Writes until nothing more is taken, and returns how much was.
-pub(in crate::transport) async fn fill(socket: &TcpStream) -> usize {
+async fn fill(socket: &TcpStream) -> usize {
     let chunk = vec![0_u8; 256 << 10];
     let mut taken = 0;
     let stalled = Duration::from_millis(500);
@@ -190,7 +190,10 @@ pub(in crate::transport) async fn fill(socket: &TcpStream) -> usize {
         .await
         .is_ok()
     {
-        taken += socket.try_write(&chunk).unwrap_or_default();
+        match socket.try_write(&chunk) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            written => taken += written.unwrap(),
+        }
     }
     taken
 }
@@ -274,7 +277,7 @@ async fn a_dead_carrier_is_a_reset_for_both_applications(
 ) {
     let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
-    let wire = Wire::to(gateway.address).await;
+    let wire = Wire::to(gateway.address);
     gateway.address = wire.address;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -326,8 +329,7 @@ async fn a_destination_that_is_down_is_a_refusal_with_a_reason(
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (listener, destination) = app().await;
-    drop(listener);
+    let (_nobody, destination) = closed();
     let route = gateway.route(destination);
     let error = soon(client.open(&id("caller"), &route, &ConnectHeaders::default(), None)).await;
     let Err(TunnelError::Refused { status, detail, .. }) = error else {
@@ -345,7 +347,7 @@ async fn an_open_connection_costs_little_memory(
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (_listener, destination) = app().await;
+    let (_listener, destination) = app();
     let route = gateway.route(destination);
     let tunnel = super::super::testing::open(&client, &route).await.unwrap();
     let (socket, _other) = sockets().await;

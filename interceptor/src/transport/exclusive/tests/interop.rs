@@ -17,7 +17,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::super::super::codec::{fields, frame};
 use super::super::super::hbone::{ConnectHeaders, Incoming, PeerReason, Refusal};
 use super::super::super::splice;
-use super::super::super::testing::{World, app, id, open, route, sockets, soon};
+use super::super::super::testing::{World, app, dial, id, open, route, sockets, soon};
 use super::super::super::tls::FAST;
 use super::super::super::{Client, TunnelError};
 
@@ -49,7 +49,7 @@ impl Foreign {
     }
 
     pub(super) async fn speaking_any(world: &World, protocols: &[&[u8]]) -> Self {
-        let (listener, address) = app().await;
+        let (listener, address) = app();
         let svid = world.svid("server").await;
         let key = SingleCertAndKey::from(CertifiedKey::clone(&svid.signing()));
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
@@ -236,7 +236,7 @@ pub(in crate::transport) async fn foreign_client(
         ))
         .with_client_cert_resolver(Arc::new(key));
     config.alpn_protocols = vec![protocol.to_vec()];
-    let tcp = TcpStream::connect(gateway).await.unwrap();
+    let tcp = dial(gateway).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     let name = "server.test".try_into().unwrap();
     connector.connect(name, tcp).await.unwrap()
@@ -297,7 +297,7 @@ async fn a_client_of_the_h2_crate_is_served_stream_after_stream() {
     let world = World::new();
     let (gateway, mut ends) = world.node().await;
     let requests = foreign_requests(&world, gateway.address).await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     for size in [1, 2 * MEGABYTE, 0] {
         let mut requests = requests.clone().ready().await.unwrap();
         let sent = Bytes::from(vec![7; size]);
@@ -331,7 +331,7 @@ async fn a_client_of_the_h2_crate_may_reset_and_go_on(#[case] code: Reason, #[ca
     let world = World::new();
     let (gateway, mut ends) = world.node().await;
     let mut requests = foreign_requests(&world, gateway.address).await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     for _ in 0..2 {
         let asked = requests.send_request(request(&destination.to_string()), false);
         let (answer, mut send) = asked.unwrap();
@@ -389,7 +389,7 @@ async fn a_client_that_asks_without_reading_answers_is_left() {
     let (gateway, _ends) = world.node().await;
     let mut stream = greeted(&world, gateway.address, FAST).await;
     let mut said = Vec::new();
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let block = fields::connect(&destination.to_string(), &http::HeaderMap::new());
     frame::push_headers(&mut said, 1, &block, frame::End::Open);
     stream.write_all(&said).await.unwrap();

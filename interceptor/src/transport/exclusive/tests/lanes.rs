@@ -71,7 +71,7 @@ async fn opened_on(
     (world, clients): (&World, &PerLane<Client>),
     gateway: &Gateway,
 ) -> Tunnel {
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let (clients, route) = (clients.clone(), gateway.route(destination));
     let (opened, mut opening) = mpsc::channel(1);
     {

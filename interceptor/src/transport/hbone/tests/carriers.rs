@@ -25,7 +25,7 @@ async fn a_carrier_is_used_again_by_the_next_connection(
     let world = World::on(carriers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let first = tunnel(&client, &gateway, destination).await;
     assert!(!first.reused);
     drop(first);
@@ -42,7 +42,7 @@ async fn connections_at_the_same_time_get_carriers_of_their_own_up_to_the_bound(
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let mut held = Vec::new();
     for expected in [1, 2, 3, 3, 3] {
         held.push(tunnel(&client, &gateway, destination).await);
@@ -55,7 +55,7 @@ async fn a_burst_of_connections_shares_few_set_ups() {
     let world = World::on(Carriers::Shared);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let (opened, mut opening) = tokio::sync::mpsc::channel(100);
     for _ in 0..100 {
         let (client, opened) = (client.clone(), opened.clone());
@@ -81,7 +81,7 @@ async fn full_carriers_are_passed_over() {
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let mut held = Vec::new();
     for expected in [1, 1, 2, 2, 3] {
         held.push(tunnel(&client, &gateway, destination).await);
@@ -99,7 +99,7 @@ async fn the_peers_own_limit_of_streams_is_respected() {
     let world = World::with(peers);
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let _first = tunnel(&client, &gateway, destination).await;
     let _second = tunnel(&client, &gateway, destination).await;
     assert_eq!(client.carriers(), 2);
@@ -112,10 +112,10 @@ async fn a_reused_carrier_that_turns_out_dead_costs_nothing_but_a_new_one(
 ) {
     let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
-    let wire = Wire::to(gateway.address).await;
+    let wire = Wire::to(gateway.address);
     gateway.address = wire.address;
     let client = world.client().await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     drop(tunnel(&client, &gateway, destination).await);
     assert_eq!(client.carriers(), 1);
     // On one thread nobody hears of this before the next connection is on its way.
@@ -137,7 +137,7 @@ async fn a_carrier_without_streams_is_closed_after_a_while(
     });
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     let held = tunnel(&client, &gateway, destination).await;
     tokio::time::pause();
     let idle = world.config.idle_timeout;
@@ -155,7 +155,7 @@ async fn a_peer_that_has_vanished_is_noticed(
 ) {
     let world = World::on(carriers);
     let (mut gateway, _ends) = world.node().await;
-    let wire = Wire::to(gateway.address).await;
+    let wire = Wire::to(gateway.address);
     gateway.address = wire.address;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
@@ -201,7 +201,7 @@ async fn a_session_takes_no_new_streams_after_a_root_was_taken_out(
     let (gateway, _ends) = world.node().await;
     let client = world.client().await;
     let mut path = Path::open(&world, &client, &gateway).await;
-    let (_app, destination) = app().await;
+    let (_app, destination) = app();
     // Where streams do not share, this leaves a carrier behind that is idle.
     drop(tunnel(&client, &gateway, destination).await);
     let successor = Ca::generate(&"mesh.test".parse().unwrap(), SystemTime::now()).unwrap();

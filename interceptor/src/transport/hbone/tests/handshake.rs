@@ -8,7 +8,7 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::super::testing::{Carriers, Gateway, World, app, id, open, route, soon};
+use super::super::super::testing::{Carriers, Gateway, World, app, closed, id, open, route, soon};
 use super::super::super::tls::Tls;
 use super::super::super::{Config, ConnectHeaders, HandshakeError, TunnelError};
 use super::super::server::Incoming;
@@ -311,8 +311,7 @@ async fn a_gateway_that_is_down_is_unreachable(
 ) {
     let world = World::on(carriers);
     let client = world.client().await;
-    let (listener, gateway) = app().await;
-    drop(listener);
+    let (_nobody, gateway) = closed();
     let route = route(gateway, "127.0.0.1:1".parse().unwrap());
     let error = open(&client, &route).await;
     assert_eq!(error.unwrap_err().reason(), "unreachable");
@@ -326,7 +325,7 @@ async fn a_gateway_that_says_nothing_is_given_up_at_the_limit(
 ) {
     let world = World::on(carriers);
     let client = world.client().await;
-    let (_listener, gateway) = app().await;
+    let (_listener, gateway) = app();
     let route = route(gateway, "127.0.0.1:1".parse().unwrap());
     let error = open(&client, &route).await;
     assert_eq!(error.unwrap_err().reason(), "timeout");

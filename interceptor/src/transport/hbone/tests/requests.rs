@@ -183,7 +183,7 @@ async fn huge_headers_are_refused_and_the_next_request_is_served() {
     let world = World::new();
     let (gateway, _ends) = world.node().await;
     let mut requests = peer(&world, &gateway).await;
-    let (_listener, destination) = app().await;
+    let (_listener, destination) = app();
     let mut huge = request(Method::CONNECT, &destination.to_string());
     let value = http::HeaderValue::from_str(&"x".repeat(8 << 10)).unwrap();
     for at in 0..9 {

@@ -101,7 +101,7 @@ async fn stream(
 async fn a_peer_may_say_little_unheard_until_what_it_says_is_taken_fast() {
     let world = World::new();
     let (gateway, _ends) = world.node().await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     let requests = requests(&world, gateway.address).await;
     let (mut send, _receive, granted) = stream(&requests, destination).await;
     assert_eq!(granted, 64 << 10);

@@ -1,14 +1,17 @@
 //! What goes out: many frames in few records, in order, whatever happens to the keys.
 
-use std::task::Context;
+use std::future::poll_fn;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::super::super::codec::{Event, Reader, frame};
 use super::super::super::record::{Content, Direction, Opener, Session, Suite};
 use super::super::super::testing::{sockets, soon};
 use super::super::out::Out;
+
+/// Behind all that is said, and no record.
+const LAST: &[u8] = b"that was all of it";
 
 /// What is laid out here is heard there.
 struct Ends {
@@ -51,33 +54,33 @@ impl Ends {
     /// Sends and hears all there is, as stream and bytes of each frame of data.
     async fn heard(&mut self) -> Vec<(u32, Vec<u8>)> {
         let (mut wire, mut heard, mut from) = (Vec::new(), Vec::new(), 0);
-        loop {
-            let sent = {
-                let mut no_wake = Context::from_waker(std::task::Waker::noop());
-                self.out.poll_flush(&self.near, &mut no_wake)
-            };
+        let (out, near, far) = (&mut self.out, &mut self.near, &mut self.far);
+        let saying = async {
+            poll_fn(|cx| out.poll_flush(near, cx)).await.unwrap();
+            near.write_all(LAST).await.unwrap();
+        };
+        let hearing = async {
             let mut piece = vec![0; 1 << 20];
-            let read = std::pin::pin!(self.far.read(&mut piece));
-            let Ok(count) = tokio::time::timeout(std::time::Duration::from_millis(50), read).await
-            else {
-                assert!(sent.is_ready());
-                return heard;
+            while !wire.ends_with(LAST) {
+                let count = far.read(&mut piece).await.unwrap();
+                wire.extend_from_slice(&piece[..count]);
+            }
+        };
+        soon(async { tokio::join!(saying, hearing) }).await;
+        wire.truncate(wire.len() - LAST.len());
+        while let Some(record) = self.opener.open(&mut wire, from).unwrap() {
+            from = record.end;
+            self.records += 1;
+            let Content::Data(mut at) = record.content else {
+                continue;
             };
-            wire.extend_from_slice(&piece[..count.unwrap()]);
-            while let Some(record) = self.opener.open(&mut wire, from).unwrap() {
-                from = record.end;
-                self.records += 1;
-                let Content::Data(mut at) = record.content else {
-                    continue;
-                };
-                while let Some(event) = self.reader.next(&wire, &mut at).unwrap() {
-                    if let Event::Data { stream, at } = event {
-                        heard.push((stream, wire[at].to_vec()));
-                    }
+            while let Some(event) = self.reader.next(&wire, &mut at).unwrap() {
+                if let Event::Data { stream, at } = event {
+                    heard.push((stream, wire[at].to_vec()));
                 }
             }
-            soon(self.near.writable()).await.unwrap();
         }
+        heard
     }
 }
 

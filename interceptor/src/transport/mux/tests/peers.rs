@@ -33,7 +33,7 @@ async fn a_client_of_the_h2_crate_gets_every_byte_of_many_streams_at_once() {
     let world = World::new();
     let (gateway, mut ends) = world.node().await;
     let requests = requests(&world, gateway.address).await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     let tasks = world.tasks.clone();
     world.tasks.spawn("echoes", async move {
         loop {
@@ -139,7 +139,7 @@ async fn a_client_that_does_what_it_may_not_is_told_and_left(
 async fn a_whole_window_may_be_said_before_the_answer() {
     let world = World::new();
     let (gateway, _ends) = world.node().await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     let mut stream = greeted(&world, gateway.address, MUX).await;
     let mut said = Vec::new();
     ask(&mut said, 1, destination);
@@ -156,7 +156,7 @@ async fn a_whole_window_may_be_said_before_the_answer() {
 async fn what_came_before_a_reset_is_the_applications() {
     let world = World::new();
     let (gateway, mut ends) = world.node().await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     let mut stream = greeted(&world, gateway.address, MUX).await;
     let mut said = Vec::new();
     ask(&mut said, 1, destination);
@@ -177,7 +177,7 @@ async fn what_came_before_a_reset_is_the_applications() {
 async fn frames_of_a_byte_each_arrive_although_one_run_looks_at_few_of_them() {
     let world = World::new();
     let (gateway, _ends) = world.node().await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     let mut stream = greeted(&world, gateway.address, MUX).await;
     let sent: Vec<u8> = (0..5000_u32)
         .map(|at| u8::try_from(at % 251).unwrap())
@@ -250,7 +250,7 @@ async fn a_client_that_ends_its_stream_and_leaves_at_once_has_ended_it_in_order(
     let world = World::new();
     let (gateway, mut ends) = world.node().await;
     let mut stream = greeted(&world, gateway.address, MUX).await;
-    let (listener, destination) = app().await;
+    let (listener, destination) = app();
     let mut out = Vec::new();
     ask(&mut out, 1, destination);
     stream.write_all(&out).await.unwrap();

@@ -1,5 +1,8 @@
 //! Two nodes on loopback for the transport's tests: real sockets, real TLS, no privilege.
 
+mod sockets;
+mod wire;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -7,9 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use interceptor_policy::SpiffeId;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +27,9 @@ use crate::workload::{
     WorkloadId,
 };
 
+pub(super) use sockets::{app, closed, dial, sockets};
+pub(super) use wire::Wire;
+
 /// Longest that a test waits for what must happen.
 pub(super) const SOON: Duration = Duration::from_mins(1);
 
@@ -37,6 +42,17 @@ pub(super) fn id(name: &str) -> SpiffeId {
 /// Resolves to what `future` gives, or fails the test.
 pub(super) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future).await.expect("in time")
+}
+
+/// Lets time stand still but for [`tokio::time::advance`]. Paused time goes on as soon as nothing is
+/// to do, whatever is on its way through the kernel; here something always is.
+pub(super) fn stop_time(tasks: &Tasks) {
+    tokio::time::pause();
+    tasks.spawn("never idle", async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
 }
 
 /// Opens a tunnel as the workload `caller`, with nothing to say.
@@ -141,8 +157,7 @@ impl World {
         H: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let (listener, address) = app();
         let server = Server::new(Arc::clone(&self.config), &self.identities);
         let svid = self.svid("server").await;
         let (failed, failures) = mpsc::channel(100);
@@ -222,7 +237,7 @@ pub(super) async fn carry(
     ended: mpsc::Sender<Closed>,
     cut: CancellationToken,
 ) {
-    match TcpStream::connect(request.destination).await {
+    match dial(request.destination).await {
         Ok(app) => {
             app.set_nodelay(true).unwrap();
             let Ok(stream) = request.answer.accept(&ConnectHeaders::default()) else {
@@ -291,20 +306,6 @@ fn workload() -> Workload {
     }
 }
 
-/// An application's listener.
-pub(super) async fn app() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-/// Two sockets that are connected to each other.
-pub(super) async fn sockets() -> (TcpStream, TcpStream) {
-    let (listener, address) = app().await;
-    let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (one.unwrap(), other.unwrap().0)
-}
-
 /// A whole connection: the client's and the server's socket, and both agents in between.
 pub(super) struct Path {
     pub(super) client: TcpStream,
@@ -316,7 +317,7 @@ pub(super) struct Path {
 
 impl Path {
     pub(super) async fn open(world: &World, client: &Client, gateway: &Gateway) -> Self {
-        let (listener, destination) = app().await;
+        let (listener, destination) = app();
         let route = gateway.route(destination);
         let (tunnel, accepted) = tokio::join!(open(client, &route), listener.accept());
         Self::splice(world, tunnel.unwrap(), accepted.unwrap().0).await
@@ -345,53 +346,5 @@ impl Path {
             outbound,
             traffic,
         }
-    }
-}
-
-/// The network between two nodes, which can fail.
-pub(super) struct Wire {
-    pub(super) address: SocketAddr,
-    accepting: Tasks,
-    carrying: Mutex<Tasks>,
-    frozen: CancellationToken,
-}
-
-impl Wire {
-    pub(super) async fn to(far: SocketAddr) -> Arc<Self> {
-        let (listener, address) = app().await;
-        let wire = Arc::new(Self {
-            address,
-            accepting: Tasks::new(),
-            carrying: Mutex::default(),
-            frozen: CancellationToken::new(),
-        });
-        let accepting = Arc::clone(&wire);
-        wire.accepting.spawn("wire", async move {
-            loop {
-                let (near, _) = listener.accept().await.unwrap();
-                let (tasks, frozen) =
-                    { (accepting.carrying.lock().clone(), accepting.frozen.clone()) };
-                tasks.spawn("wire connection", forward(near, far, frozen));
-            }
-        });
-        wire
-    }
-
-    /// Ends every connection on it without a goodbye. New ones work.
-    pub(super) fn interrupt(&self) {
-        std::mem::take(&mut *self.carrying.lock()).cancel();
-    }
-
-    /// Carries nothing more, without telling anybody.
-    pub(super) fn freeze(&self) {
-        self.frozen.cancel();
-    }
-}
-
-async fn forward(mut near: TcpStream, far: SocketAddr, frozen: CancellationToken) {
-    let mut far = TcpStream::connect(far).await.unwrap();
-    let carried = tokio::io::copy_bidirectional(&mut near, &mut far);
-    if frozen.run_until_cancelled(carried).await.is_none() {
-        std::future::pending::<()>().await;
     }
 }
