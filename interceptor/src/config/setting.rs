@@ -12,7 +12,7 @@ use crate::capture::Prober;
 use crate::telemetry::access::Format;
 use crate::telemetry::logging;
 use crate::telemetry::queue::Destination;
-use crate::workload::SameNode;
+use crate::workload::{SaidBy, SameNode};
 use crate::yaml::Reader;
 
 /// A value of the configuration file.
@@ -335,7 +335,10 @@ impl Setting for OnUnsupported {
     }
 }
 
-const SAME_NODE: [(&str, SameNode); 2] = [("kernel", SameNode::Kernel), ("mtls", SameNode::Mtls)];
+const SAME_NODE: [(&str, SameNode); 2] = [
+    ("kernel", SameNode::Kernel),
+    ("mtls", SameNode::Mtls(SaidBy::Mesh)),
+];
 
 impl Setting for SameNode {
     type Allowed = ();

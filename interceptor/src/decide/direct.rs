@@ -21,7 +21,7 @@ use interceptor_policy::{Attempt, Unsettled, Verdict};
 
 use super::{Outbound, Share, endpoint, inbound, reach, shares};
 use crate::workload::{
-    Binding, Enrolment, Mesh, PortSelection, Route, SameNode, Workload, WorkloadId,
+    Binding, Enrolment, Mesh, PortSelection, Route, SaidBy, SameNode, Workload, WorkloadId,
 };
 
 /// One of the ways that connections of a workload to an address may go.
@@ -63,8 +63,8 @@ pub enum NotDirect {
     },
     /// The endpoint has no address of the family that was dialled.
     OtherFamily,
-    /// This workload is to be connected over mutual TLS.
-    Mtls(WorkloadId),
+    /// This workload is to be connected over mutual TLS, and who said so.
+    Mtls(WorkloadId, SaidBy),
     /// The verdict may differ from one connection to the next.
     Unsettled(Unsettled),
     /// It is refused; the agent says so.
@@ -170,12 +170,10 @@ pub fn direct_holds(
     destination: &Workload,
     attempt: Attempt<'_>,
 ) -> Result<Verdict, NotDirect> {
-    let wants_mtls = [source, destination].into_iter();
-    if let Some(workload) = wants_mtls
-        .into_iter()
-        .find(|workload| workload.same_node == SameNode::Mtls)
-    {
-        return Err(NotDirect::Mtls(workload.id.clone()));
+    for workload in [source, destination] {
+        if let SameNode::Mtls(said_by) = workload.same_node {
+            return Err(NotDirect::Mtls(workload.id.clone(), said_by));
+        }
     }
     let verdict = inbound(mesh, destination, attempt);
     if verdict.is_allowed() {
@@ -251,7 +249,7 @@ impl NotDirect {
             Self::NotBound(_) => "not_bound",
             Self::NotCaptured { .. } => "not_captured",
             Self::OtherFamily => "other_family",
-            Self::Mtls(_) => "same_node_mtls",
+            Self::Mtls(..) => "same_node_mtls",
             Self::Unsettled(Unsettled::Reported(_)) => "reported",
             Self::Unsettled(Unsettled::ByAddress(_)) => "by_address",
             Self::Unsettled(Unsettled::ByRequest(_)) => "by_request",
@@ -269,7 +267,20 @@ impl fmt::Display for NotDirect {
             Self::NotBound(id) => write!(f, "{id} has no network namespace of its own"),
             Self::NotCaptured { port } => write!(f, "its port {port} is not captured"),
             Self::OtherFamily => f.write_str("it has no address of the family that is dialled"),
-            Self::Mtls(id) => write!(f, "{id} wants mutual TLS on its node (same-node: mtls)"),
+            Self::Mtls(id, SaidBy::Workload) => {
+                write!(f, "{id} wants mutual TLS on its node (same-node: mtls)")
+            }
+            Self::Mtls(id, SaidBy::Namespace) => write!(
+                f,
+                "the namespace {} wants mutual TLS inside of nodes (same-node: mtls), and {id} says \
+                 nothing else",
+                id.namespace
+            ),
+            Self::Mtls(id, SaidBy::Mesh) => write!(
+                f,
+                "the mesh wants mutual TLS inside of nodes (sameNode: mtls in the configuration), \
+                 and neither {id} nor its namespace says anything else"
+            ),
             Self::Unsettled(unsettled) => unsettled.fmt(f),
             Self::Denied(verdict) => verdict.fmt(f),
         }

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::{NotDirect, Outbound, Way, beside_the_kernel, outbound, slots, ways};
-use crate::workload::Mesh;
-use crate::workload::fixtures::{good_mesh, mesh as any_mesh, workload};
+use crate::workload::fixtures::{good_mesh, mesh as any_mesh, mesh_with, shown, workload};
+use crate::workload::{Mesh, MeshSettings, SaidBy, SameNode};
 
 const DEMO: &str = "
 apiVersion: v1
@@ -181,7 +181,69 @@ fn either_end_may_want_mutual_tls() {
     let mesh = good_mesh(DEMO);
     let private = workload(&mesh, "demo/private");
     let ways = ways(&mesh, private, "10.0.0.2:8080".parse().unwrap());
-    assert_eq!(ways[0].direct, Err(NotDirect::Mtls(private.id.clone())));
+    let wants = NotDirect::Mtls(private.id.clone(), SaidBy::Workload);
+    assert_eq!(ways[0].direct, Err(wants));
+}
+
+const MTLS_OF_THE_MESH: &str = "the mesh wants mutual TLS inside of nodes (sameNode: mtls in the \
+     configuration), and neither demo/caller nor its namespace says anything else";
+const MTLS_OF_THE_NAMESPACE: &str = "the namespace demo wants mutual TLS inside of nodes \
+     (same-node: mtls), and demo/caller says nothing else";
+
+#[rstest]
+#[case::the_mesh(SameNode::Mtls(SaidBy::Mesh), "", ["", ""], Some(MTLS_OF_THE_MESH))]
+#[case::the_namespace_relaxes_the_mesh(SameNode::Mtls(SaidBy::Mesh), "kernel", ["", ""], None)]
+#[case::the_namespace(SameNode::Kernel, "mtls", ["", ""], Some(MTLS_OF_THE_NAMESPACE))]
+#[case::one_end_relaxes_the_namespace(
+    SameNode::Kernel,
+    "mtls",
+    ["", "kernel"],
+    Some(MTLS_OF_THE_NAMESPACE)
+)]
+#[case::both_ends_relax_the_namespace(SameNode::Kernel, "mtls", ["kernel", "kernel"], None)]
+#[case::the_caller(
+    SameNode::Kernel,
+    "kernel",
+    ["mtls", ""],
+    Some("demo/caller wants mutual TLS on its node (same-node: mtls)")
+)]
+#[case::the_destination(
+    SameNode::Kernel,
+    "",
+    ["kernel", "mtls"],
+    Some("demo/near wants mutual TLS on its node (same-node: mtls)")
+)]
+fn who_said_that_it_is_mutual_tls_is_named(
+    #[case] of_the_mesh: SameNode,
+    #[case] of_the_namespace: &str,
+    #[case] ends: [&str; 2],
+    #[case] expected: Option<&str>,
+) {
+    let say = |how: &str| format!("interceptor.dev/same-node: {how}");
+    let mut manifests = DEMO.to_owned();
+    let said = [of_the_namespace, ends[0], ends[1]];
+    let places = [
+        (
+            "{name: demo, labels",
+            "{name: demo, annotations: {SAY}, labels",
+        ),
+        ("space: caller}", "space: caller, SAY}"),
+        ("space: near\n", "space: near\n    SAY\n"),
+    ];
+    for (how, (place, with)) in said.into_iter().zip(places) {
+        if !how.is_empty() {
+            manifests = manifests.replace(place, &with.replace("SAY", &say(how)));
+        }
+    }
+    let settings = MeshSettings {
+        same_node: of_the_mesh,
+        ..MeshSettings::for_node("one")
+    };
+    let (mesh, mistakes) = mesh_with(&manifests, &settings);
+    assert_eq!(shown(&mistakes), Vec::<String>::new());
+    let ways = from_the_caller(&mesh, "10.0.0.2:8080");
+    let why = (ways[0].direct.as_ref().err()).map(ToString::to_string);
+    assert_eq!(why.as_deref(), expected);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::resolve::{by_host, service_port, unknown};
 use crate::capture::inbound_captured;
 use crate::workload::protocol::{self, Protocol};
 use crate::workload::{
-    Endpoint, Enrolment, Mesh, SameNode, Service, ServicePort, TunnelProtocol, Workload,
+    Endpoint, Enrolment, Mesh, SaidBy, SameNode, Service, ServicePort, TunnelProtocol, Workload,
 };
 
 /// One port of a Service.
@@ -229,7 +229,9 @@ fn captured(workload: &Workload, port: u16) -> (bool, String) {
 fn same_node(workload: &Workload, captured: bool) -> &'static str {
     match workload.same_node {
         _ if !is_judged(workload) => "in plaintext",
-        SameNode::Mtls => "mutual TLS (same-node: mtls)",
+        SameNode::Mtls(SaidBy::Workload) => "mutual TLS (same-node: mtls)",
+        SameNode::Mtls(SaidBy::Namespace) => "mutual TLS (same-node: mtls of its namespace)",
+        SameNode::Mtls(SaidBy::Mesh) => "mutual TLS (sameNode: mtls of the mesh)",
         SameNode::Kernel if !captured => "mutual TLS, because the port is not captured",
         SameNode::Kernel => "from socket to socket, where the kernel can hold the verdict",
     }

@@ -164,7 +164,19 @@ pub enum SameNode {
     #[default]
     Kernel,
     /// Over mutual TLS, as between nodes.
-    Mtls,
+    Mtls(SaidBy),
+}
+
+/// Where it was said: whoever wonders about it has to look there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaidBy {
+    /// `sameNode` in the agent's configuration, for the whole mesh.
+    Mesh,
+    /// The annotation of the workload's namespace.
+    Namespace,
+    /// The workload's own annotation.
+    Workload,
 }
 
 /// Which connections of a workload are captured: Istio's include and exclude annotations.

@@ -14,8 +14,8 @@ use crate::workload::objects::{
     UNKNOWN_DESTINATIONS, WorkloadEntry, Written,
 };
 use crate::workload::{
-    Binding, Enrolment, ExistingConnections, OnAgentDown, SameNode, TunnelProtocol, UdpRule,
-    UnknownDestinations,
+    Binding, Enrolment, ExistingConnections, OnAgentDown, SaidBy, SameNode, TunnelProtocol,
+    UdpRule, UnknownDestinations,
 };
 use crate::yaml::nearest;
 
@@ -207,7 +207,15 @@ fn same_node(
     settings: &MeshSettings,
     findings: &mut Findings,
 ) -> SameNode {
-    let choices = [("kernel", SameNode::Kernel), ("mtls", SameNode::Mtls)];
+    let said_by = if meta.annotations.contains_key(SAME_NODE) {
+        SaidBy::Workload
+    } else {
+        SaidBy::Namespace
+    };
+    let choices = [
+        ("kernel", SameNode::Kernel),
+        ("mtls", SameNode::Mtls(said_by)),
+    ];
     chosen(SAME_NODE, &choices, meta, namespace, findings).unwrap_or(settings.same_node)
 }
 

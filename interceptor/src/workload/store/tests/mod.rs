@@ -9,7 +9,9 @@ use rstest::rstest;
 
 use super::MeshSettings;
 use crate::workload::fixtures::{good_mesh, mesh, mesh_with, shown, workload};
-use crate::workload::{Binding, Enrolment, SameNode, TunnelProtocol, UdpRule, UnknownDestinations};
+use crate::workload::{
+    Binding, Enrolment, SaidBy, SameNode, TunnelProtocol, UdpRule, UnknownDestinations,
+};
 
 /// A Pod of namespace `demo`, which is enrolled.
 fn pod(name: &str, metadata: &str, spec: &str, status: &str) -> String {
@@ -373,13 +375,20 @@ metadata: {name: demo, annotations: {interceptor.dev/udp: deny-quic}}
     assert_eq!(of("demo/b"), UdpRule::Observe);
 }
 
+const OF_THE_MESH: SameNode = SameNode::Mtls(SaidBy::Mesh);
+
 #[rstest]
 #[case::nobody_says("", "", SameNode::Kernel, SameNode::Kernel)]
-#[case::the_mesh("", "", SameNode::Mtls, SameNode::Mtls)]
-#[case::the_namespace("mtls", "", SameNode::Kernel, SameNode::Mtls)]
-#[case::the_namespace_before_the_mesh("kernel", "", SameNode::Mtls, SameNode::Kernel)]
-#[case::the_workload_before_all("kernel", "mtls", SameNode::Kernel, SameNode::Mtls)]
-#[case::the_workload_may_relax("mtls", "kernel", SameNode::Mtls, SameNode::Kernel)]
+#[case::the_mesh("", "", OF_THE_MESH, OF_THE_MESH)]
+#[case::the_namespace("mtls", "", SameNode::Kernel, SameNode::Mtls(SaidBy::Namespace))]
+#[case::the_namespace_before_the_mesh("kernel", "", OF_THE_MESH, SameNode::Kernel)]
+#[case::the_workload_before_all(
+    "kernel",
+    "mtls",
+    SameNode::Kernel,
+    SameNode::Mtls(SaidBy::Workload)
+)]
+#[case::the_workload_may_relax("mtls", "kernel", OF_THE_MESH, SameNode::Kernel)]
 fn the_workload_says_how_it_is_connected_on_its_node_else_its_namespace_else_the_mesh(
     #[case] namespace: &str,
     #[case] own: &str,
