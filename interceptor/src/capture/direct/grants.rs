@@ -85,6 +85,8 @@ pub(super) struct Grants {
     generation: SharedNumber,
     inbound: KernelMap<MapData, Address, Inbound>,
     known: Index,
+    /// How many there is room for.
+    room: usize,
     /// How many a workload may have.
     share: usize,
 }
@@ -130,15 +132,17 @@ impl Grants {
         };
         let generation = SharedNumber::new(generation.fd().as_fd())?;
         let granted = take(&mut loaded.hooks.object, "GRANTS")?;
-        let capacity = MapData::from_pin(loaded.pins.map("GRANTS"))?
+        let room = MapData::from_pin(loaded.pins.map("GRANTS"))?
             .info()?
             .max_entries();
+        let room = usize::try_from(room)?;
         let mut grants = Self {
             granted: granted.try_into()?,
             generation,
             inbound: inbound.try_into()?,
             known: Index::default(),
-            share: usize::try_from(capacity)?.div_ceil(SHARE),
+            room,
+            share: room.div_ceil(SHARE),
         };
         grants.read()?;
         // Zero means no grant.
@@ -157,6 +161,11 @@ impl Grants {
         }
         self.known = found;
         Ok(())
+    }
+
+    /// How many grants there is room for.
+    pub(super) const fn room(&self) -> usize {
+        self.room
     }
 
     /// The current generation.

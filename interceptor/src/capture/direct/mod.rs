@@ -202,6 +202,11 @@ impl Direct {
         self.shared.grants.lock().withdraw(source, address)
     }
 
+    /// How many grants there is room for: `capture.maxGrants`.
+    pub fn room(&self) -> usize {
+        self.shared.grants.lock().room()
+    }
+
     /// How many grants are in the map, those of earlier generations included.
     pub fn grants(&self) -> usize {
         self.shared.grants.lock().len()

@@ -5,8 +5,9 @@
 //! that were granted and in use are decided again at once, so that they stay in the kernel; all
 //! others when their next connection passes.
 //!
-//! The table has a bound. What does not fit takes the agent's path until there is room: after a change,
-//! when a workload has gone, or when what nobody uses was given back for it.
+//! The kernel's table has a bound. What does not fit takes the agent's path until there is room: after a
+//! change, when a workload has gone, or when what nobody uses was given back for it. Ours has room for all
+//! that the kernel's has, so that whatever is granted is known, renewed and counted, and for some more.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,8 +25,9 @@ use crate::decide::{self, Way};
 use crate::identity::Identities;
 use crate::workload::{Mesh, Workload, WorkloadId};
 
-/// Pairs about which something is known: four for each grant that fits by default.
-const PAIRS: usize = 65_536;
+/// Pairs that are not granted and about which something is known: three for each grant that fits by
+/// default. What is not known is decided again at its next connection.
+pub(super) const OTHERS: usize = 49_152;
 
 /// A pair of which no connection was heard for so long is not granted anew, and gives way to others.
 pub(super) const IDLE: Duration = Duration::from_mins(10);
@@ -37,8 +39,9 @@ const NONE: u64 = 0;
 type Key = (u64, SocketAddr);
 
 /// What is known of all pairs.
-#[derive(Default)]
 pub(super) struct Grants {
+    /// The most pairs that are known.
+    most: usize,
     /// The kernel's generation; read before the mesh.
     generation: AtomicU64,
     /// Counts what is no change of the mesh and may change an answer all the same.
@@ -77,6 +80,17 @@ enum Answer {
 }
 
 impl Grants {
+    /// For a kernel that has room for so many.
+    pub(super) fn beside(room: usize) -> Self {
+        Self {
+            most: room.saturating_add(OTHERS),
+            generation: AtomicU64::new(NONE),
+            epoch: AtomicU64::default(),
+            pairs: Mutex::default(),
+            refused: AtomicU64::default(),
+        }
+    }
+
     /// Makes all answers be looked for again, though the mesh has not changed.
     pub(super) fn look_again(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -255,11 +269,11 @@ impl Grants {
 
     fn keep(&self, key: Key, source: WorkloadId, moment: Moment, answer: Answer) {
         let mut pairs = self.pairs.lock();
-        if pairs.len() >= PAIRS && !pairs.contains_key(&key) {
+        if pairs.len() >= self.most && !pairs.contains_key(&key) {
             // What is not granted costs a second look at most.
             pairs.retain(|_, pair| matches!(pair.answer, Answer::Granted(_)));
         }
-        if pairs.len() < PAIRS || pairs.contains_key(&key) {
+        if pairs.len() < self.most || pairs.contains_key(&key) {
             let used = Instant::now();
             let pair = Pair {
                 source,

@@ -59,6 +59,8 @@ pub(super) trait Kernel: Send + Sync {
     fn publish(&self, grant: &Grant) -> Result<(), GrantError>;
     /// Takes one back.
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError>;
+    /// How many grants it has room for.
+    fn room(&self) -> usize;
     /// How many events were lost.
     fn lost(&self) -> u64;
     /// How many were entered in the kernel's table, ever, or nearly.
@@ -86,6 +88,10 @@ impl Kernel for Direct {
 
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError> {
         self.withdraw(source, address)
+    }
+
+    fn room(&self) -> usize {
+        self.room()
     }
 
     fn lost(&self) -> u64 {
@@ -172,8 +178,8 @@ impl DirectPath {
 
     fn over(kernel: Arc<dyn Kernel>) -> Self {
         Self {
+            grants: Grants::beside(kernel.room()),
             kernel,
-            grants: Grants::default(),
             intake: Mutex::default(),
             flows: Mutex::default(),
             names: Names::default(),

@@ -2,6 +2,7 @@
 
 use rstest::rstest;
 
+use super::super::grants::OTHERS;
 use super::*;
 
 #[tokio::test]
@@ -48,6 +49,45 @@ async fn before_the_first_mesh_and_without_room_nothing_is_granted() {
     agent.offer("10.0.0.2:8080");
     assert_eq!(agent.granted("10.0.0.2:8080"), None);
     assert_eq!(agent.path().counts().unpublished, 1);
+}
+
+/// Whatever `capture.maxGrants` is: a pair that is granted and not known would be decided again at each
+/// connection that passes, not be renewed, and be in no metric.
+#[tokio::test]
+async fn all_that_the_kernel_has_room_for_is_known_renewed_and_counted() {
+    const EACH: u16 = 11_000;
+    let of = |keys: std::ops::Range<u64>| {
+        let to = |port| SocketAddr::from(([10, 0, 0, 2], port));
+        keys.flat_map(move |key| (1..=EACH).map(move |port| (key, to(port))))
+    };
+    let room = of(0..7).count();
+    let kernel = Fake {
+        room,
+        ..Fake::default()
+    };
+    let agent = Agent::over(kernel, DEMO).await;
+    let granted = u64::try_from(room).unwrap();
+    for (key, to) in of(0..7) {
+        agent.offer_to(key, to);
+    }
+    assert_eq!(agent.path().counts().granted, granted);
+    // What has no room is forgotten before any of these is.
+    agent.kernel.is_full.store(true, Ordering::Relaxed);
+    for (key, to) in of(7..12) {
+        agent.offer_to(key, to);
+    }
+    let counts = agent.path().counts();
+    assert_eq!(counts.granted, granted);
+    assert!((1..=OTHERS).contains(&usize::try_from(counts.unpublished).unwrap()));
+    agent.kernel.is_full.store(false, Ordering::Relaxed);
+    agent.change(good_mesh(DEMO));
+    assert_eq!(agent.path().counts().granted, granted);
+    // None of them is decided by its next connection.
+    let published = agent.kernel.published.load(Ordering::Relaxed);
+    for (key, to) in of(0..7) {
+        agent.offer_to(key, to);
+    }
+    assert_eq!(agent.kernel.published.load(Ordering::Relaxed), published);
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ const SERVER: u64 = 2;
 /// What the kernel was asked, and what it says.
 #[derive(Default)]
 struct Fake {
+    room: usize,
     generation: AtomicU64,
     grants: Mutex<HashMap<(u64, SocketAddr), Grant>>,
     published: AtomicU64,
@@ -104,6 +105,10 @@ impl Kernel for Fake {
     fn withdraw(&self, source: u64, address: SocketAddr) -> Result<(), GrantError> {
         self.grants.lock().remove(&(source, address));
         Ok(())
+    }
+
+    fn room(&self) -> usize {
+        self.room
     }
 
     fn lost(&self) -> u64 {
@@ -149,7 +154,11 @@ struct Agent {
 
 impl Agent {
     async fn new(manifests: &str) -> Self {
-        let kernel = Arc::new(Fake::default());
+        Self::over(Fake::default(), manifests).await
+    }
+
+    async fn over(kernel: Fake, manifests: &str) -> Self {
+        let kernel = Arc::new(kernel);
         let ca = Ca::generate(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap();
         let identities = Arc::new(Identities::new(Arc::new(ca), Duration::from_hours(1)));
         let telemetry = Telemetry::new(AccessLog::disabled());
@@ -202,7 +211,12 @@ impl Agent {
     }
 
     fn offer(&self, to: &str) {
-        let asked = (&id("caller"), (CALLER, to.parse().unwrap()));
+        self.offer_to(CALLER, to.parse().unwrap());
+    }
+
+    /// The same of whatever the kernel knows the caller as.
+    fn offer_to(&self, key: u64, to: SocketAddr) {
+        let asked = (&id("caller"), (key, to));
         (self.path().grants).offer(self.path(), &self.plane, asked);
     }
 
