@@ -45,4 +45,6 @@ mod probes;
 #[cfg(test)]
 mod refused;
 #[cfg(test)]
+mod routed;
+#[cfg(test)]
 mod support;
