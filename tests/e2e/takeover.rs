@@ -1,5 +1,6 @@
 //! One agent that takes over from another while connections come and go: nobody notices.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::loaded_links;
 use interceptor_tests::access::Line;
 use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps;
@@ -82,10 +84,12 @@ fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
     let outcomes = Calls::during(&pairs, |calls| {
         calls.more(100)?;
         for _ in 0..TIMES {
-            near.take_over()?;
-            calls.more(100)?;
-            far.take_over()?;
-            calls.more(100)?;
+            for agent in [&mut *near, &mut *far] {
+                let before = attached(agent)?;
+                agent.take_over()?;
+                assert_replaced(&before, &attached(agent)?);
+                calls.more(100)?;
+            }
         }
         Ok(())
     })?;
@@ -112,6 +116,34 @@ fn three_take_overs_at_each_end_fail_no_connection() -> Result<()> {
     );
     assert!(home.passed() - passed > 50, "most of these past the agent");
     Ok(())
+}
+
+/// What an agent has attached: by which link, and which program is behind it now.
+fn attached(agent: &Agent) -> Result<BTreeMap<(String, u32), u32>> {
+    let links: HashMap<_, _> = loaded_links()
+        .flatten()
+        .map(|it| (it.program_id(), it.id()))
+        .collect();
+    let status = agent.status()?;
+    let programs = status.get("programs").and_then(Value::as_array);
+    let programs = programs.context("no programs")?;
+    let place = |program: &Value| {
+        let of = |key: &str| program.get(key).with_context(|| format!("no {key}"));
+        let id = u32::try_from(of("id")?.as_u64().context("no number")?)?;
+        let link = *links.get(&id).context("a program without a link")?;
+        let at = format!("{} at {}", of("name")?, of("attachedTo")?);
+        Ok(((at, link), id))
+    };
+    programs.iter().map(place).collect()
+}
+
+/// Every link is the same, with another program behind it.
+fn assert_replaced(before: &BTreeMap<(String, u32), u32>, after: &BTreeMap<(String, u32), u32>) {
+    assert!(before.len() > 5, "{before:#?}");
+    assert!(before.keys().eq(after.keys()), "{before:#?} {after:#?}");
+    let programs: HashSet<_> = before.values().collect();
+    let kept: Vec<_> = after.values().filter(|it| programs.contains(it)).collect();
+    assert!(kept.is_empty(), "{kept:?} of {after:#?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Agents that go and come back, workloads that are enrolled and un-enrolled, and nodes that are
 //! taken off the machine.
 
+use std::collections::HashSet;
 use std::net::TcpStream;
 
 use interceptor::capture::{Capture, CaptureError, Counter, EnrolError, Enrolled, Leftover};
@@ -61,16 +62,18 @@ async fn an_agent_that_comes_back_adopts_what_is_pinned() {
     let node = Node::new();
     let workload = workload(&pod, &[V4, V6]);
     let (capture, enrolled) = enrol(&node, &workload);
-    let links = |capture: &Capture| -> Vec<_> {
-        let programs = capture.status().programs;
-        programs.into_iter().map(|it| (it.name, it.link)).collect()
+    let attached = |capture: &Capture| -> (Vec<_>, HashSet<u32>) {
+        let all = capture.status().programs.into_iter();
+        all.map(|it| ((it.name, it.link), it.id)).unzip()
     };
-    let before = links(&capture);
-    assert_eq!(before.len(), 11, "{before:?}");
+    let (links, programs) = attached(&capture);
+    assert_eq!(links.len(), 11, "{links:?}");
     kill(capture, enrolled);
 
     let (capture, enrolled) = enrol(&node, &workload);
-    assert_eq!(links(&capture), before, "links are kept, programs replaced");
+    let (same, new) = attached(&capture);
+    assert_eq!(same, links, "links are kept");
+    assert!(new.is_disjoint(&programs), "all programs are replaced");
     use_it(&pod, &enrolled).await;
     let _client = peer.dial("10.77.0.2:9000").unwrap();
     accept(&enrolled.listeners.inbound).await;
