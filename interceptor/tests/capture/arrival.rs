@@ -9,6 +9,7 @@ use interceptor::workload::{UdpRule, Workload};
 use rstest::rstest;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::evasion::not_here;
 use crate::frames::{Wire, udp6_for, v6};
 use crate::support::{Netns, Node, V4, V6, close, connected, may_run, workload};
 
@@ -331,16 +332,25 @@ async fn a_changed_rule_applies_to_the_next_datagram_of_an_open_socket() {
 #[case::refused(UdpRule::Deny, true)]
 #[case::not_asked_about(UdpRule::DenyQuic, false)]
 #[tokio::test]
-async fn udp_lite_is_refused_where_udp_is(#[case] rule: UdpRule, #[case] refused: bool) {
+async fn udp_lite_is_refused_where_udp_is(
+    #[case] rule: UdpRule,
+    #[case] refused: bool,
+    #[values(Domain::IPV4, Domain::IPV6)] domain: Domain,
+) {
     if !may_run() {
         return;
     }
     let cell = Cell::new(rule);
-    let open = || Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::from(136)));
-    match cell.pod.namespace.enter(open) {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => assert!(refused),
-        // This kernel does not have it.
-        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT)),
-        Ok(_) => assert!(!refused),
+    let open = || Socket::new(domain, Type::DGRAM, Some(Protocol::from(136)));
+    // Nobody else is concerned, and so it can be seen whether this kernel has it.
+    if let Err(error) = cell.peer.namespace.enter(open) {
+        assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT));
+        not_here("UDP-Lite");
+        return;
     }
+    let opened = cell.pod.namespace.enter(open);
+    let errno = opened.err().and_then(|error| error.raw_os_error());
+    assert_eq!(errno, refused.then_some(libc::EPERM));
+    let counted = cell.capture.counters().of(Counter::RefusedUdp);
+    assert_eq!(counted, u64::from(refused));
 }

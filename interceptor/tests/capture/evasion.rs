@@ -238,7 +238,7 @@ async fn a_ring_of_the_workload_does_not_connect_what_was_handed_in(#[case] kind
 }
 
 /// Says that something was not tried because this kernel does not have it.
-fn not_here(what: &str) {
+pub(crate) fn not_here(what: &str) {
     #[expect(clippy::print_stderr, reason = "a test that tries nothing must say so")]
     {
         eprintln!("NOT EXERCISED: this kernel has no {what}");
@@ -246,7 +246,7 @@ fn not_here(what: &str) {
 }
 
 /// The same for something that has to be there where tests have to run.
-fn must_be_here(what: &str, error: &std::io::Error) {
+pub(crate) fn must_be_here(what: &str, error: &std::io::Error) {
     assert!(!is_required(), "this kernel has no {what}: {error}");
     not_here(what);
 }

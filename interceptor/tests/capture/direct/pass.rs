@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{A, A6, APP, APP6, Cell, VIP, VIP6, tcp};
 use crate::cgroups::{Cgroup, connect_from_in, stop};
+use crate::evasion::must_be_here;
 use crate::support::{bound, close, may_run};
 use interceptor::workload::Binding;
 
@@ -142,9 +143,13 @@ async fn multipath_tcp_is_direct_or_refused(#[case] to: &str) {
             Some(Protocol::MPTCP),
         )
     };
-    // A kernel without it refuses by itself.
-    let Ok(socket) = cell.a.namespace.enter(open) else {
-        return;
+    let socket = match cell.a.namespace.enter(open) {
+        Ok(socket) => socket,
+        // A kernel without it refuses by itself.
+        Err(error) => {
+            must_be_here("Multipath TCP", &error);
+            return;
+        }
     };
     match socket.connect(&address.into()) {
         Ok(()) => {
