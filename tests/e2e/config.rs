@@ -244,7 +244,7 @@ fn footprint(agent: &Agent) -> Result<Footprint> {
     let workloads = maps
         .into_iter()
         .flatten()
-        .filter(|map| map["name"].as_str() != Some("flows"));
+        .filter(|map| map["name"].as_str() != Some("FLOWS"));
     Ok(Footprint {
         files: agent.open_files()?,
         pins: count(&agent.pins()),
