@@ -90,8 +90,72 @@ fn who_wants_mutual_tls_inside_of_the_node_gets_it(#[case] level: Level) -> Resu
     let answer = home.world.near.explain(&["--from", from, "--to", &to])?;
     let told = answer.to_string();
     assert!(told.contains("HBONE"), "{told}");
-    if !matches!(level, Level::Mesh) {
-        assert!(told.contains("wants mutual TLS on its node"), "{told}");
+    let who = match level {
+        Level::Mesh => "the mesh wants mutual TLS inside of nodes (sameNode: mtls",
+        Level::Namespace => "the namespace demo wants mutual TLS inside of nodes",
+        Level::Caller => "demo/caller wants mutual TLS on its node",
+        Level::Server => "demo/neighbour wants mutual TLS on its node",
+    };
+    assert!(told.contains(who), "{told}");
+    Ok(())
+}
+
+/// Who is nearer to a workload has the last word.
+#[rstest]
+#[case::the_namespace_of_the_mesh("sameNode: mtls", "kernel", None)]
+#[case::both_pods_of_their_namespace("", "mtls", Some("kernel"))]
+fn who_wants_to_stay_in_the_kernel_may_against_the_default(
+    #[case] of_the_mesh: &str,
+    #[case] of_the_namespace: &str,
+    #[case] of_the_pods: Option<&str>,
+) -> Result<()> {
+    const KEY: &str = "interceptor.dev/same-node";
+    let Some(ground) = Ground::new()? else {
+        return Ok(());
+    };
+    let neighbour = ground.a.pod("neighbour")?;
+    let mut manifest = neighbour.manifest();
+    let manifests = ground.manifests_as(|it| {
+        it.namespace = it.namespace.clone().annotation(KEY, of_the_namespace);
+        if let Some(way) = of_the_pods {
+            it.caller = it.caller.clone().annotation(KEY, way);
+            manifest = manifest.clone().annotation(KEY, way);
+        }
+        it.add(manifest);
+    });
+    let world = ground.start(&Setup {
+        manifests,
+        extra: of_the_mesh.to_owned(),
+        ..Setup::default()
+    })?;
+    let home = Home { world, neighbour };
+    let _server = home.neighbour.serve(8080, apps::echo)?;
+    home.granted(home.neighbour.at(8080))?;
+    let to = home.neighbour.at(8080).to_string();
+    let arguments = ["--from", "demo/caller", "--to", &to];
+    let told = home.world.near.explain(&arguments)?.to_string();
+    assert!(told.contains("kernel: from socket to socket"), "{told}");
+    Ok(())
+}
+
+/// Decided before the first one is carried, so that not even its answer has to be waited for.
+#[test]
+fn the_first_connection_of_a_pair_takes_the_agents_path_and_the_second_does_not() -> Result<()> {
+    let Some(home) = Home::with(|_| ())? else {
+        return Ok(());
+    };
+    for port in 8080..8090 {
+        let _server = home.neighbour.serve(port, apps::echo)?;
+        for to in [home.neighbour.at(port), home.neighbour.at6(port)] {
+            let ask = || -> Result<[u64; 2]> {
+                let before = home.seen()?;
+                assert_eq!(home.world.caller.ask(to, "hello")?, "hello");
+                let after = home.seen()?;
+                Ok([after[0] - before[0], after[1] - before[1]])
+            };
+            assert_eq!(ask()?, [1, 0], "the first to {to}: captured, direct");
+            assert_eq!(ask()?, [0, 1], "the second to {to}: captured, direct");
+        }
     }
     Ok(())
 }

@@ -9,13 +9,14 @@ mod told;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use interceptor_tests::access::Line;
 use interceptor_tests::agent::{Agent, Setup};
 use interceptor_tests::apps::{self, Server};
 use interceptor_tests::pod::Pod;
 use interceptor_tests::wait;
 use interceptor_tests::world::{Ground, Objects, World};
+use serde_json::Value;
 
 /// A world with a third pod on the caller's node.
 pub(crate) struct Home {
@@ -77,6 +78,19 @@ impl Home {
         let mut counters = counters.into_iter().flatten();
         let passed = counters.find(|it| it["name"] == "direct");
         passed.and_then(|it| it["value"].as_u64()).unwrap_or(0)
+    }
+
+    /// How many connections of this node were captured, and how many went past the agent.
+    pub(crate) fn seen(&self) -> Result<[u64; 2]> {
+        let status = self.world.near.status()?;
+        let counters = status.get("counters").and_then(Value::as_array);
+        let counters = counters.context("no counters")?;
+        let of = |name: &'static str| {
+            let is_it = |it: &&Value| it.get("name").is_some_and(|it| it == name);
+            let value = counters.iter().find(is_it).and_then(|it| it.get("value"));
+            value.and_then(Value::as_u64).context(name)
+        };
+        Ok([of("captured")?, of("direct")?])
     }
 
     /// How many connections were handed to an agent.
