@@ -35,6 +35,8 @@ pub(super) enum Expected {
     Allowed,
     /// This policy refuses it.
     Denied(&'static str),
+    /// Nobody listens there.
+    Failed,
     /// It depends on the moment.
     Either,
 }
@@ -134,11 +136,26 @@ impl Books {
         };
         let allowed = judged(|it| *it == Expected::Allowed);
         let denied = judged(|it| matches!(it, Expected::Denied(_)));
-        let all = [answered, refused, direct, allowed, denied];
+        let [past_us, by_us] = self.failures();
+        let all = [answered, refused, direct, allowed, denied, past_us, by_us];
         assert!(
             all.iter().all(|it| *it > 20),
-            "answered, refused, direct, judged as allowed and as denied: {all:?}"
+            "answered, refused, direct, judged as allowed and as denied, failed past the agent and \
+             on its path: {all:?}"
         );
+    }
+
+    /// How many of those that reached nobody went past the agents, and how many did not.
+    fn failures(&self) -> [usize; 2] {
+        let failed = self.attempts.iter();
+        let failed: HashSet<_> = failed
+            .filter(|it| it.expected == Expected::Failed)
+            .map(|it| it.from)
+            .collect();
+        let told = |line: &&Line| source(line).is_some_and(|it| failed.contains(&it));
+        let (past_us, by_us): (Vec<_>, Vec<_>) =
+            (self.outbound.iter().filter(told)).partition(|line| line.is_direct());
+        [past_us.len(), by_us.len()]
     }
 
     /// Attempts with no record or several, or with one that tells otherwise.
@@ -254,6 +271,15 @@ fn is_expected(line: &Line, attempt: &Attempt) -> bool {
         Expected::Allowed => attempt.fate == Fate::Answered && line.is_allowed(),
         Expected::Denied(policy) => {
             attempt.fate == Fate::Refused && told == (Some("denied"), Some(policy))
+        }
+        Expected::Failed => {
+            // Who dialled the application knows more than who was told by that one.
+            let reason = match (line.is_outbound(), line.is_direct()) {
+                (true, false) => "refused_by_peer",
+                (true, true) | (false, _) => "app_unreachable",
+            };
+            let told = (line.decision.as_deref(), line.reason.as_deref());
+            attempt.fate == Fate::Refused && told == (Some("failed"), Some(reason))
         }
         Expected::Either => true,
     }

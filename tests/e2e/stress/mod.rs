@@ -29,10 +29,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use books::{Attempt, Books, Expected, Fate, Party};
 
-/// A port that everybody may call, one that a policy closes and opens, one that is closed.
+/// A port that everybody may call, one that a policy closes and opens, one that is closed, and one
+/// that everybody may call and where nobody listens.
 const OPEN: u16 = 8080;
 const GATE: u16 = 8081;
 const CLOSED: u16 = 8082;
+const DESERTED: u16 = 8083;
 
 /// Source ports that the test hands out; the kernel picks others for everybody else.
 const FIRST_PORT: u16 = 10_000;
@@ -151,6 +153,7 @@ impl Look {
             (Party::Visitor, ..) | (_, "guest", _) => Expected::Either,
             (.., CLOSED) => Expected::Denied("demo/closed"),
             (.., GATE) if is_calm && self.gate => Expected::Denied("demo/gate"),
+            (.., DESERTED) => Expected::Failed,
             (_, "server" | "neighbour", OPEN) => Expected::Allowed,
             _ if is_calm => Expected::Allowed,
             _ => Expected::Either,
@@ -221,16 +224,18 @@ impl Town {
     }
 
     /// Where the caller goes: another node; this node, with and without the agent; somebody who
-    /// comes and goes; where it is refused always or at times.
+    /// comes and goes; where it is refused always or at times, or nobody listens.
     fn for_the_caller(&self) -> Vec<(&Pod, u16)> {
         let (server, neighbour) = (&self.world.server, &self.neighbour);
         vec![
             (server, OPEN),
             (server, GATE),
             (server, CLOSED),
+            (server, DESERTED),
             (neighbour, OPEN),
             (neighbour, GATE),
             (neighbour, CLOSED),
+            (neighbour, DESERTED),
             (&self.private, OPEN),
             (&self.guest, OPEN),
         ]
@@ -243,8 +248,10 @@ impl Town {
             (server, OPEN),
             (server, GATE),
             (server, CLOSED),
+            (server, DESERTED),
             (neighbour, OPEN),
             (neighbour, CLOSED),
+            (neighbour, DESERTED),
         ]
     }
 }
