@@ -183,7 +183,7 @@ impl Plan {
         Self {
             name: "scale",
             all,
-            mesh_turns: 120,
+            mesh_turns: 60,
             longest: Duration::from_millis(1500),
             rounds: 3,
             ..Self::full()
