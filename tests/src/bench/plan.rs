@@ -184,6 +184,7 @@ impl Plan {
             name: "scale",
             all,
             mesh_turns: 60,
+            further: Duration::ZERO,
             longest: Duration::from_millis(1500),
             rounds: 3,
             ..Self::full()

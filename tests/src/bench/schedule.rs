@@ -26,6 +26,9 @@ const BESIDE: [Work; 5] = [
     Work::Connect(64),
 ];
 
+/// Those that are compared inside of a node.
+const COMPARED: [Variant; 2] = [Variant::RawSameNode, Variant::SameNode];
+
 /// Of the steps of connections at a time the last: neither is much more than the other, and so it is
 /// judged by more than one sample of a round.
 const CLIMB: [Step; 2] = [
@@ -102,15 +105,12 @@ impl Plan {
 
     /// More pairs of what is not known well enough yet, as one round more.
     pub fn more_of(&self, works: &[Work], round: usize, variants: &[Variant]) -> Vec<Turn> {
-        let compared = [Variant::RawSameNode, Variant::SameNode];
         let mut more = self.clone();
         more.all = works.iter().copied().map(Step::Work).collect();
         more.climbs = 0;
-        let known: Vec<Variant> = compared
-            .into_iter()
-            .filter(|it| variants.contains(it))
-            .collect();
-        more.turns(round, &known)
+        let mut compared = variants.to_vec();
+        compared.retain(|it| COMPARED.contains(it));
+        more.turns(round, &compared)
     }
 
     /// How often a round measures both that are compared inside of a node; 0 if like all others.
@@ -152,7 +152,13 @@ impl Plan {
         let within = Self::short_sample();
         let turns = (1..=self.rounds).flat_map(|round| self.turns(round, variants));
         let each = turns.map(|turn| self.length(&turn, [across, within]));
-        each.sum::<Duration>() + AROUND + self.further()
+        let compares = COMPARED.iter().all(|it| variants.contains(it));
+        let further = if compares {
+            self.further()
+        } else {
+            Duration::ZERO
+        };
+        each.sum::<Duration>() + AROUND + further
     }
 
     fn length(&self, turn: &Turn, [across, within]: [Duration; 2]) -> Duration {
