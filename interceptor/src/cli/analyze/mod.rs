@@ -22,8 +22,9 @@ use crate::config::Config;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit code: 0 nothing that --fail-on asks for, 1 findings, 2 could not tell.
+
 Examples:
-  interceptor analyze -f deploy/                       a folder, and all folders inside it
+  interceptor analyze -f deploy/examples/              a folder, and all folders inside it
   interceptor analyze -f app.yaml -f policies/ --fail-on warning
   interceptor analyze -f . --suppress IST0118 --suppress 'INT0107=AuthorizationPolicy web/*'
   interceptor analyze                                  what the running agent has

@@ -37,12 +37,12 @@ name, unless there is only one.
 Exit code: 0 allowed, 1 denied, 2 could not tell.
 
 Examples:
-  interceptor explain --from demo/caller --to demo/server
+  interceptor explain --from demo/caller --to demo/server:80
   interceptor explain -f deploy/examples --from demo/intruder --to server.demo.svc:80
   interceptor explain --from cluster.local/ns/demo/sa/caller --to 10.244.2.10:9090
   interceptor explain --last-denied             the last refusal that the agent has seen
   interceptor explain --connection 6f1c0a…      one from `interceptor connections`
-  echo '{\"from\": \"demo/caller\", \"to\": \"demo/server\"}' | interceptor explain -f . --batch")]
+  echo '{\"from\": \"demo/caller\", \"to\": \"demo/server:80\"}' | interceptor explain -f . --batch")]
 pub(super) struct Args {
     /// Who calls.
     #[arg(long, value_name = "WHO", requires = "to")]

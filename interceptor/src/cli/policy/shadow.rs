@@ -19,8 +19,8 @@ use crate::telemetry::shadow::{self, Effect, Reporting};
 #[command(after_help = "\
 Exit code: 0 enforcing would refuse nothing, 1 it would, 2 no agent answers.
 
-The same numbers are in the metric interceptor_policy_shadow_connections_total, and each connection's
-access line says audit= and dry_run=.
+The same numbers are in the metric interceptor_policy_shadow_connections_total, and the access line
+of each connection says audit= and dry_run=.
 
 Examples:
   interceptor policy shadow

@@ -29,7 +29,7 @@ Exit code: 0 answered, 2 there is no such Service or port.
 Examples:
   interceptor ports                              every port of every Service
   interceptor ports demo/server                  the ports of one
-  interceptor ports demo/server:http             one port, by number or name
+  interceptor ports demo/server:tcp-echo         one port, by number or name
   interceptor ports -f deploy/examples -o json | jq -r '.ports[] | select(.admitsPlaintext).service'")]
 pub(super) struct Args {
     /// NAMESPACE/SERVICE or its host, with `:PORT` for one port. All without.
