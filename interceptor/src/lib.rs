@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | what |
 //! |---|---|---|
-//! | 0 | [`net`], [`drain`], [`lanes`], [`yaml`], [`error`] | sockets and namespaces, tasks and the threads they run on, located documents, errors in one line |
+//! | 0 | [`net`], [`drain`], [`lanes`], [`yaml`], [`error`], [`reason`] | sockets and namespaces, tasks and the threads they run on, located documents, errors in one line, the words for how connections end |
 //! | 1 | [`workload`], [`identity`] | what we know |
 //! | 2 | [`capture`], [`decide`], [`transport`], [`analyze`] | what we do; these never import each other |
 //! | 3 | [`telemetry`] | what we saw |
@@ -18,6 +18,7 @@ pub mod drain;
 pub mod error;
 pub mod lanes;
 pub mod net;
+pub mod reason;
 pub mod yaml;
 
 pub mod identity;

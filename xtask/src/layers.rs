@@ -22,7 +22,7 @@ use crate::step::say;
 
 /// The modules of the agent, from the bottom up (the module map is in `interceptor/src/lib.rs`).
 const LAYERS: [&[&str]; 8] = [
-    &["net", "drain", "lanes", "yaml", "error"],
+    &["net", "drain", "lanes", "yaml", "error", "reason"],
     &["workload", "identity"],
     &["capture", "decide", "transport", "analyze"],
     &["telemetry"],

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::bpffs::Holder;
+use crate::reason::Label;
 use crate::workload::WorkloadId;
 
 /// Why capture could not start.
@@ -279,10 +280,10 @@ pub enum DestinationError {
 
 impl DestinationError {
     /// The stable, low-cardinality label under which this failure is counted.
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Label {
         match self {
-            Self::NotCaptured { .. } => "not_captured",
-            Self::Gone(_) => "gone",
+            Self::NotCaptured { .. } => Label::NotCaptured,
+            Self::Gone(_) => Label::Gone,
         }
     }
 }

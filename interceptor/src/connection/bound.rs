@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use super::Local;
 use super::story::because;
+use crate::reason::Label;
 use crate::telemetry::record::Reason;
 
 /// From this part of all descriptors on the agent is short of them: three quarters.
@@ -77,7 +78,7 @@ impl Bounds {
 impl TooMany {
     /// What is recorded.
     pub(super) fn reason(self) -> Reason {
-        because("too_many_connections", self.to_string())
+        because(Label::TooManyConnections, self.to_string())
     }
 }
 

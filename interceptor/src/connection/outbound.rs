@@ -13,11 +13,12 @@ use tokio::net::TcpStream;
 use super::bound::{Guest, TooMany};
 use super::direct;
 use super::registry::Basis;
-use super::story::{Stop, Story, because};
+use super::story::{Stop, Story, because, flags_of};
 use super::{Local, Plane};
 use crate::decide::{self, Outbound, PassthroughReason};
 use crate::error::chain;
 use crate::net::{Purpose, is_out_of_resources};
+use crate::reason::Label;
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
 use crate::transport::hbone::{Baggage, ConnectHeaders, Traceparent, TunnelStream};
 use crate::transport::{TunnelError, splice};
@@ -114,7 +115,7 @@ async fn reach(
     story.facts().destination.address = Some(original);
     let Some(source) = source else {
         let reason = because(
-            "unknown_source",
+            Label::UnknownSource,
             "the workload is no longer part of the mesh",
         );
         return story.reset(app, Stop::denied(reason));
@@ -200,7 +201,7 @@ impl Captured<'_> {
             story,
             // As the mesh names it; the peer may have proven an alias of the same trust domain.
             basis: self.basis(Some((route.gateway.ip(), route.peer.clone()))),
-            allowed_by: because("allowed", "the peer accepted"),
+            allowed_by: because(Label::Allowed, "the peer accepted"),
             peer: tunnel.stream,
         })))
     }
@@ -219,15 +220,18 @@ impl Captured<'_> {
             Ok(Ok(peer)) => peer,
             Ok(Err(error)) => {
                 let label = if is_out_of_resources(&error) {
-                    "agent_exhausted"
+                    Label::AgentExhausted
                 } else {
-                    "unreachable"
+                    Label::Unreachable
                 };
                 let reason = because(label, format!("cannot reach {to}: {error}"));
                 return story.reset(app, Stop::failed(ResponseFlags::Connect, reason));
             }
             Err(_elapsed) => {
-                let reason = because("timeout", format!("{to} did not answer within {limit:?}"));
+                let reason = because(
+                    Label::Timeout,
+                    format!("{to} did not answer within {limit:?}"),
+                );
                 return story.reset(app, Stop::failed(ResponseFlags::Connect, reason));
             }
         };
@@ -288,9 +292,81 @@ fn stop(error: &TunnelError) -> Stop {
         | TunnelError::TimedOut { .. }
         | TunnelError::Draining => Stop::failed(ResponseFlags::Connect, reason),
         TunnelError::NoIdentity { .. } => Stop::failed(ResponseFlags::IdentityError, reason),
-        TunnelError::Handshake { .. } | TunnelError::WrongPeer { .. } => {
-            Stop::failed(ResponseFlags::TlsFailure, reason)
-        }
+        TunnelError::Handshake { source, .. } => Stop::failed(flags_of(source), reason),
+        TunnelError::WrongPeer { .. } => Stop::failed(ResponseFlags::TlsFailure, reason),
         TunnelError::Session { .. } => Stop::failed(ResponseFlags::H2HandshakeFailure, reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Duration;
+
+    use http::StatusCode;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::transport::{HandshakeError, SessionError, Stage};
+
+    fn gateway() -> SocketAddr {
+        "10.2.0.2:15008".parse().unwrap()
+    }
+
+    fn server() -> SpiffeId {
+        "spiffe://cluster.local/ns/demo/sa/server".parse().unwrap()
+    }
+
+    fn unreachable(errno: i32) -> TunnelError {
+        TunnelError::Unreachable {
+            gateway: gateway(),
+            source: Arc::new(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    fn refused(status: StatusCode) -> TunnelError {
+        TunnelError::Refused {
+            peer: server(),
+            status,
+            detail: None,
+        }
+    }
+
+    #[rstest]
+    #[case::no_identity(TunnelError::NoIdentity { identity: server() })]
+    #[case::nobody_listens(unreachable(libc::ECONNREFUSED))]
+    #[case::no_descriptors(unreachable(libc::EMFILE))]
+    #[case::late(TunnelError::TimedOut {
+        gateway: gateway(),
+        stage: Stage::Answer,
+        limit: Duration::ZERO,
+    })]
+    #[case::handshake(TunnelError::Handshake {
+        gateway: gateway(),
+        expected: server(),
+        source: HandshakeError::NotTls,
+    })]
+    #[case::no_http2(TunnelError::Handshake {
+        gateway: gateway(),
+        expected: server(),
+        source: HandshakeError::NotHttp2(SessionError::Silent),
+    })]
+    #[case::another_peer(TunnelError::WrongPeer {
+        gateway: gateway(),
+        expected: server(),
+        got: server(),
+    })]
+    #[case::refused_by_policy(refused(StatusCode::UNAUTHORIZED))]
+    #[case::refused(refused(StatusCode::SERVICE_UNAVAILABLE))]
+    #[case::session(TunnelError::Session {
+        gateway: gateway(),
+        peer: server(),
+        source: SessionError::Silent,
+    })]
+    #[case::draining(TunnelError::Draining)]
+    fn a_tunnel_that_was_not_opened_ends_as_its_label_says(#[case] error: TunnelError) {
+        let stop = stop(&error);
+        let label = stop.reason.label;
+        assert!(label.tells_of(stop.outcome, stop.flags), "{label}");
     }
 }

@@ -21,10 +21,12 @@ use super::recheck;
 use super::registry::{Basis, Cutting, Entry};
 use crate::error::chain;
 use crate::net::{self, Traffic};
+use crate::reason::Label;
 use crate::telemetry::OpenMetrics;
 use crate::telemetry::record::{
     ConnectionId, End, Outcome, Reason, Record, Reporter, ResponseFlags, Security,
 };
+use crate::transport::HandshakeError;
 use crate::transport::splice::{Closed, How};
 
 /// One connection on its way to its record.
@@ -101,7 +103,10 @@ impl Story {
                 service: None,
                 security: Security::None,
                 outcome: Outcome::Failed,
-                reason: because("agent_stopped", "the agent stopped before it was decided"),
+                reason: because(
+                    Label::AgentStopped,
+                    "the agent stopped before it was decided",
+                ),
                 shadows: Vec::new(),
                 flags: ResponseFlags::None,
                 tls: None,
@@ -234,7 +239,7 @@ impl Ending {
         let (outcome, reason) = if std::thread::panicking() {
             (Outcome::Failed, fault())
         } else {
-            let reason = because("agent_stopped", "the drain deadline passed");
+            let reason = because(Label::AgentStopped, "the drain deadline passed");
             (Outcome::Cut, reason)
         };
         Self {
@@ -248,7 +253,7 @@ impl Ending {
 /// A panic of ours.
 fn fault() -> Reason {
     because(
-        "agent_fault",
+        Label::AgentFault,
         "a fault of the agent's, which its log has more of",
     )
 }
@@ -283,7 +288,7 @@ impl<F: Future<Output = Closed>> Future for Carrying<F> {
 }
 
 /// A reason without a policy.
-pub(super) fn because(label: &'static str, detail: impl Into<Cow<'static, str>>) -> Reason {
+pub(super) fn because(label: Label, detail: impl Into<Cow<'static, str>>) -> Reason {
     Reason {
         label,
         policy: None,
@@ -295,10 +300,18 @@ pub(super) fn because(label: &'static str, detail: impl Into<Cow<'static, str>>)
 /// What a verdict says, as the record keeps it.
 pub(super) fn reason_of(verdict: &Verdict) -> Reason {
     Reason {
-        label: verdict.reason(),
+        label: Label::of(&verdict.cause),
         policy: verdict.policy().cloned(),
         rule: verdict.rule(),
         detail: Some(verdict.to_string().into()),
+    }
+}
+
+/// The flag of a handshake that failed, on either end.
+pub(super) const fn flags_of(error: &HandshakeError) -> ResponseFlags {
+    match error {
+        HandshakeError::NotHttp2(_) => ResponseFlags::H2HandshakeFailure,
+        _ => ResponseFlags::TlsFailure,
     }
 }
 
@@ -309,10 +322,10 @@ fn concluded(closed: &Closed) -> (Outcome, Option<Reason>) {
         How::Eof | How::Reset => (Outcome::Allowed, None),
         How::Cut => {
             let detail = "the peer's agent cut it: what allowed it no longer holds there";
-            (Outcome::Cut, Some(because(closed.reason(), detail)))
+            (Outcome::Cut, Some(because(Label::CutByPeer, detail)))
         }
         How::Error(error) => {
-            let reason = because(closed.reason(), chain(error));
+            let reason = because(error.reason(closed.by), chain(error));
             (Outcome::Failed, Some(reason))
         }
     }
@@ -325,7 +338,7 @@ mod tests {
     use super::*;
 
     /// Asks for its ending when it is dropped.
-    struct Dropped<'a>(&'a mut Option<&'static str>);
+    struct Dropped<'a>(&'a mut Option<Label>);
 
     impl Drop for Dropped<'_> {
         fn drop(&mut self) {
@@ -342,7 +355,7 @@ mod tests {
             panic!("on purpose");
         });
         assert!(catch_unwind(faulty).is_err());
-        assert_eq!(stopped, Some("agent_stopped"));
-        assert_eq!(panicked, Some("agent_fault"));
+        assert_eq!(stopped, Some(Label::AgentStopped));
+        assert_eq!(panicked, Some(Label::AgentFault));
     }
 }

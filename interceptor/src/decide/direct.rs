@@ -44,6 +44,15 @@ pub struct Direct {
     pub to: SocketAddr,
 }
 
+/// Why a connection that goes past the agent may not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// This workload is to be connected over mutual TLS, and who said so.
+    Mtls(WorkloadId, SaidBy),
+    /// It is refused now.
+    Denied(Box<Verdict>),
+}
+
 /// Why a connection does not go past the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotDirect {
@@ -169,17 +178,17 @@ pub fn direct_holds(
     source: &Workload,
     destination: &Workload,
     attempt: Attempt<'_>,
-) -> Result<Verdict, NotDirect> {
+) -> Result<Verdict, Revoked> {
     for workload in [source, destination] {
         if let SameNode::Mtls(said_by) = workload.same_node {
-            return Err(NotDirect::Mtls(workload.id.clone(), said_by));
+            return Err(Revoked::Mtls(workload.id.clone(), said_by));
         }
     }
     let verdict = inbound(mesh, destination, attempt);
     if verdict.is_allowed() {
         Ok(verdict)
     } else {
-        Err(NotDirect::Denied(Box::new(verdict)))
+        Err(Revoked::Denied(Box::new(verdict)))
     }
 }
 
@@ -239,21 +248,11 @@ pub fn beside_the_kernel(ways: &[Way], choice: u64) -> u64 {
     choice
 }
 
-impl NotDirect {
-    /// The stable label under which it is shown, and counted where it ends a connection.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::NotInMesh => "not_in_mesh",
-            Self::OtherNode => "other_node",
-            Self::Itself => "itself",
-            Self::NotBound(_) => "not_bound",
-            Self::NotCaptured { .. } => "not_captured",
-            Self::OtherFamily => "other_family",
-            Self::Mtls(..) => "same_node_mtls",
-            Self::Unsettled(Unsettled::Reported(_)) => "reported",
-            Self::Unsettled(Unsettled::ByAddress(_)) => "by_address",
-            Self::Unsettled(Unsettled::ByRequest(_)) => "by_request",
-            Self::Denied(verdict) => verdict.reason(),
+impl From<Revoked> for NotDirect {
+    fn from(revoked: Revoked) -> Self {
+        match revoked {
+            Revoked::Mtls(id, said_by) => Self::Mtls(id, said_by),
+            Revoked::Denied(verdict) => Self::Denied(verdict),
         }
     }
 }

@@ -30,9 +30,10 @@ use std::sync::Arc;
 
 use interceptor_policy::{Attempt, Verdict};
 
+use crate::reason::Label;
 use crate::workload::{Mesh, Route, ServiceName, TunnelProtocol, UnknownDestinations, Workload};
 
-pub use direct::{Direct, NotDirect, Way, beside_the_kernel, direct_holds, slots, ways};
+pub use direct::{Direct, NotDirect, Revoked, Way, beside_the_kernel, direct_holds, slots, ways};
 pub use refusal::{OutboundRefusal, RefusalCause};
 
 /// What becomes of an outbound connection.
@@ -68,11 +69,11 @@ pub enum PassthroughReason {
 
 impl PassthroughReason {
     /// The stable label under which this is counted.
-    pub const fn reason(self) -> &'static str {
+    pub const fn reason(self) -> Label {
         match self {
-            Self::Unknown => "unknown_destination",
-            Self::NotEnrolled => "not_enrolled",
-            Self::External => "service_entry",
+            Self::Unknown => Label::UnknownDestination,
+            Self::NotEnrolled => Label::NotEnrolled,
+            Self::External => Label::ServiceEntry,
         }
     }
 }

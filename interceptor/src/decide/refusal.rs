@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use interceptor_policy::PolicyName;
 
+use crate::reason::Label;
 use crate::workload::{ServiceName, Workload};
 
 /// An outbound connection that is refused, and for whom it was meant.
@@ -91,15 +92,15 @@ impl RefusalCause {
 
 impl OutboundRefusal {
     /// The stable, low-cardinality label under which this refusal is counted.
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Label {
         match self.cause {
-            RefusalCause::AgentPort { .. } => "agent_port",
-            RefusalCause::NoSuchPort { .. } => "no_such_service_port",
-            RefusalCause::NoEndpoint { .. } => "no_healthy_endpoint",
-            RefusalCause::Unknown { .. } => "unknown_destination",
-            RefusalCause::NotRegistered { .. } => "not_registered",
-            RefusalCause::External { .. } => "service_entry",
-            RefusalCause::NotEnrolled { .. } => "not_enrolled",
+            RefusalCause::AgentPort { .. } => Label::AgentPort,
+            RefusalCause::NoSuchPort { .. } => Label::NoSuchServicePort,
+            RefusalCause::NoEndpoint { .. } => Label::NoHealthyEndpoint,
+            RefusalCause::Unknown { .. } => Label::UnknownDestination,
+            RefusalCause::NotRegistered { .. } => Label::NotRegistered,
+            RefusalCause::External { .. } => Label::ServiceEntry,
+            RefusalCause::NotEnrolled { .. } => Label::NotEnrolled,
         }
     }
 }

@@ -228,7 +228,7 @@ fn passed(
     Journey {
         captured: None,
         outcome: Outcome::Allowed,
-        reason: why.reason().to_owned(),
+        reason: why.reason().to_string(),
         summary,
         steps: vec![path, Step::new(StepName::Arrives, Sense::Warning, nobody)],
         decision: None,
@@ -248,7 +248,7 @@ fn refused(
     Journey {
         captured: None,
         outcome: Outcome::Denied,
-        reason: refusal.reason().to_owned(),
+        reason: refusal.reason().to_string(),
         summary: refusal.to_string(),
         steps: vec![Step::new(StepName::Path, Sense::Bad, told)],
         decision: None,
@@ -299,7 +299,7 @@ fn beyond_us(source: &Source, original: SocketAddr, refusal: &OutboundRefusal) -
     Journey {
         captured: None,
         outcome: Outcome::Unclear,
-        reason: refusal.reason().to_owned(),
+        reason: refusal.reason().to_string(),
         summary: format!("goes {told}; where it ends, the mesh cannot tell: {refusal}"),
         steps: vec![Step::new(StepName::Path, Sense::Warning, told)],
         decision: None,

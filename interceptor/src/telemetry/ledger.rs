@@ -98,7 +98,7 @@ impl Pair {
         Some(Self {
             subject: local.workload.as_ref()?.id.to_string(),
             what,
-            why: record.reason.label,
+            why: record.reason.label.as_str(),
         })
     }
 }

@@ -104,7 +104,7 @@ impl ConnectionView {
             hbone_address: record.hbone_address,
             service: record.service.as_ref().map(ToString::to_string),
             decision: record.outcome,
-            reason: reason.label.to_owned(),
+            reason: reason.label.to_string(),
             policy: reason.policy.as_ref().map(|p| bounded(&p.to_string())),
             rule: reason.rule,
             detail: reason.detail.as_deref().map(bounded),

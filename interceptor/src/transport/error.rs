@@ -15,6 +15,7 @@ use interceptor_policy::SpiffeId;
 use super::hbone::PeerReason;
 use crate::identity::PeerError;
 use crate::net::is_out_of_resources;
+use crate::reason::Label;
 
 /// Why a tunnel to a peer could not be opened.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -90,18 +91,20 @@ pub enum TunnelError {
 
 impl TunnelError {
     /// The stable, low-cardinality label under which this failure is counted.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Label {
         match self {
-            Self::NoIdentity { .. } => "no_identity",
-            Self::Unreachable { source, .. } if is_out_of_resources(source) => "agent_exhausted",
-            Self::Unreachable { .. } => "unreachable",
-            Self::TimedOut { .. } => "timeout",
+            Self::NoIdentity { .. } => Label::NoIdentity,
+            Self::Unreachable { source, .. } if is_out_of_resources(source) => {
+                Label::AgentExhausted
+            }
+            Self::Unreachable { .. } => Label::Unreachable,
+            Self::TimedOut { .. } => Label::Timeout,
             Self::Handshake { source, .. } => source.reason(),
-            Self::WrongPeer { .. } => "wrong_identity",
-            Self::Refused { status, .. } if status.as_u16() == 401 => "refused_by_peer_policy",
-            Self::Refused { .. } => "refused_by_peer",
+            Self::WrongPeer { .. } => Label::WrongIdentity,
+            Self::Refused { status, .. } if status.as_u16() == 401 => Label::RefusedByPeerPolicy,
+            Self::Refused { .. } => Label::RefusedByPeer,
             Self::Session { source, .. } => source.reason(),
-            Self::Draining => "draining",
+            Self::Draining => Label::Draining,
         }
     }
 }
@@ -185,20 +188,20 @@ pub enum HandshakeError {
 
 impl HandshakeError {
     /// The stable, low-cardinality label under which this failure is counted.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Label {
         match self {
-            Self::TimedOut { .. } => "tls_timeout",
-            Self::TooMany => "too_many_handshakes",
-            Self::Closed => "tls_closed",
-            Self::NotTls => "not_tls",
-            Self::Version => "tls_version",
-            Self::Protocol => "tls_protocol",
-            Self::NoCertificate => "no_certificate",
+            Self::TimedOut { .. } => Label::TlsTimeout,
+            Self::TooMany => Label::TooManyHandshakes,
+            Self::Closed => Label::TlsClosed,
+            Self::NotTls => Label::NotTls,
+            Self::Version => Label::TlsVersion,
+            Self::Protocol => Label::TlsProtocol,
+            Self::NoCertificate => Label::NoCertificate,
             Self::Certificate(error) => error.reason(),
-            Self::Alert { .. } => "refused_by_peer_tls",
-            Self::NotHttp2(_) => "not_http2",
-            Self::Tls(_) => "tls",
-            Self::Io(_) => "tls_io",
+            Self::Alert { .. } => Label::RefusedByPeerTls,
+            Self::NotHttp2(_) => Label::NotHttp2,
+            Self::Tls(_) => Label::Tls,
+            Self::Io(_) => Label::TlsIo,
         }
     }
 }
@@ -240,12 +243,12 @@ impl SessionError {
     }
 
     /// The stable, low-cardinality label under which this failure is counted.
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Label {
         match self {
-            Self::Io(_) => "session_io",
-            Self::GoAway { .. } => "session_go_away",
-            Self::Protocol { .. } => "session_protocol",
-            Self::Silent => "session_silent",
+            Self::Io(_) => Label::SessionIo,
+            Self::GoAway { .. } => Label::SessionGoAway,
+            Self::Protocol { .. } => Label::SessionProtocol,
+            Self::Silent => Label::SessionSilent,
         }
     }
 }
@@ -269,10 +272,10 @@ pub enum StreamError {
 
 impl StreamError {
     /// The stable, low-cardinality label under which this end is counted.
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Label {
         match self {
-            Self::Reset { .. } => "peer_reset",
-            Self::Cut => "cut_by_peer",
+            Self::Reset { .. } => Label::PeerReset,
+            Self::Cut => Label::CutByPeer,
             Self::Session(error) => error.reason(),
         }
     }

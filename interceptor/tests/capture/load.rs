@@ -67,7 +67,7 @@ async fn every_one_of_ten_thousand_connections_keeps_its_destination() {
                 let answer = match origin.outbound(&stream) {
                     Ok(destination) => destination.to_string(),
                     // An aborted client may be gone already; everything else is a miss.
-                    Err(error) => error.reason().to_owned(),
+                    Err(error) => error.reason().to_string(),
                 };
                 let _aborted = stream.write_all(answer.as_bytes()).await.is_err();
             }

@@ -165,8 +165,8 @@ fn decisions(mesh: &Mesh) -> Features {
             let outbound = decide::outbound(mesh, source, to, 7);
             features.insert(feature(match &outbound {
                 Outbound::Tunnel(_) => "tunnel",
-                Outbound::Passthrough { why, .. } => why.reason(),
-                Outbound::Refuse(refusal) => refusal.reason(),
+                Outbound::Passthrough { why, .. } => why.reason().as_str(),
+                Outbound::Refuse(refusal) => refusal.reason().as_str(),
             }));
         }
         for destination in workloads() {

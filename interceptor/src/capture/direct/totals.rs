@@ -50,23 +50,6 @@ pub enum End {
     Unknown,
 }
 
-impl End {
-    /// The stable, low-cardinality label under which it is counted.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Reset => "reset",
-            Self::Aborted => "aborted",
-            Self::Cut => "cut",
-            Self::TimedOut => "timed_out",
-            Self::Refused => "refused",
-            Self::Abandoned => "abandoned",
-            Self::Failed(_) => "network",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
 /// States of a TCP socket, as in `tcp_states.h`.
 const SYN_SENT: u16 = 2;
 const SYN_RECV: u16 = 3;

@@ -315,7 +315,7 @@ impl Followed {
             Ok(false) => true,
             Err(error) => {
                 let (from, to) = (self.flow.source_address, self.flow.destination_address);
-                tracing::error!(%from, %to, %error, why = reason.label, "cannot cut a same-node connection; trying again");
+                tracing::error!(%from, %to, %error, why = %reason.label, "cannot cut a same-node connection; trying again");
                 false
             }
         }

@@ -7,8 +7,9 @@ use interceptor_policy::{Attempt, SpiffeId};
 
 use crate::connection::recheck::{gone, identity_changed};
 use crate::connection::story::{because, reason_of};
-use crate::decide::{self, NotDirect};
+use crate::decide::{self, NotDirect, Revoked};
 use crate::identity::Identities;
+use crate::reason::Label;
 use crate::telemetry::record::Reason;
 use crate::workload::{Mesh, Workload, WorkloadId};
 
@@ -32,7 +33,10 @@ impl Pair {
         let destination = still(mesh, &self.destination, "was reached")?;
         for workload in [source, destination] {
             if !is_certified(identities, workload) {
-                return Err(because("no_identity", uncertified(identities, workload)));
+                return Err(because(
+                    Label::NoIdentity,
+                    uncertified(identities, workload),
+                ));
             }
         }
         let attempt = Attempt {
@@ -43,8 +47,11 @@ impl Pair {
         };
         match decide::direct_holds(mesh, source, destination, attempt) {
             Ok(verdict) => Ok(reason_of(&verdict)),
-            Err(NotDirect::Denied(verdict)) => Err(reason_of(&verdict)),
-            Err(other) => Err(because(other.reason(), other.to_string())),
+            Err(Revoked::Denied(verdict)) => Err(reason_of(&verdict)),
+            Err(Revoked::Mtls(id, said_by)) => {
+                let detail = NotDirect::Mtls(id, said_by).to_string();
+                Err(because(Label::SameNodeMtls, detail))
+            }
         }
     }
 }

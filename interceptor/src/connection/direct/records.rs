@@ -7,6 +7,7 @@ use super::{DirectPath, Plane};
 use crate::capture::{DirectFlow, End as Ending, Totals};
 use crate::connection::inbound::service_of;
 use crate::connection::story::because;
+use crate::reason::Label;
 use crate::telemetry::record::{
     ConnectionId, End, Outcome, Reason, Record, Reporter, ResponseFlags, Security, TcpFacts,
 };
@@ -50,7 +51,7 @@ pub(super) fn told(plane: &Plane, path: &DirectPath, flow: &DirectFlow) -> Told 
     let verdict = match &pair {
         Some(pair) => pair.holds(&mesh, &plane.identities),
         None => Err(because(
-            "workload_gone",
+            Label::WorkloadGone,
             "one of the two workloads is no longer part of the mesh",
         )),
     };
@@ -96,7 +97,7 @@ pub(super) fn told(plane: &Plane, path: &DirectPath, flow: &DirectFlow) -> Told 
 fn allowed(verdict: &Result<Reason, Reason>) -> Reason {
     match verdict {
         Ok(reason) => reason.clone(),
-        Err(_now) => because("allowed", "by what was in force when it was opened"),
+        Err(_now) => because(Label::Allowed, "by what was in force when it was opened"),
     }
 }
 
@@ -108,14 +109,18 @@ impl Ended {
             (Ending::Cut, None) => {
                 let detail = "its socket was destroyed, by an agent before this one or by somebody \
                               else who may";
-                (Outcome::Cut, ResponseFlags::None, because("cut", detail))
+                (
+                    Outcome::Cut,
+                    ResponseFlags::None,
+                    because(Label::Cut, detail),
+                )
             }
             (Ending::TimedOut, _) => {
-                let reason = because(end.reason(), "the other end did not answer any more");
+                let reason = because(Label::TimedOut, "the other end did not answer any more");
                 (Outcome::Failed, ResponseFlags::None, reason)
             }
             (Ending::Failed(errno), _) => {
-                let reason = because(end.reason(), system(errno));
+                let reason = because(Label::Network, system(errno));
                 (Outcome::Failed, ResponseFlags::None, reason)
             }
             _ => (Outcome::Allowed, ResponseFlags::None, allowed_by),
@@ -149,10 +154,13 @@ impl Ended {
 
 /// The label of a connection that was not established. For an application that is not there it is
 /// the one of the agent's path.
-const fn label(end: Ending) -> &'static str {
+const fn label(end: Ending) -> Label {
     match end {
-        Ending::Refused | Ending::Reset | Ending::TimedOut => "app_unreachable",
-        other => other.reason(),
+        Ending::Refused | Ending::Reset | Ending::TimedOut => Label::AppUnreachable,
+        Ending::Cut => Label::Cut,
+        Ending::Failed(_) => Label::Network,
+        Ending::Unknown => Label::Unknown,
+        Ending::Abandoned | Ending::Aborted | Ending::Finished => Label::Abandoned,
     }
 }
 

@@ -14,12 +14,13 @@ use tokio::net::TcpStream;
 
 use super::super::bound::Guest;
 use super::super::registry::Basis;
-use super::super::story::{Stop, Story, because};
+use super::super::story::{Stop, Story, because, flags_of};
 use super::super::{Local, Plane};
 use super::Arrival;
 use crate::drain::Tasks;
 use crate::error::chain;
 use crate::lanes::{Lane, Load, Seat};
+use crate::reason::Label;
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
 use crate::transport::hbone::{
     ConnectHeaders, Inbound, Incoming, Refusal, Rejected, Request, Served, TunnelStream,
@@ -79,7 +80,7 @@ async fn accept(
     let svid = match svid {
         Ok(svid) => svid,
         Err(detail) => {
-            let reason = because("no_identity", detail);
+            let reason = because(Label::NoIdentity, detail);
             door.failed(None, ResponseFlags::IdentityError, reason);
             return None;
         }
@@ -92,8 +93,9 @@ async fn accept(
         Err(error) => {
             let reason = error.reason();
             door.plane.telemetry.metrics.handshake_failed(reason);
+            let flags = flags_of(&error);
             let reason = because(reason, chain(&error));
-            door.failed(None, ResponseFlags::TlsFailure, reason);
+            door.failed(None, flags, reason);
             None
         }
     }

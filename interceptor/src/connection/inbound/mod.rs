@@ -24,6 +24,7 @@ use super::story::{Stop, Story, because, reason_of};
 use super::{Local, Plane};
 use crate::decide;
 use crate::net::{Purpose, is_out_of_resources};
+use crate::reason::Label;
 use crate::telemetry::record::{ConnectionId, End, Reason, Reporter, ResponseFlags, Security};
 use crate::telemetry::shadow::Shadow;
 use crate::transport::hbone::Refusal;
@@ -118,7 +119,7 @@ impl Arrival {
             Ok(Err(error)) => not_reached(target, &error),
             Err(_elapsed) => {
                 let detail = format!("the application at {target} did not accept within {limit:?}");
-                ("app_unreachable", detail)
+                (Label::AppUnreachable, detail)
             }
         };
         Err(Box::new(Refused {
@@ -151,13 +152,13 @@ impl Arrival {
 }
 
 /// Why there is no connection to the application: its doing, or for want of something of the agent's.
-fn not_reached(target: SocketAddr, error: &io::Error) -> (&'static str, String) {
+fn not_reached(target: SocketAddr, error: &io::Error) -> (Label, String) {
     if is_out_of_resources(error) {
         let detail = format!("the agent has nothing left for a connection to {target}: {error}");
-        ("agent_exhausted", detail)
+        (Label::AgentExhausted, detail)
     } else {
         let detail = format!("the application at {target} does not accept: {error}");
-        ("app_unreachable", detail)
+        (Label::AppUnreachable, detail)
     }
 }
 
@@ -177,7 +178,7 @@ impl Refused {
     fn gone() -> Self {
         let detail = "the workload is no longer part of the mesh";
         Self {
-            stop: Stop::denied(because("unknown_destination", detail)),
+            stop: Stop::denied(because(Label::UnknownDestination, detail)),
             answer: Refusal::unavailable(detail),
         }
     }

@@ -19,6 +19,7 @@ use super::registry::{Basis, Live};
 use super::story::{because, reason_of};
 use crate::decide::{self, Outbound};
 use crate::drain::Tasks;
+use crate::reason::Label;
 use crate::telemetry::record::Reason;
 use crate::workload::source::Published;
 use crate::workload::{Mesh, Workload};
@@ -122,12 +123,12 @@ fn plaintext_holds(mesh: &Mesh, source: &Workload, original: SocketAddr) -> Resu
 }
 
 pub(super) fn gone(what: impl Into<Cow<'static, str>>) -> Reason {
-    because("workload_gone", what)
+    because(Label::WorkloadGone, what)
 }
 
 pub(super) fn identity_changed(was: &SpiffeId, now: &SpiffeId) -> Reason {
     because(
-        "identity_changed",
+        Label::IdentityChanged,
         format!("the workload was {was} and is now {now}"),
     )
 }

@@ -116,7 +116,7 @@ fn a_change_cuts_what_it_forbids(
 ) {
     let now = mesh(&MANIFESTS.replace(from, to));
     let outcome = still_holds(&basis, &now);
-    assert_eq!(outcome.err().map(|reason| reason.label), cut);
+    assert_eq!(outcome.err().map(|reason| reason.label.as_str()), cut);
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn the_first_reason_to_cut_stays_and_the_registry_forgets_what_ended() {
     let live = registry.snapshot();
     assert!(one(&live[0], &mesh(MANIFESTS)));
     assert!(!one(&live[0], &forbidden));
-    live[0].cut(because("something_else", ""));
+    live[0].cut(because(Label::AgentStopped, ""));
     let mut cutting = Cutting::of(entry.live());
     let reason = std::future::poll_fn(|cx| cutting.poll(cx)).await;
     assert_eq!(reason.label, "no_allow_matched");

@@ -29,6 +29,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use self::vouched::{Fingerprint, Known, Vouched};
 use super::bundle::{Root, Trust, TrustBundle};
 use super::certificate::{Certificate, Malformed, Purpose};
+use crate::reason::Label;
 
 /// Longer chains are refused before any signature is checked. Real ones have two or three.
 const MAX_CHAIN: usize = 8;
@@ -338,23 +339,23 @@ fn at(time: SystemTime) -> humantime::Rfc3339Timestamp {
 // === impl PeerError ===
 
 impl PeerError {
-    /// A stable label for logs and metrics.
-    pub const fn reason(&self) -> &'static str {
+    /// The label under which it is told and counted.
+    pub const fn reason(&self) -> Label {
         match self {
-            Self::ChainTooLong(_) => "chain_too_long",
-            Self::Malformed(_) => "malformed_certificate",
-            Self::NoSpiffeId => "no_spiffe_id",
-            Self::SeveralIdentities(_) => "several_identities",
-            Self::NotAWorkload { .. } => "not_a_workload",
-            Self::UntrustedDomain { .. } => "untrusted_domain",
-            Self::RootExpired { .. } => "root_expired",
-            Self::UnknownIssuer { .. } => "unknown_issuer",
-            Self::Expired { .. } => "expired",
-            Self::NotYetValid { .. } => "not_yet_valid",
-            Self::CaAsLeaf { .. } => "ca_as_leaf",
-            Self::WrongPurpose { .. } => "wrong_purpose",
-            Self::WrongIdentity { .. } => "wrong_identity",
-            Self::BrokenChain { .. } => "broken_chain",
+            Self::ChainTooLong(_) => Label::ChainTooLong,
+            Self::Malformed(_) => Label::MalformedCertificate,
+            Self::NoSpiffeId => Label::NoSpiffeId,
+            Self::SeveralIdentities(_) => Label::SeveralIdentities,
+            Self::NotAWorkload { .. } => Label::NotAWorkload,
+            Self::UntrustedDomain { .. } => Label::UntrustedDomain,
+            Self::RootExpired { .. } => Label::RootExpired,
+            Self::UnknownIssuer { .. } => Label::UnknownIssuer,
+            Self::Expired { .. } => Label::Expired,
+            Self::NotYetValid { .. } => Label::NotYetValid,
+            Self::CaAsLeaf { .. } => Label::CaAsLeaf,
+            Self::WrongPurpose { .. } => Label::WrongPurpose,
+            Self::WrongIdentity { .. } => Label::WrongIdentity,
+            Self::BrokenChain { .. } => Label::BrokenChain,
         }
     }
 

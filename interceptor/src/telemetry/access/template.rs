@@ -175,12 +175,12 @@ impl Line {
         self.quoted(What::Milliseconds, "ms");
         if r.outcome != Outcome::Allowed {
             let detail = r.reason.detail.as_deref();
-            self.text("error", Some(detail.unwrap_or(r.reason.label)))?;
+            self.text("error", Some(detail.unwrap_or(r.reason.label.as_str())))?;
         }
         self.text("decision", Some(r.outcome.label()))?;
         self.text("policy", r.reason.policy.as_ref())?;
         self.number("rule", r.reason.rule)?;
-        self.text("reason", Some(r.reason.label))?;
+        self.text("reason", Some(r.reason.label.as_str()))?;
         self.shadows("audit", r, |effect| effect == Effect::Audited)?;
         self.shadows("dry_run", r, |effect| effect != Effect::Audited)?;
         self.key("conn_id")?;

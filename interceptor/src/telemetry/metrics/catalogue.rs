@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use interceptor_common::Counter;
+
 /// What kind of metric it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -181,11 +183,14 @@ pub fn markdown() -> String {
          sent, for both reporters. A name that is not known is `unknown`. `source_principal` and \
          `destination_principal` are identities proven by certificate, or the identity of the local \
          workload. A connection that is refused or fails counts as opened, closed and failed; its \
-         `response_flags` say why: `-` nothing to report, `DENY` refused by policy, `CONNECT` the other \
-         end could not be reached, `TLS_FAILURE`, `H2_HANDSHAKE_FAILURE`, `IDENTITY_ERROR` no \
+         `response_flags` say why: `-` nothing to report, `DENY` refused, or cut, by policy, `CONNECT` \
+         the other end could not be reached, `TLS_FAILURE` the TLS handshake failed, \
+         `H2_HANDSHAKE_FAILURE` TLS worked and the session on it did not, `IDENTITY_ERROR` no \
          certificate for the workload. `connection_security_policy` is `mutual_tls` over HBONE, \
          `kernel` from socket to socket inside of the node ([same-node.md](same-node.md)), and \
          `unknown` in plaintext.\n\n\
+         Every value of `reason` is in [reasons.md](reasons.md), with what it means and who has to act; \
+         of `event`, [below](#kernel-events).\n\n\
          No label value is free text from a peer. A metric keeps at most 10,000 label sets; what comes \
          after is counted under `unknown` names and in \
          `interceptor_metric_label_sets_overflowed_total`.\n\n\
@@ -213,7 +218,28 @@ pub fn markdown() -> String {
     out.push_str("\nTraffic labels: ");
     out.push_str(&code_list(TRAFFIC_LABELS));
     out.push_str(".\n");
+    kernel_events(&mut out);
     out
+}
+
+/// The section about the values of `event`.
+fn kernel_events(out: &mut String) {
+    out.push_str(
+        "\n## Kernel events\n\n\
+         Values of `event` in `interceptor_kernel_events_total`, which `interceptor status` lists as \
+         well. What begins with `refused_` was not let through; which ways around end there is in \
+         [threats.md](threats.md). *Direct* is from socket to socket inside of the node \
+         ([same-node.md](same-node.md)), a *flow* what the kernel remembers of a connection, the \
+         *prober* is kubelet ([node.md](node.md)).\n\n\
+         | event | counts |\n|---|---|\n",
+    );
+    let mut counters = Counter::ALL.to_vec();
+    counters.sort_unstable_by_key(|counter| counter.name());
+    for counter in counters {
+        let (name, help) = (counter.name(), counter.help());
+        // Writing to a String cannot fail.
+        writeln!(out, "| `{name}` | {help} |").unwrap_or_default();
+    }
 }
 
 fn code_list(labels: &[&str]) -> String {

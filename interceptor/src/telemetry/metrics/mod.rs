@@ -29,6 +29,7 @@ use super::record::{ConnectionId, Outcome, Record, Reporter, ResponseFlags, Secu
 use super::shadow::{Count, Effect};
 use super::status::Status;
 use crate::net::Traffic;
+use crate::reason::Label;
 
 pub mod catalogue;
 mod encode;
@@ -126,8 +127,8 @@ impl Metrics {
     }
 
     /// Counts a TLS handshake with a peer that failed, here as the server.
-    pub fn handshake_failed(&self, reason: &'static str) {
-        self.inner.handshakes.add(reason);
+    pub fn handshake_failed(&self, reason: Label) {
+        self.inner.handshakes.add(reason.as_str());
     }
 
     /// Counts warnings of the agent's own log that were left out because they repeated.
@@ -189,7 +190,7 @@ impl Metrics {
         };
         cells.closed.fetch_add(1, Ordering::Relaxed);
         let reporter = record.reporter.label();
-        let reason = record.reason.label;
+        let reason = record.reason.label.as_str();
         match record.outcome {
             Outcome::Allowed => {}
             Outcome::Denied => inner.denied.add((reporter, policy_label(record), reason)),

@@ -41,7 +41,7 @@ fn the_exposition_is_golden() {
     metrics
         .open(&fixtures::passthrough(), Arc::default())
         .close(&fixtures::passthrough());
-    metrics.handshake_failed("expired");
+    metrics.handshake_failed(Label::Expired);
     metrics
         .open(&fixtures::allowed_inbound(), Arc::default())
         .close(&fixtures::allowed_inbound());

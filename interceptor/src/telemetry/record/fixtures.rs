@@ -79,7 +79,7 @@ pub(crate) fn allowed() -> Record {
         security: Security::MutualTls,
         outcome: Outcome::Allowed,
         reason: Reason {
-            label: "allowed_by_peer",
+            label: Label::Allowed,
             policy: None,
             rule: None,
             detail: None,
@@ -104,7 +104,7 @@ pub(crate) fn direct() -> Record {
         hbone_address: None,
         security: Security::Kernel,
         reason: Reason {
-            label: "allowed",
+            label: Label::Allowed,
             policy: Some(policy("allow-caller")),
             rule: Some(0),
             detail: None,
@@ -124,7 +124,7 @@ pub(crate) fn allowed_inbound() -> Record {
         reporter: Reporter::Destination,
         shadows: shadows(),
         reason: Reason {
-            label: "allowed_by",
+            label: Label::Allowed,
             policy: Some(policy("allow-caller")),
             rule: Some(0),
             detail: None,
@@ -139,7 +139,7 @@ pub(crate) fn denied() -> Record {
         source: end("intruder", "10.1.0.3:50000"),
         outcome: Outcome::Denied,
         reason: Reason {
-            label: "no_allow_policy_matched",
+            label: Label::NoAllowMatched,
             policy: Some(policy("allow-caller")),
             rule: Some(0),
             detail: Some(
@@ -162,7 +162,7 @@ pub(crate) fn failed() -> Record {
     Record {
         outcome: Outcome::Failed,
         reason: Reason {
-            label: "unreachable",
+            label: Label::Unreachable,
             policy: None,
             rule: None,
             detail: Some(
@@ -184,7 +184,7 @@ pub(crate) fn cut() -> Record {
     Record {
         outcome: Outcome::Cut,
         reason: Reason {
-            label: "denied_by",
+            label: Label::Denied,
             policy: Some(policy("deny-caller")),
             rule: Some(1),
             detail: Some("policy demo/deny-caller rule 1 now denies it".into()),
@@ -206,7 +206,7 @@ pub(crate) fn passthrough() -> Record {
         hbone_address: None,
         service: None,
         security: Security::None,
-        reason: Reason::labelled("unknown_destination"),
+        reason: Reason::labelled(Label::UnknownDestination),
         tls: None,
         ..allowed()
     }

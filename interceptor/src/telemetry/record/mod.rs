@@ -17,6 +17,7 @@ use crate::workload::{ServiceName, Workload};
 
 mod numbers;
 
+pub use crate::reason::{Label, Outcome, ResponseFlags};
 pub use numbers::{Numbers, Tally};
 
 /// Number of a connection, unique for the life of the agent and random enough not to be guessed
@@ -75,32 +76,6 @@ impl Reporter {
     }
 }
 
-/// What became of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// Carried.
-    Allowed,
-    /// Refused by policy or mode, here or by the peer.
-    Denied,
-    /// Should have been carried and could not be.
-    Failed,
-    /// Was carried until something that the verdict rested on changed.
-    Cut,
-}
-
-impl Outcome {
-    /// The value of `decision` in access lines.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Denied => "denied",
-            Self::Failed => "failed",
-            Self::Cut => "cut",
-        }
-    }
-}
-
 /// How the bytes were protected on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -127,37 +102,6 @@ impl Security {
     /// Whether it is certain who both ends are.
     pub const fn proves_identity(self) -> bool {
         matches!(self, Self::MutualTls | Self::Kernel)
-    }
-}
-
-/// ztunnel's response flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ResponseFlags {
-    /// `-`: nothing to report.
-    None,
-    /// `DENY`: refused by policy.
-    Deny,
-    /// `CONNECT`: the other end could not be reached.
-    Connect,
-    /// `TLS_FAILURE`: the TLS handshake failed.
-    TlsFailure,
-    /// `H2_HANDSHAKE_FAILURE`: TLS worked, HTTP/2 did not.
-    H2HandshakeFailure,
-    /// `IDENTITY_ERROR`: no certificate for the workload.
-    IdentityError,
-}
-
-impl ResponseFlags {
-    /// The value of Istio's label `response_flags`.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::None => "-",
-            Self::Deny => "DENY",
-            Self::Connect => "CONNECT",
-            Self::TlsFailure => "TLS_FAILURE",
-            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
-            Self::IdentityError => "IDENTITY_ERROR",
-        }
     }
 }
 
@@ -222,8 +166,8 @@ pub struct TcpFacts {
 /// Why a connection was refused, failed or cut, or what allowed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// Stable, low-cardinality label: `no_allow_policy_matched`, `unreachable`, `tls`, ...
-    pub label: &'static str,
+    /// In one word, as it is counted.
+    pub label: Label,
     /// The policy that decided, if one did.
     pub policy: Option<PolicyName>,
     /// Index of the rule in that policy.
@@ -235,7 +179,7 @@ pub struct Reason {
 
 impl Reason {
     /// A reason without a policy and without a sentence.
-    pub const fn labelled(label: &'static str) -> Self {
+    pub const fn labelled(label: Label) -> Self {
         Self {
             label,
             policy: None,

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::Method;
 
 use super::refusal::Refusal;
+use crate::reason::Label;
 
 /// Longest authority that is repeated in a message.
 const MAX_SHOWN: usize = 128;
@@ -46,12 +47,12 @@ pub enum BadConnect {
 
 impl BadConnect {
     /// The stable, low-cardinality label under which this refusal is counted.
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Label {
         match self {
-            Self::NotConnect => "not_connect",
-            Self::NotAnAddress { .. } => "bad_authority",
-            Self::OwnPort { .. } => "own_port",
-            Self::AnotherAddress { .. } => "authority_mismatch",
+            Self::NotConnect => Label::NotConnect,
+            Self::NotAnAddress { .. } => Label::BadAuthority,
+            Self::OwnPort { .. } => Label::OwnPort,
+            Self::AnotherAddress { .. } => Label::AuthorityMismatch,
         }
     }
 

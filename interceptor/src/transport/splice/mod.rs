@@ -37,6 +37,7 @@ use tokio::net::TcpStream;
 use super::error::StreamError;
 use super::grain::{Grain, Tally};
 use crate::net::{Traffic, close_in_order, reset_on_close};
+use crate::reason::Label;
 
 /// Rounds of reading and writing that one direction may do before the other gets its turn.
 const ROUNDS: usize = 4;
@@ -83,18 +84,27 @@ pub enum CloseError {
     Session(super::SessionError),
 }
 
+impl CloseError {
+    /// The label under which it is told and counted, where it happened to this end.
+    pub const fn reason(&self, by: By) -> Label {
+        match (self, by) {
+            (_, By::App) => Label::AppError,
+            (Self::Session(error), By::Peer) => error.reason(),
+            (Self::Socket(_), By::Peer) => Label::PeerError,
+        }
+    }
+}
+
 impl Closed {
-    /// The stable, low-cardinality label of this end.
+    /// Which end did what, in one word.
     pub const fn reason(&self) -> &'static str {
         match (&self.how, self.by) {
             (How::Eof, By::App) => "app_closed",
             (How::Eof, By::Peer) => "peer_closed",
             (How::Reset, By::App) => "app_reset",
             (How::Reset, By::Peer) => "peer_reset",
-            (How::Cut, _) => "cut_by_peer",
-            (How::Error(_), By::App) => "app_error",
-            (How::Error(CloseError::Session(error)), By::Peer) => error.reason(),
-            (How::Error(CloseError::Socket(_)), By::Peer) => "peer_error",
+            (How::Cut, _) => Label::CutByPeer.as_str(),
+            (How::Error(error), by) => error.reason(by).as_str(),
         }
     }
 

@@ -3,6 +3,9 @@
 use rstest::rstest;
 
 use super::*;
+use crate::connection::direct::records::Ended;
+use crate::reason::Label;
+use crate::telemetry::record::Reason;
 
 #[tokio::test]
 async fn a_short_connection_is_recorded_as_a_whole_at_both_ends() {
@@ -140,6 +143,27 @@ async fn what_is_never_established_has_failed(
         (Reporter::Source, Outcome::Failed, reason.to_owned())
     );
     assert!(agent.plane.registry.is_empty());
+}
+
+#[rstest]
+#[case::in_order(End::Finished)]
+#[case::reset(End::Reset)]
+#[case::unread(End::Aborted)]
+#[case::cut(End::Cut)]
+#[case::silence(End::TimedOut)]
+#[case::nobody_listens(End::Refused)]
+#[case::given_up(End::Abandoned)]
+#[case::no_route(End::Failed(libc::EHOSTUNREACH))]
+#[case::unknown(End::Unknown)]
+fn a_connection_ends_as_its_label_says(#[case] end: End) {
+    let allowed = Reason::labelled(Label::Allowed);
+    for ended in [
+        Ended::established(end, None, allowed),
+        Ended::refused(&flow(1), end),
+    ] {
+        let label = ended.reason.label;
+        assert!(label.tells_of(ended.outcome, ended.flags), "{label}");
+    }
 }
 
 // === losses and restarts ===

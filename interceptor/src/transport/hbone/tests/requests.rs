@@ -213,7 +213,7 @@ async fn a_server_that_drains_serves_what_is_open_and_takes_nothing_new(
     let refused = open(&client, &route).await.unwrap_err();
     // The listener closes; what was in its backlog is reset.
     assert!(
-        matches!(refused.reason(), "unreachable" | "tls_closed"),
+        matches!(refused.reason().as_str(), "unreachable" | "tls_closed"),
         "{refused:?}"
     );
 
