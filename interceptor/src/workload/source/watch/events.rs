@@ -177,6 +177,14 @@ impl Changes {
         self.pending.lock().due()
     }
 
+    /// Whether anything has changed in these places since they were taken.
+    pub(super) fn concern(&self, places: &Places) -> bool {
+        let pending = self.pending.lock();
+        let known = |file: &PathBuf| pending.files.contains_key(file);
+        let any = places.all && !pending.files.is_empty();
+        pending.whole.is_some() || any || places.files.iter().any(known)
+    }
+
     /// Takes what is to be looked at by now.
     pub(super) fn take(&self, now: Instant) -> Due {
         self.pending.lock().take(now)
@@ -340,6 +348,11 @@ mod tests {
         assert!(!due.places.is_empty());
         assert_eq!(due.quiet, !complete);
         assert_eq!(changes.due(), None);
+        assert!(!changes.concern(&due.places));
+        say(&sender, "a.yaml", REMOVED);
+        assert!(changes.concern(&due.places));
+        assert!(!changes.concern(&Places::default()));
+        assert!(changes.concern(&Places::all()));
     }
 
     #[tokio::test(start_paused = true)]

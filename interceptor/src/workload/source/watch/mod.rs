@@ -145,8 +145,8 @@ impl DirectorySource {
                 next = next.min(Instant::now() + QUIET);
             }
             if !due.places.is_empty() {
-                self.look(due.places).await;
-                self.weigh(due.quiet);
+                self.look(due.places.clone()).await;
+                self.weigh(due.quiet && !changes.concern(&due.places));
             }
             let hold = self.hold.map(|hold| hold.end(changes.due()));
             if hold.is_some_and(|end| end <= Instant::now()) {
