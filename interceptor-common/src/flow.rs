@@ -112,22 +112,6 @@ pub struct OpenFlow {
 
 const _: () = assert!(size_of::<OpenFlow>() == 80);
 
-/// What a call to `connect(2)` leaves for the moment in which its SYN is about to leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Call {
-    /// What the table is to say.
-    pub open: OpenFlow,
-    /// The address to which the socket was pointed.
-    pub address: Address,
-    /// The port, network order.
-    pub port_be: u16,
-    /// Always zero.
-    pub reserved: [u8; 6],
-}
-
-const _: () = assert!(size_of::<Call>() == 104);
-
 impl Flow {
     /// Whether it is of this kind.
     #[inline]
@@ -147,7 +131,3 @@ unsafe impl aya::Pod for Flow {}
 // SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for OpenFlow {}
-
-// SAFETY: `repr(C)`, `Copy`, without padding (size asserted above), valid for any bit pattern.
-#[cfg(feature = "user")]
-unsafe impl aya::Pod for Call {}

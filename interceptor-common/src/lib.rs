@@ -13,6 +13,7 @@
 #![no_std]
 
 mod address;
+mod call;
 mod counter;
 mod direct;
 mod flow;
@@ -20,12 +21,13 @@ mod key;
 mod rule;
 
 pub use address::{Address, FAMILY_IPV4, FAMILY_IPV6};
+pub use call::{CALL_PLACES, Call, CallPlace, Claim};
 pub use counter::{COUNTERS, Counter};
 pub use direct::{
     DirectEvent, FIN_ACKNOWLEDGED, FIN_RECEIVED, Grant, GrantKey, GrantTarget, MAX_TARGETS,
     UNKNOWN_ERROR,
 };
-pub use flow::{Call, Flow, FlowKey, FlowKind, OpenFlow};
+pub use flow::{Flow, FlowKey, FlowKind, OpenFlow};
 pub use key::{CGROUP_BIT, ListenerKey, Role, cgroup_key, is_cgroup_key};
 pub use rule::{
     Action, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Inbound, InboundPortKey, RuleKey, TCP, Udp,

@@ -20,8 +20,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use interceptor_common::{
-    Action, Address, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, ListenerKey, OpenFlow,
-    PLAINTEXT_WITHOUT_AGENT, Role, RuleKey, TCP,
+    Action, Address, Call, Counter, FAMILY_IPV4, FAMILY_IPV6, Flow, FlowKind, ListenerKey,
+    OpenFlow, PLAINTEXT_WITHOUT_AGENT, Role, RuleKey, TCP,
 };
 
 use crate::call;
@@ -76,6 +76,13 @@ fn connect<const FAMILY: u8>(ctx: &SockAddrContext) -> i32 {
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_MPTCP {
         return PROCEED;
     }
+    connect_stream::<FAMILY>(ctx, protocol)
+}
+
+/// The same for TCP. A function with a stack of its own: the one for datagrams needs the rest of the
+/// room that there is for all.
+#[inline(never)]
+fn connect_stream<const FAMILY: u8>(ctx: &SockAddrContext, protocol: u32) -> i32 {
     let socket = socket(ctx);
     // SAFETY: the socket is the context's.
     let known = unsafe { recall(socket) };
@@ -182,25 +189,29 @@ fn go_directly<const FAMILY: u8>(
     remembers: bool,
 ) -> i32 {
     let socket = socket(ctx);
-    let flow = Flow {
-        destination: granted.workload,
-        generation: granted.generation,
-        tag: granted.tag,
-        address: to.address,
-        port_be: to.port_be,
-        ..fresh(source, FlowKind::Direct)
-    };
-    let open = OpenFlow {
-        flow,
-        socket: cookie(ctx),
+    let Endpoint { address, port_be } = granted.endpoint;
+    let call = Call {
+        open: OpenFlow {
+            flow: Flow {
+                destination: granted.workload,
+                generation: granted.generation,
+                tag: granted.tag,
+                address: to.address,
+                port_be: to.port_be,
+                ..fresh(source, FlowKind::Direct)
+            },
+            socket: cookie(ctx),
+        },
+        address,
+        port_be,
+        reserved: [0; 6],
     };
     // SAFETY: the socket is the context's.
-    let is_left =
-        !remembers && unsafe { leaves_at_once(socket) } && call::leave(open, granted.endpoint);
+    let is_left = !remembers && unsafe { leaves_at_once(socket) } && call::leave(&call);
     if !is_left {
         count(Counter::DirectBySocket);
         // SAFETY: the socket is the context's.
-        if !unsafe { remember(socket, &flow) } {
+        if !unsafe { remember(socket, &call.open.flow) } {
             return refuse(socket, Counter::RefusedNotStored, CONNECTION_REFUSED);
         }
     }

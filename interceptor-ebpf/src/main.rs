@@ -32,6 +32,7 @@
 //! cgroup: a copy acts on the workloads in its own maps and on nothing else.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::needless_pass_by_value,
     reason = "the entry macros of aya hand contexts over by value"
@@ -42,6 +43,7 @@ mod connect;
 mod datagram;
 mod direct;
 mod event;
+mod exchange;
 mod field;
 mod flow;
 mod getname;

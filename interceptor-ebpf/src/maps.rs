@@ -10,9 +10,9 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use interceptor_common::{
-    Address, COUNTERS, Call, Counter, DirectEvent, ExpectedKey, ExpectedPlace, Flow, FlowKey,
-    Grant, GrantKey, Inbound, InboundPortKey, ListenerKey, OpenFlow, RuleKey, Unserved,
-    WorkloadEntry,
+    Address, CALL_PLACES, COUNTERS, Call, CallPlace, Counter, DirectEvent, ExpectedKey,
+    ExpectedPlace, Flow, FlowKey, Grant, GrantKey, Inbound, InboundPortKey, ListenerKey, OpenFlow,
+    RuleKey, Unserved, WorkloadEntry,
 };
 
 /// Workloads by key. Written by the agent; an entry appears last at enrolment and goes first.
@@ -57,8 +57,14 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
 #[btf_map]
 pub(crate) static OPEN: HashMap<FlowKey, OpenFlow, 16_384> = HashMap::new();
 
-/// Calls to connect(2) that lead to such connections, by the cookie of the socket, until their SYNs
-/// leave. Written by the kernel.
+/// Calls to connect(2) that lead to such connections, until their SYNs leave, in the places of their
+/// sockets. Written by the kernel.
+///
+/// Mapped by nobody: so it begins with a page, and no place is in more lines of a cache than it fills.
+#[btf_map]
+pub(crate) static PLACES: Array<CallPlace, { call_places() }, { mapped() }> = Array::new();
+
+/// Those whose place was taken, by the cookie of the socket. Written by the kernel.
 ///
 /// An entry is there for microseconds. Those of calls that failed before their SYN stay, and the agent
 /// removes them.
@@ -144,6 +150,12 @@ const fn no_prealloc() -> usize {
 #[expect(clippy::as_conversions, reason = "const context; a small constant")]
 const fn mapped() -> usize {
     BPF_F_MMAPABLE as usize
+}
+
+/// [`CALL_PLACES`] as a map size.
+#[expect(clippy::as_conversions, reason = "const context; a small constant")]
+const fn call_places() -> usize {
+    CALL_PLACES as usize
 }
 
 /// [`COUNTERS`] as a map size.

@@ -12,6 +12,10 @@ static HBONE_PORT: Global<u16> = Global::new(15_008);
 #[unsafe(no_mangle)]
 static CHOOSE_ERRNO: Global<u8> = Global::new(0);
 
+/// Not zero if the kernel surely compiles compare-and-exchange for this machine (5.18 and later).
+#[unsafe(no_mangle)]
+static EXCHANGE: Global<u8> = Global::new(0);
+
 /// Not zero if the kernel tells lookup programs over which interface a packet came (5.17 and later).
 #[unsafe(no_mangle)]
 static TELL_INTERFACE: Global<u8> = Global::new(0);
@@ -75,6 +79,12 @@ pub(crate) const PROTOCOL_NOT_SUPPORTED: i32 = 93;
 #[inline]
 pub(crate) fn hbone_port() -> u32 {
     u32::from(HBONE_PORT.load())
+}
+
+/// Whether numbers in maps can be compared and exchanged.
+#[inline]
+pub(crate) fn can_exchange() -> bool {
+    EXCHANGE.load() != 0
 }
 
 /// Whether lookup programs are told over which interface a packet came.

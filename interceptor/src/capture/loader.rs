@@ -163,6 +163,8 @@ fn hold(pins: &Pins) -> Result<Held, CaptureError> {
 /// Loads the object into the kernel: maps by their pins, settings as constants.
 fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
     let choose_errno = u8::from(chooses_errno());
+    // Of the same version is compare-and-exchange on 64-bit ARM, the last machine that got it.
+    let exchange = choose_errno;
     let log_level: u8 = if config.debug_log { u8::MAX } else { 0 };
     let mut offsets = Offsets::of_this_kernel();
     if !tells_task() {
@@ -174,6 +176,7 @@ fn load(config: &Config, pins: &Pins) -> Result<Ebpf, CaptureError> {
     loader
         .override_global("HBONE_PORT", &config.ports.hbone, true)
         .override_global("CHOOSE_ERRNO", &choose_errno, true)
+        .override_global("EXCHANGE", &exchange, true)
         .override_global("TELL_INTERFACE", &tell_interface, true)
         .override_global("SOCKET_ERROR", &offsets.error, true)
         .override_global("SOCKET_FLAGS", &offsets.flags, true)

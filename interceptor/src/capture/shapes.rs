@@ -3,8 +3,8 @@
 
 use aya::maps::MapType;
 use interceptor_common::{
-    Address, Call, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Flow, FlowKey, Grant, GrantKey,
-    Inbound, InboundPortKey, ListenerKey, OpenFlow, RuleKey, Unserved, WorkloadEntry,
+    Address, Call, CallPlace, EXPECTED_EACH, ExpectedKey, ExpectedPlace, Flow, FlowKey, Grant,
+    GrantKey, Inbound, InboundPortKey, ListenerKey, OpenFlow, RuleKey, Unserved, WorkloadEntry,
 };
 
 use super::config::Sizes;
@@ -106,13 +106,21 @@ pub(super) const SHAPES: &[Shape] = &[
         holds: "direct connections",
     },
     Shape {
+        name: "PLACES",
+        kind: MapType::Array,
+        key_bytes: size_of::<u32>(),
+        value_bytes: size_of::<CallPlace>(),
+        capacity: None,
+        holds: "direct connections before their SYN",
+    },
+    Shape {
         name: "CALLS",
         kind: MapType::Hash,
         key_bytes: size_of::<u64>(),
         value_bytes: size_of::<Call>(),
         // For microseconds each, except for those that fail: small, so that it stays in the caches.
         capacity: Some(|sizes| (sizes.flows / 64).max(16)),
-        holds: "direct connections before their SYN",
+        holds: "direct connections before their SYN without a place",
     },
     Shape {
         name: "EXPECTED",

@@ -424,7 +424,7 @@ async fn an_uninstalled_node_leaves_plain_networking() {
     let pinned = |left: &Leftover| matches!(left, Leftover::Pinned(_));
     assert!(verify_removed(&node.config).unwrap().iter().any(pinned));
     let removed = uninstall(&node.config).unwrap();
-    assert_eq!((removed.links, removed.maps), (11, 18));
+    assert_eq!((removed.links, removed.maps), (11, 19));
     assert_eq!(still_held(&removed), vec![]);
     // Other tests run beside this one: what matters is that nothing of this node is left.
     let left = verify_removed(&node.config).unwrap();

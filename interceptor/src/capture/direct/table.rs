@@ -2,7 +2,7 @@
 //!
 //! The kernel enters a connection before its SYN and takes it out when its socket says that it is
 //! over. Should a socket ever vanish without a word, its entry is removed here, and so is what calls
-//! have left that failed before their SYN.
+//! have left, beside their places, that failed before their SYN.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,7 +30,7 @@ const CROWDED_CALL: Duration = Duration::from_secs(1);
 /// The table.
 pub(super) struct Table {
     map: OwnedFd,
-    /// Connections before their SYN, by the cookie of the socket.
+    /// Connections before their SYN that have no place, by the cookie of the socket.
     calls: OwnedFd,
     /// For so many of those there is room.
     room_for_calls: usize,

@@ -3,6 +3,7 @@
 //! Two workloads behind a host that routes between them, as on a node; the agent runs in the
 //! host's namespace, so both have guards. The tests play the agent that publishes grants.
 
+mod calls;
 mod cost;
 mod doors;
 mod ends;
@@ -16,8 +17,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use aya::maps::{Map, MapData};
 use interceptor::capture::{
-    Capture, Counter, Direct, DirectFlow, End, Enrolled, Event, Events, Grant, Totals,
+    Capture, Config, Counter, Direct, DirectFlow, End, Enrolled, Event, Events, Grant, Totals,
 };
 use interceptor::workload::Workload;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -209,6 +211,15 @@ impl Cell {
         assert_eq!(self.direct.lost(), 0);
     }
 
+    /// A map of the node, to be changed.
+    fn map(&self, name: &str) -> Map {
+        let config = &self.node.config;
+        let folder = config.bpffs.join("interceptor");
+        let folder = folder.join(config.node.replace('.', ":"));
+        let pin = folder.join(Config::layout()).join("maps").join(name);
+        Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
+    }
+
     /// Nothing got to the agent.
     fn bypassed_the_agent(&self) {
         assert_eq!(given_to_the_agent(&self.capture), 0);
@@ -226,6 +237,12 @@ impl Cell {
         assert_eq!(self.count(Counter::AssignedOutbound), before + 1);
         close((client, stream));
     }
+}
+
+/// What the table has now.
+fn table(cell: &Cell) -> Vec<DirectFlow> {
+    let table = cell.direct.table().unwrap().into_iter();
+    table.map(|it| it.flow).collect()
 }
 
 /// A TCP socket of a namespace for this destination, not connected.

@@ -3,30 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, MapData};
 use interceptor::capture::{Counter, DirectFlow, End, Event, Grant};
 use interceptor_common::{Address, Flow, FlowKey, OpenFlow};
 use nix::sys::socket::{setsockopt, sockopt::TcpFastOpenConnect};
-use rstest::rstest;
 
-use super::{A, APP, Cell, PATIENCE, VIP, bound, tcp};
+use super::{A, APP, Cell, PATIENCE, VIP, table, tcp};
 use crate::support::{Node, close, is_refused, may_run};
-
-/// What the table has now.
-fn table(cell: &Cell) -> Vec<DirectFlow> {
-    let table = cell.direct.table().unwrap().into_iter();
-    table.map(|it| it.flow).collect()
-}
 
 /// The table, to be changed.
 fn open_map(cell: &Cell) -> HashMap<MapData, FlowKey, OpenFlow> {
-    let pin = cell.node.config.bpffs.join("interceptor");
-    let pin = pin.join(cell.node.config.node.replace('.', ":"));
-    let pin = pin
-        .join(interceptor::capture::Config::layout())
-        .join("maps/OPEN");
-    let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
-    map.try_into().unwrap()
+    cell.map("OPEN").try_into().unwrap()
 }
 
 #[tokio::test]
@@ -209,71 +196,6 @@ async fn who_accepts_a_connection_settles_no_other() {
     assert_eq!(map.get(&key, 0).unwrap(), later, "its door is open still");
     assert_eq!(cell.count(Counter::DirectEstablished), 0);
     map.insert(key, entry, 0).unwrap();
-}
-
-#[rstest]
-#[case::elsewhere("192.0.2.1:443")]
-#[case::another_port("10.79.0.2:9001")]
-#[tokio::test]
-async fn a_call_that_failed_opens_nothing_for_the_next(#[case] next: &str) {
-    if !may_run() {
-        return;
-    }
-    let mut cell = Cell::new();
-    cell.allow();
-    let app: SocketAddr = APP.parse().unwrap();
-    let [first, second] = [(); 2].map(|()| bound(&cell, 7_777));
-    first.connect(&app.into()).unwrap();
-    let (server, _) = cell.app.accept().unwrap();
-    // The 4-tuple is taken: connect(2) fails after its hook and before a SYN.
-    let error = second.connect(&app.into()).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
-    second
-        .connect(&next.parse::<SocketAddr>().unwrap().into())
-        .unwrap();
-    let (stream, _) = crate::support::accept(&cell.source.listeners.outbound).await;
-    let original = cell.source.origin.outbound(&stream).unwrap();
-    assert_eq!(original, next.parse().unwrap());
-    assert_eq!(table(&cell).len(), 1);
-    close((first, server));
-    assert_eq!(cell.ended().await.end, End::Finished);
-    close((second, stream));
-    cell.leaves_nothing().await;
-}
-
-#[tokio::test]
-async fn calls_that_failed_give_their_room_back_soon_when_there_is_little() {
-    const ROOM: u64 = 16;
-    if !may_run() {
-        return;
-    }
-    let mut node = Node::new();
-    node.config.sizes.flows = 64;
-    let cell = Cell::with(node);
-    cell.allow();
-    let app: SocketAddr = APP.parse().unwrap();
-    let sockets: Vec<_> = (0..2 * ROOM).map(|_| bound(&cell, 7_777)).collect();
-    let (first, others) = sockets.split_first().unwrap();
-    first.connect(&app.into()).unwrap();
-    let server = cell.app.accept().unwrap();
-    for other in others {
-        other.connect(&app.into()).unwrap_err();
-    }
-    let beside = cell.count(Counter::DirectBySocket);
-    assert_eq!(beside, ROOM - 1, "the others have taken all room");
-    // Earlier than by the patience that calls have when there is room.
-    let deadline = Instant::now() + std::time::Duration::from_secs(8);
-    loop {
-        cell.direct.sweep().unwrap();
-        let before = cell.count(Counter::DirectBySocket);
-        close(cell.pair(APP));
-        if cell.count(Counter::DirectBySocket) == before {
-            break;
-        }
-        assert!(Instant::now() < deadline, "there is no room");
-        tokio::task::yield_now().await;
-    }
-    close((sockets, server));
 }
 
 #[tokio::test]
