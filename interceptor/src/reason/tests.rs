@@ -1,3 +1,5 @@
+//! The catalogue is complete, and what is told of an end is what it says.
+
 use std::path::Path;
 
 use interceptor_policy::{PolicyName, RuleRef};
