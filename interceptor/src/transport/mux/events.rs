@@ -107,8 +107,11 @@ impl Inner {
             if slot.peer_finished {
                 return Err(CodecError::Unexpected);
             }
-            slot.peer_finished = true;
-            slot.wake();
+            // Of one that was given up, not all was delivered: its end would look like one in order.
+            if slot.end.is_none() {
+                slot.peer_finished = true;
+                slot.wake();
+            }
         }
         Ok(())
     }
