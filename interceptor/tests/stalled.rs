@@ -9,6 +9,8 @@
 
 #[path = "fuzz/carriers/route.rs"]
 mod route;
+#[path = "../src/transport/testing/sockets.rs"]
+mod sockets;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,8 +26,9 @@ use interceptor::transport::{
 };
 use interceptor_policy::SpiffeId;
 use route::route;
+use sockets::{app, dial, sockets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 const MIB: usize = 1 << 20;
@@ -33,8 +36,6 @@ const MIB: usize = 1 << 20;
 const BOUND: usize = MIB;
 /// Connections that stand still.
 const MANY: usize = 24;
-/// What a socket of the tests keeps of what nobody reads. Others keep what their kernel likes.
-const WINDOW: u32 = 256 << 10;
 /// What a connection says that does not stand still.
 const MUCH: usize = 12 * MIB;
 /// The smallest buffer, of which each agent may need two for a connection, and keeps some for what
@@ -54,26 +55,6 @@ enum Way {
 fn id(name: &str) -> SpiffeId {
     let id = format!("spiffe://mesh.test/ns/demo/sa/{name}");
     id.parse().unwrap()
-}
-
-fn socket() -> TcpSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(WINDOW).unwrap();
-    socket
-}
-
-fn listener() -> (TcpListener, SocketAddr) {
-    let socket = socket();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(64).unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let (listener, address) = listener();
-    let (one, other) = tokio::join!(socket().connect(address), listener.accept());
-    (one.unwrap(), other.unwrap().0)
 }
 
 /// Both agents, and the application behind them.
@@ -104,7 +85,7 @@ impl Agents {
         let identities = Arc::new(Identities::new(Arc::new(ca), Duration::from_hours(1)));
         let svid = identities.ensure(&id("server")).await.unwrap();
         identities.ensure(&id("caller")).await.unwrap();
-        let (listener, gateway) = listener();
+        let (listener, gateway) = app();
         let server = Server::new(Arc::clone(&config), &identities);
         let accepting = tasks.clone();
         tasks.spawn("server", async move {
@@ -126,16 +107,16 @@ impl Agents {
             tasks,
             client,
             gateway,
-            application: self::listener(),
+            application: app(),
         }
     }
 
     /// A connection through both, as both applications see it.
     async fn connect(&self) -> (TcpStream, TcpStream) {
-        let (near, captured) = pair().await;
+        let (near, captured) = sockets().await;
         let (listener, address) = &self.application;
         if matches!(self.way, Way::Plain) {
-            let (peer, accepted) = tokio::join!(socket().connect(*address), listener.accept());
+            let (peer, accepted) = tokio::join!(dial(*address), listener.accept());
             let peer = peer.unwrap();
             self.tasks.spawn("plain", async move {
                 splice::plain(&captured, &peer, Arc::default()).await;
@@ -156,7 +137,7 @@ impl Agents {
 
 async fn deliver(incoming: Incoming) {
     if let Incoming::Connect(request) = incoming {
-        let app = socket().connect(request.destination).await.unwrap();
+        let app = dial(request.destination).await.unwrap();
         let stream = request.answer.accept(&ConnectHeaders::default()).unwrap();
         splice::tunnel(&Arc::new(app), stream, Arc::default()).await;
     }

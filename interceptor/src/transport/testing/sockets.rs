@@ -3,6 +3,8 @@
 //! On its own it finds some kilobytes enough or tens of megabytes worth it, as it is set up and as
 //! fast as they are read: nothing that a test could know. Those that an agent dials tune themselves
 //! as ever.
+//!
+//! Tests that are programs of their own include this file, too.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +22,7 @@ fn socket() -> TcpSocket {
 }
 
 /// A port where nobody listens, and nobody else will as long as the socket lives.
-pub(in crate::transport) fn closed() -> (TcpSocket, SocketAddr) {
+pub(crate) fn closed() -> (TcpSocket, SocketAddr) {
     let socket = socket();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap();
@@ -28,17 +30,17 @@ pub(in crate::transport) fn closed() -> (TcpSocket, SocketAddr) {
 }
 
 /// An application's listener.
-pub(in crate::transport) fn app() -> (TcpListener, SocketAddr) {
+pub(crate) fn app() -> (TcpListener, SocketAddr) {
     let (socket, address) = closed();
     (socket.listen(1024).unwrap(), address)
 }
 
-pub(in crate::transport) async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     socket().connect(to).await
 }
 
 /// Two sockets that are connected to each other.
-pub(in crate::transport) async fn sockets() -> (TcpStream, TcpStream) {
+pub(crate) async fn sockets() -> (TcpStream, TcpStream) {
     let (listener, address) = app();
     let (one, other) = tokio::join!(dial(address), listener.accept());
     (one.unwrap(), other.unwrap().0)
